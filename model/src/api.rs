@@ -1,0 +1,307 @@
+//! The JSON of the API, as in contract.md: requests refuse unknown fields (invariant I8), answers may gain some.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+use crate::net::{IfName, Mac, Proto};
+use crate::op::Op;
+
+/// Body of `POST /v1/networks`. Each gateway and ip-range belongs to the subnet that holds it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkCreate {
+    /// Its name.
+    pub name: String,
+    /// `bridge`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub driver: Option<String>,
+    /// Prefixes, at most one per family; a family without one gets an automatic subnet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub subnets: Vec<String>,
+    /// Where automatic addresses come from.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ip_ranges: Vec<String>,
+    /// The host's own addresses; the first of a subnet by default.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gateways: Vec<String>,
+    /// Give it IPv6 beside IPv4.
+    #[serde(default)]
+    pub ipv6: bool,
+    /// Cut it off.
+    #[serde(default)]
+    pub internal: bool,
+    /// `nat`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<String>,
+    /// Whether its containers reach each other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub icc: Option<bool>,
+    /// Largest packet in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u32>,
+    /// Encrypt it between hosts.
+    #[serde(default)]
+    pub encrypted: bool,
+    /// Resolvers for its containers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dns: Vec<String>,
+    /// Labels.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Driver options: `bridge=NAME`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub opts: BTreeMap<String, String>,
+}
+
+/// Body of `POST /v1/containers`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ContainerAttach {
+    /// A path, a name under /run/netns, or `pid:N`.
+    pub netns: String,
+    /// Its name, unique on the host.
+    pub name: String,
+    /// Its id; netd makes one if there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// What it calls itself; its name by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<String>,
+    /// The networks to join; `bridge` by default.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub networks: Vec<Join>,
+    /// `[HOSTIP:]HOSTPORT[-END]:PORT[-END][/tcp|udp]`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub publish: Vec<String>,
+    /// Its own resolvers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dns: Vec<String>,
+    /// Labels.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Refuse when the id exists, even with the same request (CNI).
+    #[serde(default)]
+    pub create_only: bool,
+}
+
+/// A network to join; body of `POST /v1/containers/{c}/endpoints`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Join {
+    /// Name, id or unique prefix of an id.
+    pub network: String,
+    /// IPv4 address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ip: Option<String>,
+    /// IPv6 address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ip6: Option<String>,
+    /// MAC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<String>,
+    /// Name of the interface in the container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ifname: Option<String>,
+    /// Further names on this network.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<String>,
+}
+
+/// A network.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the keys are those of contract.md")]
+pub struct Network {
+    pub id: String,
+    pub name: String,
+    pub driver: String,
+    pub subnets: Vec<Subnet>,
+    pub internal: bool,
+    pub mode: String,
+    pub mtu: u32,
+    pub ipv6: bool,
+    pub encrypted: bool,
+    pub vni: Option<u32>,
+    pub interface: IfName,
+    pub dns: Vec<IpAddr>,
+    pub labels: BTreeMap<String, String>,
+    pub endpoints: Vec<NetworkEndpoint>,
+}
+
+/// A subnet of a network.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the keys are those of contract.md")]
+pub struct Subnet {
+    pub subnet: String,
+    pub gateway: IpAddr,
+    pub ip_range: Option<String>,
+}
+
+/// An endpoint as its network shows it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the keys are those of contract.md")]
+pub struct NetworkEndpoint {
+    pub container_id: String,
+    pub container_name: String,
+    pub ipv4: Option<String>,
+    pub ipv6: Option<String>,
+    pub mac: Mac,
+}
+
+/// A container.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the keys are those of contract.md")]
+pub struct Container {
+    pub id: String,
+    pub name: String,
+    pub hostname: String,
+    pub netns: String,
+    pub endpoints: Vec<Endpoint>,
+    pub ports: Vec<Port>,
+    pub dns: Dns,
+    pub labels: BTreeMap<String, String>,
+    /// What the host does that hinders this container, each with its remedy.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+/// An endpoint as its container shows it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the keys are those of contract.md")]
+pub struct Endpoint {
+    pub network: String,
+    pub network_id: String,
+    pub ifname: IfName,
+    pub host_ifname: IfName,
+    pub mac: Mac,
+    pub ipv4: Option<String>,
+    pub ipv6: Option<String>,
+    pub gateway: Option<IpAddr>,
+    pub gateway6: Option<IpAddr>,
+    pub aliases: Vec<String>,
+}
+
+/// A published port.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the keys are those of contract.md")]
+pub struct Port {
+    pub proto: Proto,
+    pub host_ip: Option<IpAddr>,
+    pub host_port: u16,
+    pub container_port: u16,
+}
+
+/// What belongs into the container's resolv.conf.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the keys are those of contract.md")]
+pub struct Dns {
+    pub nameserver: IpAddr,
+    pub search: Vec<String>,
+    pub options: Vec<String>,
+}
+
+impl Dns {
+    /// The file's text (resolv.conf(5)).
+    pub fn resolv_conf(&self) -> String {
+        let mut text = format!("# made by netd\nnameserver {}\n", self.nameserver);
+        for (keyword, words) in [("search", &self.search), ("options", &self.options)] {
+            if !words.is_empty() {
+                text.push_str(keyword);
+                words.iter().for_each(|word| {
+                    text.push(' ');
+                    text.push_str(word);
+                });
+                text.push('\n');
+            }
+        }
+        text
+    }
+}
+
+/// What a change with `?dry_run=true` would do.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DryRun {
+    /// The operations, in order.
+    pub ops: Vec<Op>,
+    /// The same for people, a line each.
+    pub text: Vec<String>,
+}
+
+impl DryRun {
+    /// Both forms of a list of operations.
+    pub fn new(ops: Vec<Op>) -> Self {
+        Self {
+            text: ops.iter().map(ToString::to_string).collect(),
+            ops,
+        }
+    }
+}
+
+/// Answer of `POST /v1/networks/prune`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Removed {
+    /// Names of what was removed.
+    pub removed: Vec<String>,
+}
+
+/// Answer of `GET /v1/plan`: what the next audit would repair. Both lists empty: healthy.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// The repairs, in order.
+    pub ops: Vec<Op>,
+    /// The same for people, and the orphans: a line each.
+    pub text: Vec<String>,
+    /// Objects that carry our mark but serve nothing on record. Never removed unasked: `purge` takes them.
+    pub orphans: Vec<String>,
+}
+
+/// Answer of `GET /v1/status`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct Status {
+    pub ready: bool,
+    pub version: String,
+    pub networks: usize,
+    pub containers: usize,
+    /// Published ports.
+    pub ports: usize,
+    /// Kernel features probed: name and whether it is there.
+    pub features: BTreeMap<String, bool>,
+    /// What is wrong, each with its remedy.
+    pub warnings: Vec<String>,
+    /// What netd changed on the host outside its own objects.
+    pub host_changes: Vec<HostChange>,
+    /// Objects with our mark that serve nothing on record.
+    pub orphans: Vec<String>,
+}
+
+/// A setting of the host that netd changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostChange {
+    /// Path below `/proc/sys`.
+    pub sysctl: String,
+    /// Its value before.
+    pub was: String,
+    /// Its value now.
+    pub now: String,
+}
+
+/// Answer of `POST /v1/purge`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Purged {
+    /// Containers that were detached.
+    pub containers: usize,
+    /// Networks that were removed.
+    pub networks: usize,
+    /// Objects with our mark and no record that were removed.
+    pub orphans: usize,
+}
+
+/// The body of every error.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// The error.
+    pub error: Error,
+}

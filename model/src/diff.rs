@@ -1,0 +1,311 @@
+//! The plan: from what the kernel holds to what it shall hold, as an ordered list of operations.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use crate::desired::published_udp;
+use crate::id::ContainerId;
+use crate::net::{Family, Mac};
+use crate::object::{Key, Link, LinkKind, Ns, Object, Owner};
+use crate::observed::Observed;
+use crate::op::Op;
+
+/// What has to be done, and what was found that serves nobody.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Plan {
+    /// The operations, in order.
+    pub ops: Vec<Op>,
+    /// Objects that carry our mark but whose owner is not on record: reported, never removed unasked (invariant I7).
+    pub orphans: Vec<Object>,
+}
+
+/// Compares desired and observed objects.
+///
+/// `known` says whether an owner is on record. Objects inside namespaces that could not be looked into are left alone.
+pub fn diff(desired: &[Object], observed: &Observed, known: impl Fn(&Owner) -> bool) -> Plan {
+    let wanted: BTreeMap<Key, &Object> = desired
+        .iter()
+        .map(|object| (object.key(), object))
+        .collect();
+    let mut plan = Plan::default();
+    let mut removed = Vec::new();
+    for (key, object) in &observed.objects {
+        if wanted.contains_key(key) || is_unseen(observed, object) {
+            continue;
+        }
+        if known(object.owner()) {
+            removed.push(object);
+        } else {
+            plan.orphans.push(object.clone());
+        }
+    }
+    let pairs = pairs(&wanted, observed);
+    let mut removals: Vec<&Object> = pairs.iter().filter_map(|pair| pair.broken).collect();
+    removals.extend(removed);
+    let gone = gone_links(&removals, observed);
+    let mut changes = additions(&wanted, observed, &gone, &pairs);
+    let mut ops = ordered_removals(removals, &gone);
+    ops.append(&mut changes);
+    plan.ops = with_flow_resets(ops, desired);
+    plan
+}
+
+fn is_unseen(observed: &Observed, object: &Object) -> bool {
+    matches!(object.ns(), Ns::Container(id) if observed.unseen.contains(&id))
+}
+
+/// A wanted veth pair that is not whole.
+struct Pair<'a> {
+    host: &'a Link,
+    container: &'a Link,
+    /// The end that is there and has to go first.
+    broken: Option<&'a Object>,
+}
+
+/// One request makes both ends of a pair, so a pair with one end missing is replaced.
+fn pairs<'a>(wanted: &BTreeMap<Key, &'a Object>, observed: &'a Observed) -> Vec<Pair<'a>> {
+    let mut ends: BTreeMap<&Owner, (Option<&Link>, Option<&Link>)> = BTreeMap::new();
+    for object in wanted.values() {
+        if let Object::Link(link) = object
+            && link.kind == LinkKind::Veth
+            && !link
+                .owner
+                .container()
+                .is_some_and(|id| observed.unseen.contains(id))
+        {
+            let entry = ends.entry(&link.owner).or_default();
+            match link.ns {
+                Ns::Host => entry.0 = Some(link),
+                Ns::Container(_) => entry.1 = Some(link),
+            }
+        }
+    }
+    ends.into_values()
+        .filter_map(|(host, container)| {
+            let (host, container) = (host?, container?);
+            let find = |link: &Link| {
+                observed.objects.get(&Key::Link {
+                    ns: link.ns.clone(),
+                    name: link.name.clone(),
+                })
+            };
+            match (find(host), find(container)) {
+                (Some(_), Some(_)) => None,
+                (have_host, have_container) => Some(Pair {
+                    host,
+                    container,
+                    broken: have_host.or(have_container),
+                }),
+            }
+        })
+        .collect()
+}
+
+/// The links that vanish with a list of removals: a veth takes its peer along.
+fn gone_links(removals: &[&Object], observed: &Observed) -> BTreeSet<Key> {
+    let mut gone = BTreeSet::new();
+    let mut owners = BTreeSet::new();
+    for object in removals {
+        if let Object::Link(link) = object {
+            gone.insert(object.key());
+            if link.kind == LinkKind::Veth {
+                owners.insert(&link.owner);
+            }
+        }
+    }
+    for (key, object) in &observed.objects {
+        if let Object::Link(link) = object
+            && link.kind == LinkKind::Veth
+            && owners.contains(&link.owner)
+        {
+            gone.insert(key.clone());
+        }
+    }
+    gone
+}
+
+/// Removals in reverse order of dependence, without what goes by itself.
+fn ordered_removals(removals: Vec<&Object>, gone: &BTreeSet<Key>) -> Vec<Op> {
+    let hosts: BTreeSet<&Owner> = removals
+        .iter()
+        .filter_map(|object| match object {
+            Object::Link(link) if link.kind == LinkKind::Veth && link.ns == Ns::Host => {
+                Some(&link.owner)
+            }
+            _ => None,
+        })
+        .collect();
+    let by_itself = |object: &Object| match object {
+        // A setting is not ours to remove, lo stays up.
+        Object::Sysctl(_) | Object::Loopback(_) => true,
+        // The peer goes with the host's end.
+        Object::Link(link) => link.ns != Ns::Host && hosts.contains(&link.owner),
+        other => other.link().is_some_and(|link| gone.contains(&link)),
+    };
+    let mut list: Vec<&Object> = removals
+        .into_iter()
+        .filter(|object| !by_itself(object))
+        .collect();
+    list.sort_by_key(|object| std::cmp::Reverse(rank(object)));
+    list.into_iter()
+        .map(|object| Op::Remove(object.clone()))
+        .collect()
+}
+
+fn additions(
+    wanted: &BTreeMap<Key, &Object>,
+    observed: &Observed,
+    gone: &BTreeSet<Key>,
+    pairs: &[Pair<'_>],
+) -> Vec<Op> {
+    let new_ends: BTreeSet<Key> = pairs
+        .iter()
+        .flat_map(|pair| [pair.host, pair.container])
+        .map(|link| Key::Link {
+            ns: link.ns.clone(),
+            name: link.name.clone(),
+        })
+        .collect();
+    let mut list: Vec<(u8, Op)> = pairs
+        .iter()
+        .map(|pair| {
+            (
+                PAIR,
+                Op::AddPair {
+                    host: pair.host.clone(),
+                    container: pair.container.clone(),
+                },
+            )
+        })
+        .collect();
+    for (key, object) in wanted {
+        if is_unseen(observed, object) || new_ends.contains(key) {
+            continue;
+        }
+        let lost = object
+            .link()
+            .is_some_and(|link| gone.contains(&link) || new_ends.contains(&link));
+        match observed.objects.get(key).filter(|_| !lost) {
+            None => list.push((rank(object), Op::Add((*object).clone()))),
+            Some(have) if object.is_held_as(have) => {}
+            Some(have) => list.push((
+                rank(object),
+                Op::Change {
+                    from: have.clone(),
+                    to: (*object).clone(),
+                },
+            )),
+        }
+    }
+    list.extend(announcements(&list, wanted));
+    list.sort_by_key(|(rank, _)| *rank);
+    list.into_iter().map(|(_, op)| op).collect()
+}
+
+const PAIR: u8 = 8;
+const ANNOUNCE: u8 = 13;
+
+/// The order of dependence; the published elements come last, when everything behind them works.
+fn rank(object: &Object) -> u8 {
+    match object {
+        Object::HostPort(_) => 0,
+        Object::Ruleset(ruleset) if ruleset.table.ns == Ns::Host => 1,
+        // A write to all.forwarding may reset accept_ra's meaning: the interfaces come first.
+        Object::Sysctl(sysctl) if sysctl.ifname.is_none() => 2,
+        Object::Link(link) if link.kind == LinkKind::Bridge => 3,
+        Object::Sysctl(_) => 4,
+        Object::Address(address) if address.ns == Ns::Host => 5,
+        Object::Route(route) if route.ns == Ns::Host => 6,
+        // A network's guards stand before its first container does.
+        Object::Element(element) if matches!(element.owner, Owner::Network(_) | Owner::Host) => 7,
+        Object::Link(_) => PAIR,
+        Object::BridgePort(_) => 9,
+        Object::Loopback(_) => 10,
+        Object::Address(_) => 11,
+        Object::Route(_) => 12,
+        Object::Ruleset(_) => 14,
+        Object::DnsSocket(_) => 15,
+        Object::Element(_) => 16,
+    }
+}
+
+/// One announcement for each interface of a container that gets addresses.
+fn announcements(list: &[(u8, Op)], wanted: &BTreeMap<Key, &Object>) -> Vec<(u8, Op)> {
+    let mut found: BTreeMap<(ContainerId, Key), (Mac, Vec<IpAddr>)> = BTreeMap::new();
+    for (_, op) in list {
+        let Op::Add(Object::Address(address)) = op else {
+            continue;
+        };
+        let Ns::Container(id) = &address.ns else {
+            continue;
+        };
+        let link = Key::Link {
+            ns: address.ns.clone(),
+            name: address.ifname.clone(),
+        };
+        if let Some(Object::Link(found_link)) = wanted.get(&link).copied() {
+            found
+                .entry((id.clone(), link))
+                .or_insert_with(|| (found_link.mac, Vec::new()))
+                .1
+                .push(address.ip);
+        }
+    }
+    found
+        .into_iter()
+        .filter_map(|((container, key), (mac, ips))| match key {
+            Key::Link { name, .. } => Some((
+                ANNOUNCE,
+                Op::Announce {
+                    container,
+                    ifname: name,
+                    mac,
+                    ips,
+                },
+            )),
+            _ => None,
+        })
+        .collect()
+}
+
+/// A UDP flow sticks to the backend it was first translated to, so it is forgotten whenever a published port comes,
+/// goes or changes hands.
+fn with_flow_resets(ops: Vec<Op>, desired: &[Object]) -> Vec<Op> {
+    let mut resets: BTreeSet<(IpAddr, u16)> = BTreeSet::new();
+    for op in &ops {
+        if let Op::Add(Object::Element(element))
+        | Op::Remove(Object::Element(element))
+        | Op::Change {
+            to: Object::Element(element),
+            ..
+        } = op
+        {
+            resets.extend(published_udp(element));
+        }
+    }
+    let mut ops = ops;
+    ops.extend(resets.into_iter().map(|(ip, port)| Op::ForgetUdpFlows {
+        except: exact(desired, ip, port),
+        ip,
+        port,
+    }));
+    ops
+}
+
+/// The addresses on which a wildcard port belongs to a publish of its own.
+fn exact(desired: &[Object], ip: IpAddr, port: u16) -> Vec<IpAddr> {
+    if !ip.is_unspecified() {
+        return Vec::new();
+    }
+    desired
+        .iter()
+        .filter_map(|object| match object {
+            Object::Element(element) => published_udp(element),
+            _ => None,
+        })
+        .filter(|(other, number)| {
+            *number == port && !other.is_unspecified() && Family::of(*other) == Family::of(ip)
+        })
+        .map(|(other, _)| other)
+        .collect()
+}

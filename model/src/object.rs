@@ -1,0 +1,415 @@
+//! The objects netd wants from the kernel: plain keyed values.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{ContainerId, NetworkId};
+use crate::net::{Family, IfName, Mac, Prefix, Proto};
+use crate::nft::{Element, ElementKey, Ruleset, TableRef};
+
+/// The network namespace an object lives in.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ns {
+    /// The namespace the daemon was started in.
+    Host,
+    /// The sandbox of a container.
+    Container(ContainerId),
+}
+
+impl fmt::Debug for Ns {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+impl fmt::Display for Ns {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host => f.write_str("host"),
+            Self::Container(id) => f.write_str(id.short()),
+        }
+    }
+}
+
+/// What an object serves. Its text form is written on the object in the kernel (invariant I3).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub enum Owner {
+    /// The host's share: the ruleset, forwarding.
+    Host,
+    /// A network.
+    Network(NetworkId),
+    /// A container as a whole.
+    Container(ContainerId),
+    /// One attachment of a container to a network.
+    Endpoint(ContainerId, NetworkId),
+}
+
+impl Owner {
+    /// The container it serves, if any.
+    pub fn container(&self) -> Option<&ContainerId> {
+        match self {
+            Self::Container(id) | Self::Endpoint(id, _) => Some(id),
+            Self::Host | Self::Network(_) => None,
+        }
+    }
+
+    /// The mark written on the object, at most 170 bytes: `netd:` and the ids.
+    pub fn mark(&self) -> String {
+        match self {
+            Self::Host => "netd:host".to_owned(),
+            Self::Network(net) => format!("netd:net:{net}"),
+            Self::Container(id) => format!("netd:ctr:{id}"),
+            Self::Endpoint(id, net) => format!("netd:ep:{net}:{id}"),
+        }
+    }
+
+    /// Reads a mark back; `None` for anything that netd did not write.
+    pub fn from_mark(mark: &str) -> Option<Self> {
+        let rest = mark.strip_prefix("netd:")?;
+        if rest == "host" {
+            return Some(Self::Host);
+        }
+        let (kind, id) = rest.split_once(':')?;
+        match kind {
+            "net" => NetworkId::parse(id).ok().map(Self::Network),
+            "ctr" => ContainerId::parse(id).ok().map(Self::Container),
+            "ep" => {
+                let (net, id) = id.split_once(':')?;
+                Some(Self::Endpoint(
+                    ContainerId::parse(id).ok()?,
+                    NetworkId::parse(net).ok()?,
+                ))
+            }
+            _ => None,
+        }
+    }
+}
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.mark())
+    }
+}
+impl From<Owner> for String {
+    fn from(owner: Owner) -> String {
+        owner.mark()
+    }
+}
+impl TryFrom<String> for Owner {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        Self::from_mark(&text).ok_or_else(|| format!("{text:?} is no owner mark"))
+    }
+}
+
+/// The kind of a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LinkKind {
+    /// A bridge.
+    Bridge,
+    /// One end of a veth pair. The two ends are two objects with the same owner; one request makes both.
+    Veth,
+}
+
+/// A network interface.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Link {
+    /// Where it is.
+    pub ns: Ns,
+    /// Its name.
+    pub name: IfName,
+    /// What it is.
+    pub kind: LinkKind,
+    /// Its Ethernet address.
+    pub mac: Mac,
+    /// Largest packet in bytes, without the Ethernet header.
+    pub mtu: u32,
+    /// Administratively up.
+    pub up: bool,
+    /// The bridge it is a port of.
+    pub master: Option<IfName>,
+    /// Whether the kernel makes an IPv6 link-local address on it (EUI-64), or none. Set at creation only: it is
+    /// not compared, since reading it back tells nothing on a link that is down.
+    pub link_local: bool,
+    /// What it serves; written into its alias.
+    pub owner: Owner,
+}
+
+/// An address on one of our links. It carries our protocol number (`IFA_PROTO`), and never runs duplicate detection.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Address {
+    /// Where.
+    pub ns: Ns,
+    /// The interface.
+    pub ifname: IfName,
+    /// The address.
+    pub ip: IpAddr,
+    /// Length of its prefix.
+    pub prefix_len: u8,
+    /// What it serves: the owner of its link.
+    pub owner: Owner,
+}
+
+/// A route with our protocol number.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Route {
+    /// Where.
+    pub ns: Ns,
+    /// Destination.
+    pub dst: Prefix,
+    /// Next hop.
+    pub via: Option<IpAddr>,
+    /// Output interface.
+    pub dev: IfName,
+    /// `local` routes live in table local and deliver to the host itself.
+    pub local: bool,
+    /// Metric; 0 is the kernel's default.
+    pub metric: u32,
+    /// What it serves: the owner of its link.
+    pub owner: Owner,
+}
+
+/// Flags of a bridge port.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct BridgePort {
+    /// The port, always in the host's namespace.
+    pub ifname: IfName,
+    /// Whether a frame may leave by the port it came in on.
+    pub hairpin: bool,
+    /// What it serves.
+    pub owner: Owner,
+}
+
+/// A kernel setting under `/proc/sys`. Never removed: one on a link goes with it, the host's are given back by `purge`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Sysctl {
+    /// Where.
+    pub ns: Ns,
+    /// Path below `/proc/sys`, such as `net/ipv4/ip_forward`.
+    pub path: String,
+    /// Its value, without the newline.
+    pub value: String,
+    /// The link it belongs to, if any: the setting goes with it.
+    pub ifname: Option<IfName>,
+    /// What it serves.
+    pub owner: Owner,
+}
+
+/// A host port held by a bound socket, so that no other program takes it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct HostPort {
+    /// The address; unspecified for all of its family.
+    pub ip: IpAddr,
+    /// TCP or UDP.
+    pub proto: Proto,
+    /// The port.
+    pub port: u16,
+    /// What it serves.
+    pub owner: Owner,
+}
+
+/// Everything netd can want from the kernel.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "object", rename_all = "snake_case")]
+pub enum Object {
+    /// A host port held by a socket.
+    HostPort(HostPort),
+    /// The fixed part of an nftables table.
+    Ruleset(Ruleset),
+    /// A network interface.
+    Link(Link),
+    /// `lo` is up in a container: without it 127.0.0.11 is unreachable. Never removed.
+    Loopback(Owner),
+    /// Flags of a bridge port.
+    BridgePort(BridgePort),
+    /// An address.
+    Address(Address),
+    /// A route.
+    Route(Route),
+    /// A kernel setting.
+    Sysctl(Sysctl),
+    /// An nftables element.
+    Element(Element),
+    /// The listening DNS sockets of a container, inside its namespace.
+    DnsSocket(Owner),
+}
+
+/// The identity of an object: two objects with one key are versions of the same thing.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(
+    missing_docs,
+    reason = "each field is the one of the same name in the object"
+)]
+pub enum Key {
+    HostPort {
+        ip: IpAddr,
+        proto: Proto,
+        port: u16,
+    },
+    Ruleset(TableRef),
+    Link {
+        ns: Ns,
+        name: IfName,
+    },
+    Loopback(Ns),
+    BridgePort(IfName),
+    Address {
+        ns: Ns,
+        ifname: IfName,
+        ip: IpAddr,
+    },
+    Route {
+        ns: Ns,
+        dst: Prefix,
+        local: bool,
+        metric: u32,
+    },
+    Sysctl {
+        ns: Ns,
+        path: String,
+    },
+    Element(ElementKey),
+    DnsSocket(Ns),
+}
+
+impl Object {
+    /// Its identity.
+    pub fn key(&self) -> Key {
+        match self {
+            Self::HostPort(p) => Key::HostPort {
+                ip: p.ip,
+                proto: p.proto,
+                port: p.port,
+            },
+            Self::Ruleset(r) => Key::Ruleset(r.table.clone()),
+            Self::Link(l) => Key::Link {
+                ns: l.ns.clone(),
+                name: l.name.clone(),
+            },
+            Self::Loopback(owner) => Key::Loopback(container_ns(owner)),
+            Self::BridgePort(p) => Key::BridgePort(p.ifname.clone()),
+            Self::Address(a) => Key::Address {
+                ns: a.ns.clone(),
+                ifname: a.ifname.clone(),
+                ip: a.ip,
+            },
+            Self::Route(r) => Key::Route {
+                ns: r.ns.clone(),
+                dst: r.dst,
+                local: r.local,
+                metric: r.metric,
+            },
+            Self::Sysctl(s) => Key::Sysctl {
+                ns: s.ns.clone(),
+                path: s.path.clone(),
+            },
+            Self::Element(e) => Key::Element(e.key.clone()),
+            Self::DnsSocket(owner) => Key::DnsSocket(container_ns(owner)),
+        }
+    }
+
+    /// What it serves.
+    pub fn owner(&self) -> &Owner {
+        match self {
+            Self::Ruleset(r) => &r.owner,
+            Self::HostPort(p) => &p.owner,
+            Self::Link(l) => &l.owner,
+            Self::BridgePort(p) => &p.owner,
+            Self::Address(a) => &a.owner,
+            Self::Route(r) => &r.owner,
+            Self::Sysctl(s) => &s.owner,
+            Self::Element(e) => &e.owner,
+            Self::Loopback(owner) | Self::DnsSocket(owner) => owner,
+        }
+    }
+
+    /// The namespace it lives in.
+    pub fn ns(&self) -> Ns {
+        match self {
+            Self::HostPort(_) | Self::BridgePort(_) => Ns::Host,
+            Self::Ruleset(r) => r.table.ns.clone(),
+            Self::Link(l) => l.ns.clone(),
+            Self::Address(a) => a.ns.clone(),
+            Self::Route(r) => r.ns.clone(),
+            Self::Sysctl(s) => s.ns.clone(),
+            Self::Element(e) => e.key.table.ns.clone(),
+            Self::Loopback(owner) | Self::DnsSocket(owner) => container_ns(owner),
+        }
+    }
+
+    /// The link that it cannot outlive, if any.
+    pub fn link(&self) -> Option<Key> {
+        let (ns, name) = match self {
+            Self::Address(a) => (a.ns.clone(), a.ifname.clone()),
+            Self::Route(r) => (r.ns.clone(), r.dev.clone()),
+            Self::BridgePort(p) => (Ns::Host, p.ifname.clone()),
+            Self::Sysctl(s) => (s.ns.clone(), s.ifname.clone()?),
+            _ => return None,
+        };
+        Some(Key::Link { ns, name })
+    }
+
+    /// Whether the kernel holds what is wanted: equality, less what cannot be read back.
+    pub fn is_held_as(&self, observed: &Self) -> bool {
+        match (self, observed) {
+            (Self::Link(want), Self::Link(have)) => {
+                Link {
+                    link_local: want.link_local,
+                    ..have.clone()
+                } == *want
+            }
+            (want, have) => want == have,
+        }
+    }
+}
+
+/// The namespace of the container that an owner names; the host's for all others.
+pub fn container_ns(owner: &Owner) -> Ns {
+    owner
+        .container()
+        .map_or(Ns::Host, |id| Ns::Container(id.clone()))
+}
+
+/// The set key `interface . family` of verdict maps.
+pub fn family_key(ifname: &IfName, family: Family) -> Vec<crate::nft::Datum> {
+    vec![
+        crate::nft::Datum::Ifname(ifname.clone()),
+        crate::nft::Datum::NfProto(family.nfproto()),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_read_back_and_foreign_texts_do_not() {
+        let net = NetworkId::from_bytes([7; 16]);
+        let id = ContainerId::parse(&"x".repeat(128)).unwrap();
+        for owner in [
+            Owner::Host,
+            Owner::Network(net.clone()),
+            Owner::Container(id.clone()),
+            Owner::Endpoint(id, net),
+        ] {
+            // IFALIASZ is 256, an nftables userdata at most 256 bytes.
+            assert!(owner.mark().len() <= 200);
+            assert_eq!(Owner::from_mark(&owner.mark()), Some(owner));
+        }
+        for foreign in [
+            "",
+            "netd",
+            "netd:",
+            "netd:x:y",
+            "netd:ep:zz",
+            "docker0",
+            "netd:net:A",
+        ] {
+            assert_eq!(Owner::from_mark(foreign), None, "{foreign}");
+        }
+    }
+}

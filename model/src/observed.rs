@@ -1,0 +1,50 @@
+//! What the kernel holds of ours, and the facts about the host that planning needs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::ContainerId;
+use crate::net::{IfName, Prefix};
+use crate::object::{Key, Object};
+
+/// Everything of ours that one observation found. An observation that could not be finished is an error, never a
+/// smaller `Observed`: something missing here is something the kernel does not hold.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Observed {
+    /// The objects by identity.
+    pub objects: BTreeMap<Key, Object>,
+    /// Containers whose namespace could not be looked into, because it is gone: nothing is known of what is inside.
+    pub unseen: BTreeSet<ContainerId>,
+}
+
+impl Observed {
+    /// Puts an object in.
+    pub fn insert(&mut self, object: Object) {
+        self.objects.insert(object.key(), object);
+    }
+}
+
+/// Facts about the host, read at start and at each audit.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct HostFacts {
+    /// Whether the host can do IPv6 at all (`ipv6.disable=1` makes it false).
+    pub ipv6: bool,
+    /// Whether bridged frames pass the IP hooks (`bridge-nf-call-iptables` or `-ip6tables` is 1).
+    pub bridge_netfilter: bool,
+    /// Destinations of all routes that are not ours, gateway routes too.
+    pub routes: Vec<Prefix>,
+    /// The resolvers of the host.
+    pub resolvers: Vec<IpAddr>,
+    /// MTU of the interface that holds the default route of the lowest metric.
+    pub uplink_mtu: Option<u32>,
+    /// `net.ipv4.ip_forward` is 1.
+    pub forwarding4: bool,
+    /// `net.ipv6.conf.all.forwarding` is 1.
+    pub forwarding6: bool,
+    /// Interfaces that accept router advertisements only while they do not forward (`accept_ra` is 1).
+    pub accept_ra: Vec<IfName>,
+    /// Foreign base chains in the forward hook whose policy is drop, as `family table chain`.
+    pub forward_drop: Vec<String>,
+}

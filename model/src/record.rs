@@ -1,0 +1,222 @@
+//! Records: what netd keeps about networks and containers, in memory and on disk.
+//!
+//! A record keeps the fields it does not know (invariant I8): a newer daemon of the same major version may have
+//! written them, and an older one must not lose them.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{ContainerId, Name, NetworkId, digest};
+use crate::net::{Family, IfName, Mac, Prefix, Proto};
+use crate::request::Attach;
+
+/// Fields written by a newer version.
+pub type Unknown = serde_json::Map<String, serde_json::Value>;
+
+/// Name of the network that always exists.
+pub const PREDEFINED: &str = "bridge";
+
+/// A network.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Network {
+    /// Its id.
+    pub id: NetworkId,
+    /// Its name, unique on the host.
+    pub name: Name,
+    /// What it is made of.
+    pub driver: Driver,
+    /// One subnet for each of its families.
+    pub subnets: Vec<Subnet>,
+    /// Whether it has no way out and no way in.
+    pub internal: bool,
+    /// How it is reached from outside.
+    pub mode: Mode,
+    /// Largest packet in bytes.
+    pub mtu: u32,
+    /// Its bridge.
+    pub interface: IfName,
+    /// Resolvers to forward to, instead of the host's.
+    #[serde(default)]
+    pub dns: Vec<IpAddr>,
+    /// Labels of the user.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// What a newer version wrote.
+    #[serde(flatten)]
+    pub unknown: Unknown,
+}
+
+/// What a network is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Driver {
+    /// A bridge on this host.
+    Bridge,
+}
+
+/// How a network is reached from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Nobody outside reaches a container's own address; published ports answer on the host's addresses.
+    Nat,
+}
+
+/// One subnet of a network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subnet {
+    /// The prefix.
+    pub subnet: Prefix,
+    /// The host's own address in it.
+    pub gateway: IpAddr,
+    /// Where automatic addresses come from, if not from all of the subnet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ip_range: Option<Prefix>,
+}
+
+impl Network {
+    /// The subnet of a family.
+    pub fn subnet(&self, family: Family) -> Option<&Subnet> {
+        self.subnets.iter().find(|s| s.subnet.family() == family)
+    }
+
+    /// Whether it is the network that always exists.
+    pub fn is_predefined(&self) -> bool {
+        self.name.as_str() == PREDEFINED
+    }
+
+    /// The name of the bridge of a network id: `nd-` and 8 hex digits.
+    pub fn default_interface(id: &NetworkId) -> IfName {
+        derived_ifname("nd-", &id[..8])
+    }
+}
+
+/// A container: one network namespace and its attachments.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Container {
+    /// Its id.
+    pub id: ContainerId,
+    /// Its name, unique on the host.
+    pub name: Name,
+    /// What it calls itself.
+    pub hostname: String,
+    /// Path of its network namespace.
+    pub netns: String,
+    /// Device and inode of that namespace: what the path led to.
+    pub netns_identity: (u64, u64),
+    /// Its attachments, in the order they were asked for.
+    pub endpoints: Vec<Endpoint>,
+    /// Its published ports.
+    pub ports: Vec<Port>,
+    /// Resolvers to forward to, instead of the network's and the host's.
+    pub dns: Vec<IpAddr>,
+    /// Labels of the user.
+    pub labels: BTreeMap<String, String>,
+    /// How far it is.
+    pub phase: Phase,
+    /// The request that made it: the same request again gets the same answer.
+    pub request: Attach,
+    /// What a newer version wrote.
+    #[serde(flatten)]
+    pub unknown: Unknown,
+}
+
+/// How far a container is. A daemon that starts finishes removals, and takes back attaches that nobody was told of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// Being made; the caller has no answer yet.
+    Attaching,
+    /// There.
+    Attached,
+    /// Being removed.
+    Detaching,
+}
+
+/// One attachment of a container to a network.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// The network.
+    pub network: NetworkId,
+    /// The interface in the container.
+    pub ifname: IfName,
+    /// The host's end of the veth pair.
+    pub host_ifname: IfName,
+    /// Ethernet address in the container.
+    pub mac: Mac,
+    /// One address for each family of the network.
+    pub ips: Vec<IpAddr>,
+    /// Further names on this network.
+    pub aliases: Vec<String>,
+    /// What a newer version wrote.
+    #[serde(flatten)]
+    pub unknown: Unknown,
+}
+
+impl Endpoint {
+    /// Its address of a family.
+    pub fn ip(&self, family: Family) -> Option<IpAddr> {
+        self.ips
+            .iter()
+            .copied()
+            .find(|ip| Family::of(*ip) == family)
+    }
+
+    /// The name of the host's end of a pair: `ndv-` and 10 hex digits.
+    pub fn host_ifname(container: &ContainerId, network: &NetworkId) -> IfName {
+        derived_ifname("ndv-", &digest(&[container, network], 10))
+    }
+}
+
+/// A published port: one host port to one container port.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Port {
+    /// TCP or UDP.
+    pub proto: Proto,
+    /// The host's address; none for every address of the families the container has.
+    pub host_ip: Option<IpAddr>,
+    /// The host's port.
+    pub host_port: u16,
+    /// The container's port.
+    pub container_port: u16,
+}
+
+impl Port {
+    /// Whether both cannot be published on one host.
+    pub fn conflicts(&self, other: &Self) -> bool {
+        let same_address = match (self.host_ip, other.host_ip) {
+            (Some(a), Some(b)) => {
+                a == b
+                    || (Family::of(a) == Family::of(b)
+                        && (a.is_unspecified() || b.is_unspecified()))
+            }
+            _ => true,
+        };
+        self.proto == other.proto && self.host_port == other.host_port && same_address
+    }
+}
+
+impl std::fmt::Display for Port {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.host_ip {
+            Some(IpAddr::V6(ip)) => write!(f, "[{ip}]:")?,
+            Some(IpAddr::V4(ip)) => write!(f, "{ip}:")?,
+            None => {}
+        }
+        write!(
+            f,
+            "{}:{}/{}",
+            self.host_port, self.container_port, self.proto
+        )
+    }
+}
+
+fn derived_ifname(prefix: &str, hex: &str) -> IfName {
+    match IfName::parse(&format!("{prefix}{hex}")) {
+        Ok(name) => name,
+        // A short prefix and at most 11 hex digits always make a valid name.
+        Err(error) => unreachable!("{error}"),
+    }
+}

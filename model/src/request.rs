@@ -1,0 +1,544 @@
+//! Raw requests become validated requests, here and nowhere else.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::api;
+use crate::error::{Code, Error, Result};
+use crate::id::{ContainerId, Name, shorten};
+use crate::net::{Family, IfName, Mac, Prefix};
+use crate::record::{PREDEFINED, Port, Subnet};
+
+pub use crate::publish::parse_publish;
+
+/// Most ports one container may publish: each is a bound socket of the daemon.
+pub const PORTS_MAX: usize = 4096;
+/// Most networks in one attach.
+pub const NETWORKS_MAX: usize = 64;
+/// Smallest MTU: IPv4 requires 68 bytes of every link (RFC 791).
+pub const MTU_MIN: u32 = 68;
+/// Smallest MTU of a network with IPv6 (RFC 8200).
+pub const MTU_MIN_V6: u32 = 1280;
+/// Largest MTU a veth or bridge takes.
+pub const MTU_MAX: u32 = 65_535;
+
+/// A network that may be created.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CreateNetwork {
+    /// Its name.
+    pub name: Name,
+    /// The subnets asked for; a family without one gets an automatic subnet.
+    pub subnets: Vec<SubnetSpec>,
+    /// Whether it shall have IPv6.
+    pub ipv6: bool,
+    /// Whether it is cut off.
+    pub internal: bool,
+    /// Its MTU, if not that of the uplink.
+    pub mtu: Option<u32>,
+    /// Its resolvers.
+    pub dns: Vec<IpAddr>,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Name of the bridge device (`--opt bridge=NAME`).
+    pub bridge: Option<IfName>,
+}
+
+/// A subnet asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SubnetSpec {
+    /// The prefix.
+    pub subnet: Prefix,
+    /// The gateway, if not the first address.
+    pub gateway: Option<IpAddr>,
+    /// Where automatic addresses come from.
+    pub ip_range: Option<Prefix>,
+}
+
+impl SubnetSpec {
+    /// The subnet with its gateway: the first host address unless one was asked for.
+    pub fn with_gateway(&self) -> Subnet {
+        let first = match self.subnet.base() {
+            IpAddr::V4(base) if self.subnet.len() < 31 => {
+                IpAddr::V4(Ipv4Addr::from_bits(base.to_bits() | 1))
+            }
+            IpAddr::V6(base) if self.subnet.len() < 127 => {
+                IpAddr::V6(Ipv6Addr::from_bits(base.to_bits() | 1))
+            }
+            base => base,
+        };
+        Subnet {
+            subnet: self.subnet,
+            gateway: self.gateway.unwrap_or(first),
+            ip_range: self.ip_range,
+        }
+    }
+}
+
+/// An attach that may be carried out. Kept in the container's record for comparison.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Attach {
+    /// The id, if the caller chose one.
+    pub id: Option<ContainerId>,
+    /// The container's name.
+    pub name: Name,
+    /// What it calls itself.
+    pub hostname: String,
+    /// Path of its network namespace.
+    pub netns: String,
+    /// The networks to join, in order; never empty.
+    pub networks: Vec<Join>,
+    /// The ports to publish.
+    pub publish: Vec<Port>,
+    /// Its own resolvers.
+    pub dns: Vec<IpAddr>,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// One network to join.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Join {
+    /// Name, id or unique prefix of an id.
+    pub network: String,
+    /// Requested IPv4 address.
+    pub ip: Option<Ipv4Addr>,
+    /// Requested IPv6 address.
+    pub ip6: Option<Ipv6Addr>,
+    /// Requested MAC.
+    pub mac: Option<Mac>,
+    /// Requested interface name.
+    pub ifname: Option<IfName>,
+    /// Further names.
+    pub aliases: Vec<String>,
+}
+
+impl TryFrom<api::NetworkCreate> for CreateNetwork {
+    type Error = Error;
+
+    fn try_from(raw: api::NetworkCreate) -> Result<Self> {
+        let name = Name::parse(&raw.name)?;
+        supported(&raw)?;
+        let subnets = subnets(&raw)?;
+        let ipv6 = raw.ipv6 || subnets.iter().any(|s| s.subnet.family() == Family::V6);
+        Ok(Self {
+            mtu: raw.mtu.map(|mtu| check_mtu(mtu, ipv6)).transpose()?,
+            dns: addresses(&raw.dns)?,
+            labels: check_labels(raw.labels)?,
+            bridge: bridge_option(&raw.opts)?,
+            internal: raw.internal,
+            name,
+            subnets,
+            ipv6,
+        })
+    }
+}
+
+fn supported(raw: &api::NetworkCreate) -> Result<()> {
+    match raw.driver.as_deref() {
+        None | Some("bridge") => {}
+        Some(other) => {
+            return Err(Error::new(
+                Code::InvalidDriver,
+                format!(
+                    "driver {:?} is not available in this version: use bridge",
+                    shorten(other)
+                ),
+            ));
+        }
+    }
+    match raw.mode.as_deref() {
+        None | Some("nat") => {}
+        Some(other) => {
+            return Err(Error::new(
+                Code::InvalidMode,
+                format!(
+                    "mode {:?} is not available in this version: use nat, or --internal",
+                    shorten(other)
+                ),
+            ));
+        }
+    }
+    if raw.icc == Some(false) {
+        return Err(Error::new(
+            Code::InvalidIcc,
+            "icc=false is not available in this version: put the containers on networks of their own",
+        ));
+    }
+    if raw.encrypted {
+        return Err(Error::new(
+            Code::InvalidEncrypted,
+            "a bridge network stays on this host: it has nothing to encrypt",
+        ));
+    }
+    Ok(())
+}
+
+fn bridge_option(opts: &BTreeMap<String, String>) -> Result<Option<IfName>> {
+    if let Some(key) = opts.keys().find(|key| *key != "bridge") {
+        return Err(Error::new(
+            Code::InvalidOpt,
+            format!(
+                "option {:?} is unknown: a bridge network takes bridge=NAME",
+                shorten(key)
+            ),
+        ));
+    }
+    let Some(text) = opts.get("bridge") else {
+        return Ok(None);
+    };
+    let name = IfName::parse(text)?;
+    if matches!(name.as_str(), "lo" | "all" | "default") {
+        return Err(Error::new(
+            Code::InvalidIfname,
+            format!("a bridge cannot be called {name}"),
+        ));
+    }
+    Ok(Some(name))
+}
+
+fn subnets(raw: &api::NetworkCreate) -> Result<Vec<SubnetSpec>> {
+    let mut specs: Vec<SubnetSpec> = Vec::new();
+    for text in &raw.subnets {
+        let subnet: Prefix = text.parse()?;
+        check_subnet(subnet)?;
+        if let Some(other) = specs.iter().find(|s| s.subnet.family() == subnet.family()) {
+            return Err(Error::new(
+                Code::InvalidSubnet,
+                format!(
+                    "a network takes one subnet per family: {subnet} comes after {}",
+                    other.subnet
+                ),
+            ));
+        }
+        specs.push(SubnetSpec {
+            subnet,
+            gateway: None,
+            ip_range: None,
+        });
+    }
+    for text in &raw.gateways {
+        let gateway: IpAddr = text.parse().map_err(|_| {
+            Error::new(
+                Code::InvalidGateway,
+                format!("gateway {:?} is no IP address", shorten(text)),
+            )
+        })?;
+        let spec = specs.iter_mut().find(|s| s.subnet.contains(gateway)).ok_or_else(|| {
+            Error::new(
+                Code::InvalidGateway,
+                format!("gateway {gateway} is in no subnet of the network: give --subnet with a prefix that holds it"),
+            )
+        })?;
+        check_gateway(spec.subnet, gateway)?;
+        if spec.gateway.replace(gateway).is_some() {
+            return Err(Error::new(
+                Code::InvalidGateway,
+                format!("{} has two gateways", spec.subnet),
+            ));
+        }
+    }
+    for text in &raw.ip_ranges {
+        let range: Prefix = text
+            .parse()
+            .map_err(|error: Error| Error::new(Code::InvalidIpRange, error.message))?;
+        let spec = specs
+            .iter_mut()
+            .find(|s| s.subnet.covers(range))
+            .ok_or_else(|| {
+                Error::new(
+                    Code::InvalidIpRange,
+                    format!("ip-range {range} is in no subnet of the network"),
+                )
+            })?;
+        if spec.ip_range.replace(range).is_some() {
+            return Err(Error::new(
+                Code::InvalidIpRange,
+                format!("{} has two ip-ranges", spec.subnet),
+            ));
+        }
+    }
+    Ok(specs)
+}
+
+fn check_subnet(subnet: Prefix) -> Result<()> {
+    let refuse = |why: &str| {
+        Err(Error::new(
+            Code::InvalidSubnet,
+            format!("subnet {subnet} cannot be used: {why}"),
+        ))
+    };
+    let base = subnet.base();
+    let special = match base {
+        IpAddr::V4(ip) => {
+            ip.is_loopback()
+                || ip.is_multicast()
+                || ip.is_link_local()
+                || ip.octets()[0] >= 240
+                || ip.octets()[0] == 0
+        }
+        IpAddr::V6(ip) => {
+            ip.is_loopback()
+                || ip.is_multicast()
+                || ip.is_unicast_link_local()
+                || ip.is_unspecified()
+        }
+    };
+    match (subnet.family(), subnet.len()) {
+        (Family::V4, 0..=7) => refuse("it is larger than a /8"),
+        (Family::V6, 0..=15) => refuse("it is larger than a /16"),
+        (Family::V4, 32) | (Family::V6, 128) => {
+            refuse("it holds one address, and the gateway needs that: use a /31 (/127) or larger")
+        }
+        _ if special => refuse("it is loopback, link-local, multicast or reserved space"),
+        _ => Ok(()),
+    }
+}
+
+fn check_gateway(subnet: Prefix, gateway: IpAddr) -> Result<()> {
+    let edge = match subnet.family() {
+        Family::V4 => subnet.len() < 31 && (gateway == subnet.base() || gateway == subnet.last()),
+        Family::V6 => subnet.len() < 127 && gateway == subnet.base(),
+    };
+    if edge {
+        return Err(Error::new(
+            Code::InvalidGateway,
+            format!(
+                "gateway {gateway} is the network or broadcast address of {subnet}: use a host address"
+            ),
+        ));
+    }
+    Ok(())
+}
+
+fn check_mtu(mtu: u32, ipv6: bool) -> Result<u32> {
+    let min = if ipv6 { MTU_MIN_V6 } else { MTU_MIN };
+    if (min..=MTU_MAX).contains(&mtu) {
+        return Ok(mtu);
+    }
+    Err(Error::new(
+        Code::InvalidMtu,
+        format!("mtu {mtu} is out of range: use {min} to {MTU_MAX}"),
+    ))
+}
+
+fn addresses(texts: &[String]) -> Result<Vec<IpAddr>> {
+    texts
+        .iter()
+        .map(|text| {
+            text.parse::<IpAddr>()
+                .ok()
+                .filter(|ip| !ip.is_unspecified() && !ip.is_multicast())
+                .ok_or_else(|| {
+                    Error::new(
+                        Code::InvalidDns,
+                        format!("dns server {:?} is no usable IP address", shorten(text)),
+                    )
+                })
+        })
+        .collect()
+}
+
+fn check_labels(labels: BTreeMap<String, String>) -> Result<BTreeMap<String, String>> {
+    for (key, value) in &labels {
+        let printable =
+            !key.is_empty() && key.chars().chain(value.chars()).all(|c| !c.is_control());
+        if !printable || key.len() > 256 || value.len() > 4096 || key.contains('=') {
+            return Err(Error::new(
+                Code::InvalidLabel,
+                format!(
+                    "label {:?} is not valid: use KEY=VALUE, a key of 1 to 256 bytes without =, a value of at most 4096, \
+                     no control characters",
+                    shorten(key)
+                ),
+            ));
+        }
+    }
+    Ok(labels)
+}
+
+/// Whether a text is a host name: labels of 1 to 63 letters, digits, `-` and `_`, in all at most 253 (RFC 1123; `_`
+/// because container names have it).
+pub fn is_dns_name(text: &str) -> bool {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+    };
+    text.len() <= 253 && text.split('.').all(label)
+}
+
+impl TryFrom<api::ContainerAttach> for Attach {
+    type Error = Error;
+
+    fn try_from(raw: api::ContainerAttach) -> Result<Self> {
+        let name = Name::parse(&raw.name)?;
+        let id = raw.id.as_deref().map(ContainerId::parse).transpose()?;
+        let hostname = raw.hostname.unwrap_or_else(|| raw.name.clone());
+        if !is_dns_name(&hostname) {
+            return Err(Error::new(
+                Code::InvalidHostname,
+                format!(
+                    "hostname {:?} is not a DNS name: give another with --hostname",
+                    shorten(&hostname)
+                ),
+            ));
+        }
+        let mut networks: Vec<Join> = raw
+            .networks
+            .into_iter()
+            .map(Join::try_from)
+            .collect::<Result<_>>()?;
+        if networks.is_empty() {
+            networks.push(Join::default_network());
+        }
+        check_joins(&networks)?;
+        Ok(Self {
+            netns: check_netns(&raw.netns)?,
+            publish: check_publish(&raw.publish)?,
+            dns: addresses(&raw.dns)?,
+            labels: check_labels(raw.labels)?,
+            id,
+            name,
+            hostname,
+            networks,
+        })
+    }
+}
+
+impl Join {
+    fn default_network() -> Self {
+        Self {
+            network: PREDEFINED.to_owned(),
+            ip: None,
+            ip6: None,
+            mac: None,
+            ifname: None,
+            aliases: Vec::new(),
+        }
+    }
+}
+
+impl TryFrom<api::Join> for Join {
+    type Error = Error;
+
+    fn try_from(raw: api::Join) -> Result<Self> {
+        let bad_ip = |text: &str, version: u8| {
+            Error::new(
+                Code::InvalidIp,
+                format!("{:?} is no IPv{version} address", shorten(text)),
+            )
+        };
+        if let Some(alias) = raw.aliases.iter().find(|alias| !is_dns_name(alias)) {
+            return Err(Error::new(
+                Code::InvalidAlias,
+                format!("alias {:?} is not a DNS name", shorten(alias)),
+            ));
+        }
+        if raw.network.is_empty() {
+            return Err(Error::new(
+                Code::InvalidNetwork,
+                "the network of an attachment has no name",
+            ));
+        }
+        let ifname = raw.ifname.as_deref().map(IfName::parse).transpose()?;
+        if let Some(name) = ifname
+            .as_ref()
+            .filter(|name| matches!(name.as_str(), "lo" | "all" | "default"))
+        {
+            return Err(Error::new(
+                Code::InvalidIfname,
+                format!("an interface cannot be called {name}"),
+            ));
+        }
+        Ok(Self {
+            ip: raw
+                .ip
+                .map(|text| text.parse().map_err(|_| bad_ip(&text, 4)))
+                .transpose()?,
+            ip6: raw
+                .ip6
+                .map(|text| text.parse().map_err(|_| bad_ip(&text, 6)))
+                .transpose()?,
+            mac: raw.mac.map(|text| text.parse()).transpose()?,
+            network: raw.network,
+            aliases: raw.aliases,
+            ifname,
+        })
+    }
+}
+
+fn check_joins(joins: &[Join]) -> Result<()> {
+    if joins.len() > NETWORKS_MAX {
+        return Err(Error::new(
+            Code::InvalidNetwork,
+            format!("a container joins at most {NETWORKS_MAX} networks"),
+        ));
+    }
+    let mut ifnames = BTreeSet::new();
+    match joins
+        .iter()
+        .filter_map(|join| join.ifname.as_ref())
+        .find(|name| !ifnames.insert(*name))
+    {
+        Some(name) => Err(Error::new(
+            Code::InvalidIfname,
+            format!("interface name {name} is used twice"),
+        )),
+        None => Ok(()),
+    }
+}
+
+/// `pid:N`, a name under /run/netns, or an absolute path; the answer is an absolute path.
+fn check_netns(text: &str) -> Result<String> {
+    let invalid = |why: &str| {
+        Error::new(
+            Code::InvalidNetns,
+            format!("network namespace {:?}: {why}", shorten(text)),
+        )
+    };
+    if text.contains('\0') || text.len() > 4096 {
+        return Err(invalid("a path has no zero bytes and at most 4096"));
+    }
+    if let Some(pid) = text.strip_prefix("pid:") {
+        let pid: u32 = pid
+            .parse()
+            .map_err(|_| invalid("after pid: comes a process number"))?;
+        return Ok(format!("/proc/{pid}/ns/net"));
+    }
+    if text.starts_with('/') {
+        return Ok(text.to_owned());
+    }
+    if text.is_empty() || text.contains('/') || matches!(text, "." | "..") {
+        return Err(invalid(
+            "give an absolute path, a name under /run/netns, or pid:N",
+        ));
+    }
+    Ok(format!("/run/netns/{text}"))
+}
+
+fn check_publish(texts: &[String]) -> Result<Vec<Port>> {
+    let mut ports: Vec<Port> = Vec::new();
+    for text in texts {
+        for port in parse_publish(text)? {
+            if let Some(other) = ports.iter().find(|other| other.conflicts(&port)) {
+                return Err(Error::new(
+                    Code::InvalidPublish,
+                    format!("{port} and {other} take the same host port"),
+                ));
+            }
+            ports.push(port);
+            if ports.len() > PORTS_MAX {
+                return Err(Error::new(
+                    Code::InvalidPublish,
+                    format!("a container publishes at most {PORTS_MAX} ports"),
+                ));
+            }
+        }
+    }
+    Ok(ports)
+}

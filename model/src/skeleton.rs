@@ -1,0 +1,450 @@
+//! The fixed part of netd's nftables: which tables, sets, chains and rules there are. Everything that varies is an
+//! element of one of these sets.
+//!
+//! Why each rule is there and in this order is said beside it; the behaviour was tried with packets.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::id::ContainerId;
+use crate::net::{Family, IfName, Prefix, Proto};
+use crate::nft::{
+    Chain, ChainKind, CtState, Datum, Expr, Field, Hook, HookPoint, Ruleset, SetKind, SetSpec,
+    Stmt, TableFamily, TableRef, Verdict,
+};
+use crate::object::{Ns, Owner};
+
+/// The table in the host's namespace.
+pub const TABLE: &str = "netd";
+/// The table in a container's namespace.
+pub const DNS_TABLE: &str = "netd-dns";
+/// Where containers find their name server.
+pub const DNS_ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 11);
+/// The port that really listens on [`DNS_ADDRESS`]: port 53 stays free for the container's own server.
+pub const DNS_PORT: u16 = 40053;
+/// The port that containers ask.
+const DOMAIN: u16 = 53;
+
+/// Set of the bridges of ours: `interface`.
+pub const BRIDGES: &str = "bridges";
+/// Set of networks whose containers may talk to each other: `bridge . bridge`, twice the same.
+pub const SAME: &str = "same";
+/// Set of networks that leave under the host's address: `bridge . family`.
+pub const MASQ: &str = "masq";
+/// Set of the families in which netd itself switched forwarding on: `family`.
+pub const FORWARDING: &str = "forwarding";
+/// Verdict map by where a packet comes from: `bridge`, drop for an internal network.
+pub const FROM: &str = "from";
+/// Verdict map by where a packet goes to: `bridge . family`, goto [`TO_NAT`] or drop.
+pub const TO: &str = "to";
+/// The administrator's chain: netd makes it, jumps to it first and never looks inside.
+pub const USER_FORWARD: &str = "user-forward";
+/// The chain for packets that go to a network in nat mode.
+pub const TO_NAT: &str = "to_nat";
+
+// These exist once for each family, as `pub4` and `pub6`: see `of_family`.
+
+/// Map of ports published on one address: `address . protocol . port` to `address . port`.
+pub const PUB: &str = "pub";
+/// Map of ports published on every address: `protocol . port` to `address . port`.
+pub const PUBANY: &str = "pubany";
+/// Map of ports published on a loopback address, keyed like [`PUB`]: read in the output hook only.
+pub const LO: &str = "lo";
+/// Intervals: a bridge with its own subnet, `bridge . subnet`.
+pub const OWN: &str = "own";
+/// Intervals: container addresses, that is subnets *without* the gateway's address. With it the host's own connection
+/// to a published `GATEWAY:PORT` of another network would die: its answers come in by the other bridge.
+pub const GUARD: &str = "guard";
+/// Intervals: from which interface guarded addresses may be reached directly, `interface . subnet`.
+pub const DIRECT: &str = "direct";
+
+/// The name of a family's set: `pub4` of [`PUB`].
+pub fn of_family(stem: &str, family: Family) -> String {
+    format!("{stem}{}", family.digit())
+}
+
+const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+
+/// The host's table.
+pub fn host_table() -> TableRef {
+    TableRef {
+        ns: Ns::Host,
+        family: TableFamily::Inet,
+        name: TABLE.to_owned(),
+    }
+}
+
+/// A container's table.
+pub fn dns_table(container: &ContainerId) -> TableRef {
+    let ns = Ns::Container(container.clone());
+    TableRef {
+        ns,
+        family: TableFamily::Inet,
+        name: DNS_TABLE.to_owned(),
+    }
+}
+
+/// The ruleset in the host's namespace.
+pub fn host() -> Ruleset {
+    Ruleset {
+        table: host_table(),
+        sets: host_sets(),
+        chains: vec![
+            chain(USER_FORWARD, None, None),
+            chain("raw", filter(HookPoint::Prerouting, RAW), Some(raw())),
+            chain("publish", None, Some(publish())),
+            chain(
+                "prerouting",
+                nat(HookPoint::Prerouting, DSTNAT),
+                Some(vec![to_publish()]),
+            ),
+            chain("output", nat(HookPoint::Output, DSTNAT), Some(output())),
+            chain(
+                "postrouting",
+                nat(HookPoint::Postrouting, SRCNAT),
+                Some(postrouting()),
+            ),
+            chain(TO_NAT, None, Some(to_nat())),
+            chain(
+                "forward",
+                filter(HookPoint::Forward, FILTER),
+                Some(forward()),
+            ),
+        ],
+        owner: Owner::Host,
+    }
+}
+
+/// The ruleset in a container's namespace: what it asks 127.0.0.11:53 goes to [`DNS_PORT`], and answers come from 53.
+///
+/// Rewritten statelessly and untracked: connection tracking confuses an A and an AAAA query sent at once from one
+/// socket, and the container's own NAT rules never see these packets, since raw comes first.
+pub fn dns(container: &ContainerId) -> Ruleset {
+    let rewrite = |side: fn(Family) -> Expr, port: Expr, proto: Proto, from: u16, to: Stmt| {
+        vec![
+            is(side(Family::V4), Datum::Ip4(DNS_ADDRESS)),
+            is(Expr::L4Proto, Datum::L4Proto(proto.number())),
+            is(port, Datum::Port(from)),
+            Stmt::Notrack,
+            to,
+        ]
+    };
+    let query = |proto| {
+        rewrite(
+            Expr::Daddr,
+            Expr::Dport,
+            proto,
+            DOMAIN,
+            Stmt::SetDport(DNS_PORT),
+        )
+    };
+    let answer = |proto| {
+        rewrite(
+            Expr::Saddr,
+            Expr::Sport,
+            proto,
+            DNS_PORT,
+            Stmt::SetSport(DOMAIN),
+        )
+    };
+    let rules = vec![
+        query(Proto::Udp),
+        query(Proto::Tcp),
+        answer(Proto::Udp),
+        answer(Proto::Tcp),
+    ];
+    Ruleset {
+        table: dns_table(container),
+        sets: Vec::new(),
+        chains: vec![chain("out", filter(HookPoint::Output, RAW), Some(rules))],
+        owner: Owner::Container(container.clone()),
+    }
+}
+
+// Hook priorities (enum nf_ip_hook_priorities, linux/netfilter_ipv4.h).
+const RAW: i32 = -300;
+const DSTNAT: i32 = -100;
+const FILTER: i32 = 0;
+const SRCNAT: i32 = 100;
+
+fn host_sets() -> Vec<SetSpec> {
+    use Field::{Ifname, Ip4, Ip6, L4Proto, NfProto, Port};
+    let mut sets = vec![
+        set(BRIDGES, &[Ifname]),
+        set(SAME, &[Ifname, Ifname]),
+        set(MASQ, &[Ifname, NfProto]),
+        set(FORWARDING, &[NfProto]),
+        SetSpec {
+            kind: SetKind::VerdictMap,
+            ..set(FROM, &[Ifname])
+        },
+        SetSpec {
+            kind: SetKind::VerdictMap,
+            ..set(TO, &[Ifname, NfProto])
+        },
+    ];
+    for family in FAMILIES {
+        let ip = match family {
+            Family::V4 => Ip4,
+            Family::V6 => Ip6,
+        };
+        let each = |stem, key: &[Field]| set(&of_family(stem, family), key);
+        let map = |stem, key: &[Field]| SetSpec {
+            kind: SetKind::Map(vec![ip, Port]),
+            ..each(stem, key)
+        };
+        let intervals = |stem, key: &[Field]| SetSpec {
+            interval: true,
+            ..each(stem, key)
+        };
+        sets.extend([
+            map(PUB, &[ip, L4Proto, Port]),
+            map(PUBANY, &[L4Proto, Port]),
+            map(LO, &[ip, L4Proto, Port]),
+            intervals(OWN, &[Ifname, ip]),
+            intervals(GUARD, &[ip]),
+            intervals(DIRECT, &[Ifname, ip]),
+        ]);
+    }
+    sets
+}
+
+type Rules = Vec<Vec<Stmt>>;
+
+/// Before connection tracking: what nobody may send us.
+fn raw() -> Rules {
+    let from_loopback = || Stmt::InPrefix {
+        left: Expr::Saddr(Family::V4),
+        prefix: loopback(),
+    };
+    // The cheap comparison first: most packets leave after it.
+    let mut rules = vec![
+        // A neighbour on the wire would otherwise reach a port published on 127.0.0.1: prerouting rewrites the
+        // address before the kernel's own check for martians.
+        vec![
+            Stmt::InPrefix {
+                left: Expr::Daddr(Family::V4),
+                prefix: loopback(),
+            },
+            Stmt::Match {
+                left: Expr::Iifname,
+                right: Datum::Ifname(IfName::lo()),
+                invert: true,
+            },
+            DROP,
+        ],
+        // Our bridges have route_localnet, which switches that check off.
+        vec![from_loopback(), within(&[Expr::Iifname], BRIDGES), DROP],
+    ];
+    for family in FAMILIES {
+        // Invariant I5: a container's own address is reached from its own network only.
+        rules.push(vec![
+            within(&[Expr::Daddr(family)], &of_family(GUARD, family)),
+            outside(
+                &[Expr::Iifname, Expr::Daddr(family)],
+                &of_family(DIRECT, family),
+            ),
+            DROP,
+        ]);
+    }
+    rules
+}
+
+/// Published ports, for packets to an address of this host. The exact address beats the wildcard.
+fn publish() -> Rules {
+    let any = |family| dnat(family, &[Expr::L4Proto, Expr::Dport], PUBANY);
+    vec![
+        exact(Family::V4, PUB),
+        any(Family::V4),
+        // A link-local client cannot be answered from behind a router.
+        vec![
+            Stmt::InPrefix {
+                left: Expr::Saddr(Family::V6),
+                prefix: link_local(),
+            },
+            RETURN,
+        ],
+        exact(Family::V6, PUB),
+        any(Family::V6),
+    ]
+}
+
+fn to_publish() -> Vec<Stmt> {
+    vec![
+        Stmt::FibDaddrLocal,
+        Stmt::Verdict(Verdict::Jump("publish".to_owned())),
+    ]
+}
+
+/// Only packets of this host pass here, so only here the maps of the loopback addresses are read.
+fn output() -> Rules {
+    vec![exact(Family::V4, LO), exact(Family::V6, LO), to_publish()]
+}
+
+fn postrouting() -> Rules {
+    // Hairpin: the client is in the subnet that its packet goes to. Judged by the source address, since bridged
+    // packets have no input interface here when br_netfilter is on.
+    let hairpin = |family| {
+        let key = [Expr::Oifname, Expr::Saddr(family)];
+        vec![
+            Stmt::CtStatusDnat,
+            within(&key, &of_family(OWN, family)),
+            Stmt::Masquerade,
+        ]
+    };
+    // Published on a loopback address: the container could not answer it.
+    let local = |left, prefix| {
+        vec![
+            Stmt::InPrefix { left, prefix },
+            within(&[Expr::Oifname], BRIDGES),
+            Stmt::Masquerade,
+        ]
+    };
+    let one = Prefix::holding(IpAddr::V6(Ipv6Addr::LOCALHOST), 128);
+    vec![
+        hairpin(Family::V4),
+        hairpin(Family::V6),
+        local(Expr::Saddr(Family::V4), loopback()),
+        local(Expr::Saddr(Family::V6), one),
+        vec![within(&[Expr::Iifname, Expr::Oifname], SAME), RETURN],
+        vec![
+            within(&[Expr::Iifname, Expr::NfProto], MASQ),
+            Stmt::Masquerade,
+        ],
+    ]
+}
+
+/// To a nat network only published ports lead.
+fn to_nat() -> Rules {
+    vec![vec![Stmt::CtStatusDnat, ACCEPT], vec![DROP]]
+}
+
+fn forward() -> Rules {
+    let invalid = |side| {
+        vec![
+            within(&[side], BRIDGES),
+            Stmt::CtState(CtState::Invalid),
+            DROP,
+        ]
+    };
+    vec![
+        vec![Stmt::Verdict(Verdict::Jump(USER_FORWARD.to_owned()))],
+        vec![Stmt::CtState(CtState::EstablishedRelated), ACCEPT],
+        // Sent on, such a packet would leave without its address translated.
+        invalid(Expr::Iifname),
+        invalid(Expr::Oifname),
+        vec![within(&[Expr::Iifname, Expr::Oifname], SAME), ACCEPT],
+        // Source first: an internal network must not leak through what its destination accepts.
+        vec![Stmt::VerdictMap {
+            key: vec![Expr::Iifname],
+            map: FROM.to_owned(),
+        }],
+        vec![Stmt::VerdictMap {
+            key: vec![Expr::Oifname, Expr::NfProto],
+            map: TO.to_owned(),
+        }],
+        // Where netd switched forwarding on, the host must not become a router between others by accident.
+        vec![
+            within(&[Expr::NfProto], FORWARDING),
+            outside(&[Expr::Iifname], BRIDGES),
+            outside(&[Expr::Oifname], BRIDGES),
+            Stmt::CtState(CtState::New),
+            DROP,
+        ],
+    ]
+}
+
+const ACCEPT: Stmt = Stmt::Verdict(Verdict::Accept);
+const DROP: Stmt = Stmt::Verdict(Verdict::Drop);
+const RETURN: Stmt = Stmt::Verdict(Verdict::Return);
+
+fn loopback() -> Prefix {
+    Prefix::holding(IpAddr::V4(Ipv4Addr::LOCALHOST), 8)
+}
+
+fn link_local() -> Prefix {
+    Prefix::holding(IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0)), 10)
+}
+
+fn exact(family: Family, stem: &str) -> Vec<Stmt> {
+    dnat(
+        family,
+        &[Expr::Daddr(family), Expr::L4Proto, Expr::Dport],
+        stem,
+    )
+}
+
+fn dnat(family: Family, key: &[Expr], stem: &str) -> Vec<Stmt> {
+    vec![Stmt::DnatMap {
+        family,
+        key: key.to_vec(),
+        map: of_family(stem, family),
+    }]
+}
+
+const fn is(left: Expr, right: Datum) -> Stmt {
+    Stmt::Match {
+        left,
+        right,
+        invert: false,
+    }
+}
+
+fn within(key: &[Expr], set: &str) -> Stmt {
+    Stmt::Lookup {
+        key: key.to_vec(),
+        set: set.to_owned(),
+        invert: false,
+    }
+}
+
+fn outside(key: &[Expr], set: &str) -> Stmt {
+    Stmt::Lookup {
+        key: key.to_vec(),
+        set: set.to_owned(),
+        invert: true,
+    }
+}
+
+fn set(name: &str, key: &[Field]) -> SetSpec {
+    SetSpec {
+        name: name.to_owned(),
+        key: key.to_vec(),
+        kind: SetKind::Set,
+        interval: false,
+    }
+}
+
+#[expect(
+    clippy::unnecessary_wraps,
+    reason = "an argument of chain(), where None means no hook"
+)]
+const fn filter(point: HookPoint, priority: i32) -> Option<Hook> {
+    Some(Hook {
+        kind: ChainKind::Filter,
+        point,
+        priority,
+    })
+}
+
+#[expect(
+    clippy::unnecessary_wraps,
+    reason = "an argument of chain(), where None means no hook"
+)]
+const fn nat(point: HookPoint, priority: i32) -> Option<Hook> {
+    Some(Hook {
+        kind: ChainKind::Nat,
+        point,
+        priority,
+    })
+}
+
+fn chain(name: &str, hook: Option<Hook>, rules: Option<Rules>) -> Chain {
+    Chain {
+        name: name.to_owned(),
+        hook,
+        rules,
+    }
+}
+
+#[cfg(test)]
+mod tests;

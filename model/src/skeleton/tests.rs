@@ -1,0 +1,176 @@
+use std::collections::BTreeSet;
+
+use super::*;
+use crate::nft::{digest, text};
+
+fn container() -> ContainerId {
+    ContainerId::parse("c1").unwrap()
+}
+
+fn all() -> [Ruleset; 2] {
+    [host(), dns(&container())]
+}
+
+fn statements(ruleset: &Ruleset) -> impl Iterator<Item = (&Chain, &Vec<Stmt>, &Stmt)> {
+    ruleset.chains.iter().flat_map(|chain| {
+        let rules = chain.rules.iter().flatten();
+        rules.flat_map(move |rule| rule.iter().map(move |stmt| (chain, rule, stmt)))
+    })
+}
+
+fn keys(stmt: &Stmt) -> Option<(&[Expr], &str)> {
+    match stmt {
+        Stmt::Lookup { key, set: name, .. }
+        | Stmt::VerdictMap { key, map: name }
+        | Stmt::DnatMap { key, map: name, .. } => Some((key, name)),
+        _ => None,
+    }
+}
+
+#[test]
+fn names_are_unique_and_fit_the_kernel() {
+    for ruleset in all() {
+        let sets: BTreeSet<_> = ruleset.sets.iter().map(|set| &set.name).collect();
+        assert_eq!(sets.len(), ruleset.sets.len());
+        let chains: BTreeSet<_> = ruleset.chains.iter().map(|chain| &chain.name).collect();
+        assert_eq!(chains.len(), ruleset.chains.len());
+        // Older kernels keep 32 bytes of a name (NFT_NAME_MAXLEN before 4.14).
+        assert!(
+            sets.iter()
+                .chain(&chains)
+                .all(|name| (1..32).contains(&name.len()))
+        );
+    }
+}
+
+#[test]
+fn chains_lead_to_earlier_chains_only() {
+    for ruleset in all() {
+        let mut earlier = BTreeSet::new();
+        for chain in &ruleset.chains {
+            for stmt in chain.rules.iter().flatten().flatten() {
+                if let Stmt::Verdict(Verdict::Jump(to) | Verdict::Goto(to)) = stmt {
+                    assert!(earlier.contains(to), "{} leads to {to}", chain.name);
+                    let target = ruleset.chains.iter().find(|c| c.name == *to).unwrap();
+                    assert_eq!(target.hook, None, "only chains without a hook are led to");
+                }
+            }
+            earlier.insert(chain.name.clone());
+        }
+    }
+    assert!(
+        host().chains.iter().any(|chain| chain.name == TO_NAT),
+        "elements of {TO} lead there"
+    );
+}
+
+#[test]
+fn every_key_has_the_types_of_its_set() {
+    let ruleset = host();
+    let mut used = BTreeSet::new();
+    for (_, _, stmt) in statements(&ruleset) {
+        let Some((key, name)) = keys(stmt) else {
+            continue;
+        };
+        let set = ruleset.set(name).unwrap_or_else(|| panic!("no set {name}"));
+        let types: Vec<Field> = key.iter().map(|part| part.field()).collect();
+        assert_eq!(types, set.key, "{name}");
+        // Four bytes a register, 16 registers (NFT_REG32_COUNT).
+        assert!(crate::nft::wire::size(&set.key) <= 64);
+        let kind_fits = match stmt {
+            Stmt::Lookup { .. } => set.kind == SetKind::Set,
+            Stmt::VerdictMap { .. } => set.kind == SetKind::VerdictMap,
+            Stmt::DnatMap {
+                family: Family::V4, ..
+            } => set.kind == SetKind::Map(vec![Field::Ip4, Field::Port]),
+            _ => set.kind == SetKind::Map(vec![Field::Ip6, Field::Port]),
+        };
+        assert!(kind_fits, "{name}");
+        used.insert(name);
+    }
+    assert_eq!(used.len(), ruleset.sets.len(), "a set that no rule reads");
+}
+
+#[test]
+fn every_match_compares_values_of_one_type() {
+    for ruleset in all() {
+        for (_, _, stmt) in statements(&ruleset) {
+            match stmt {
+                Stmt::Match { left, right, .. } => assert_eq!(left.field(), right.field()),
+                Stmt::InPrefix { left, prefix } => {
+                    assert!(
+                        matches!(left, Expr::Saddr(f) | Expr::Daddr(f) if *f == prefix.family())
+                    );
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+#[test]
+fn tags_tell_the_rules_of_a_chain_apart() {
+    for ruleset in all() {
+        for chain in &ruleset.chains {
+            let rules = chain.rules.clone().unwrap_or_default();
+            let tags: BTreeSet<_> = rules.iter().map(|rule| digest::tag(rule)).collect();
+            assert_eq!(tags.len(), rules.len(), "{}", chain.name);
+            assert!(tags.iter().all(|tag| tag.len() == digest::TAG_LEN));
+        }
+    }
+}
+
+#[test]
+fn statements_after_a_verdict_would_never_run() {
+    for ruleset in all() {
+        for (chain, rule, _) in statements(&ruleset) {
+            let ends = |stmt: &Stmt| {
+                matches!(
+                    stmt,
+                    Stmt::Verdict(_)
+                        | Stmt::VerdictMap { .. }
+                        | Stmt::DnatMap { .. }
+                        | Stmt::Masquerade
+                )
+            };
+            assert!(
+                !rule[..rule.len() - 1].iter().any(ends),
+                "{}: {rule:?}",
+                chain.name
+            );
+        }
+    }
+}
+
+#[test]
+fn the_source_is_judged_before_the_destination() {
+    let rules = forward();
+    let at = |name: &str| {
+        let found = |rule: &Vec<Stmt>| keys(&rule[0]).is_some_and(|(_, set)| set == name);
+        rules.iter().position(found).unwrap()
+    };
+    assert!(at(FROM) < at(TO));
+    assert!(at(SAME) < at(FROM), "an internal network reaches itself");
+}
+
+/// The committed form of the rules: a change of a rule is a change of these files.
+#[test]
+fn the_rules_are_those_of_the_golden_files() {
+    for (name, text, golden) in [
+        (
+            "host",
+            text::render(&host()),
+            include_str!("golden/host.nft"),
+        ),
+        (
+            "dns",
+            text::render(&dns(&container())),
+            include_str!("golden/dns.nft"),
+        ),
+    ] {
+        assert!(
+            text == golden,
+            "src/skeleton/golden/{name}.nft is to be\n{text}"
+        );
+    }
+}

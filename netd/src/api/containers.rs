@@ -1,0 +1,122 @@
+//! `/v1/containers`.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::response::Response;
+use netd_model::api;
+use netd_model::error::{Code, Error, Result};
+use netd_model::request::{Attach, Join};
+
+use super::ApiState;
+use super::answer::{Reply, created, done, ok, removed};
+use super::find::find;
+use super::input::{Change, Json, Nothing, Params, Segments};
+use crate::kernel::{Kernel, Sandbox, SandboxError};
+use crate::reconcile::handle::Request;
+
+pub(super) async fn list(State(state): State<ApiState>, _: Params<Nothing>) -> Response {
+    ok(&state.handle.snapshot().containers())
+}
+
+pub(super) async fn inspect(
+    State(state): State<ApiState>,
+    Segments(container): Segments<String>,
+    _: Params<Nothing>,
+) -> Reply {
+    let snapshot = state.handle.snapshot();
+    Ok(ok(find(
+        snapshot.container_views.iter().map(Arc::as_ref),
+        &container,
+    )?))
+}
+
+pub(super) async fn attach(
+    State(state): State<ApiState>,
+    Params(query): Params<Change>,
+    Json(raw): Json<api::ContainerAttach>,
+) -> Reply {
+    let create_only = raw.create_only;
+    let attach = Box::new(Attach::try_from(raw)?);
+    let sandbox = open(state.kernel, PathBuf::from(&attach.netns)).await?;
+    let request = Request::Attach {
+        attach,
+        sandbox,
+        create_only,
+    };
+    Ok(created(state.handle.ask(request, query.dry_run).await?))
+}
+
+pub(super) async fn detach(
+    State(state): State<ApiState>,
+    Segments(container): Segments<String>,
+    Params(query): Params<Change>,
+) -> Reply {
+    Ok(removed(
+        state
+            .handle
+            .ask(Request::Detach(container), query.dry_run)
+            .await?,
+    ))
+}
+
+pub(super) async fn connect(
+    State(state): State<ApiState>,
+    Segments(container): Segments<String>,
+    Params(query): Params<Change>,
+    Json(raw): Json<api::Join>,
+) -> Reply {
+    let request = Request::Connect {
+        container,
+        join: Join::try_from(raw)?,
+    };
+    Ok(done(state.handle.ask(request, query.dry_run).await?))
+}
+
+pub(super) async fn disconnect(
+    State(state): State<ApiState>,
+    Segments((container, network)): Segments<(String, String)>,
+    Params(query): Params<Change>,
+) -> Reply {
+    Ok(removed(
+        state
+            .handle
+            .ask(Request::Disconnect { container, network }, query.dry_run)
+            .await?,
+    ))
+}
+
+/// Opens a namespace on a thread that may block: the path is the client's, and may lie on a dead file system.
+async fn open(kernel: Arc<dyn Kernel>, path: PathBuf) -> Result<Sandbox> {
+    let opened = tokio::task::spawn_blocking(move || kernel.open_sandbox(&path)).await;
+    opened
+        .map_err(|error| {
+            Error::new(
+                Code::Internal,
+                format!("opening the network namespace broke off: {error}"),
+            )
+        })?
+        .map_err(|error| invalid_netns(&error))
+}
+
+fn invalid_netns(error: &SandboxError) -> Error {
+    let (path, remedy) = match error {
+        SandboxError::Open { path, .. } => (
+            path,
+            "give the path of one that exists, its name under /run/netns, or pid:N",
+        ),
+        SandboxError::NotNetns { path } => {
+            (path, "give /run/netns/NAME, /proc/PID/ns/net, or pid:N")
+        }
+        SandboxError::Host { path } => (path, "give the namespace of a container"),
+    };
+    // A path may hold anything but a zero byte; the message is one line.
+    let reason: String = error
+        .to_string()
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
+    Error::new(Code::InvalidNetns, format!("{reason}: {remedy}"))
+        .with("netns", path.to_string_lossy())
+}

@@ -1,0 +1,129 @@
+//! The HTTP API on the unix socket.
+//!
+//! Reads requests, has `model` validate them, passes them to the owner task and answers; reads are served from the
+//! owner's snapshot. It decides nothing and never touches the kernel but to open the namespace of an attach.
+//!
+//! - Bodies and answers are JSON, whatever the content type says. A body has at most [`BODY_MAX`] bytes.
+//! - `POST /v1/networks` and `POST /v1/containers` answer 201, also when the same request is repeated; everything
+//!   else answers 200. A dry run answers 200 with [`DryRun`](netd_model::api::DryRun), `DELETE` answers `{}`.
+//! - Every error, unknown paths and methods included, is `{"error":{"code","message","details"}}`.
+
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::{Method, Uri};
+use axum::routing::{delete, get, post};
+use netd_model::error::{Code, Error};
+use netd_model::id::shorten;
+use tokio::net::UnixListener;
+use tokio::sync::oneshot;
+
+use crate::kernel::Kernel;
+use crate::reconcile::handle::Handle;
+
+mod answer;
+mod containers;
+pub(crate) mod find;
+mod input;
+mod networks;
+mod system;
+#[cfg(test)]
+pub(crate) mod tests;
+
+pub use input::BODY_MAX;
+
+/// How long `serve` waits for running requests after the shutdown began: a client that never finishes its request
+/// must not keep the daemon alive.
+pub const GRACE: Duration = Duration::from_secs(10);
+
+/// What the handlers need.
+#[derive(Clone, Debug)]
+pub struct ApiState {
+    /// The way to the owner.
+    pub handle: Handle,
+    /// Opens the namespaces of attaches.
+    pub kernel: Arc<dyn Kernel>,
+}
+
+/// The routes.
+pub fn router(state: ApiState) -> Router {
+    Router::new()
+        .route("/v1/networks", get(networks::list).post(networks::create))
+        .route("/v1/networks/prune", post(networks::prune))
+        .route(
+            "/v1/networks/{network}",
+            get(networks::inspect).delete(networks::remove),
+        )
+        .route(
+            "/v1/containers",
+            get(containers::list).post(containers::attach),
+        )
+        .route(
+            "/v1/containers/{container}",
+            get(containers::inspect).delete(containers::detach),
+        )
+        .route(
+            "/v1/containers/{container}/endpoints",
+            post(containers::connect),
+        )
+        .route(
+            "/v1/containers/{container}/endpoints/{network}",
+            delete(containers::disconnect),
+        )
+        .route("/v1/plan", get(system::plan))
+        .route("/v1/audit", post(system::audit))
+        .route("/v1/status", get(system::status))
+        .route("/v1/purge", post(system::purge))
+        .route("/healthz", get(system::healthz))
+        .route("/readyz", get(system::readyz))
+        .fallback(no_route)
+        .method_not_allowed_fallback(no_route)
+        .with_state(state)
+}
+
+/// Serves the API until `shutdown` is done; then takes no new connection, finishes running requests and returns, at
+/// the latest after [`GRACE`].
+pub async fn serve(
+    listener: UnixListener,
+    state: ApiState,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
+    serve_with_grace(listener, state, shutdown, GRACE).await
+}
+
+async fn serve_with_grace(
+    listener: UnixListener,
+    state: ApiState,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+    grace: Duration,
+) -> io::Result<()> {
+    let (begun, begins) = oneshot::channel();
+    let server = axum::serve(listener, router(state)).with_graceful_shutdown(async move {
+        shutdown.await;
+        // Nobody listens once the server is gone, and then nobody has to.
+        let _ = begun.send(());
+    });
+    let grace_is_over = async move {
+        let _ = begins.await;
+        tokio::time::sleep(grace).await;
+    };
+    tokio::select! {
+        done = server => done,
+        () = grace_is_over => {
+            tracing::warn!("some clients did not finish their requests in {} s", grace.as_secs());
+            Ok(())
+        }
+    }
+}
+
+async fn no_route(method: Method, uri: Uri) -> answer::Refusal {
+    let what = format!("{method} {}", shorten(uri.path()));
+    Error::new(
+        Code::RouteNotFound,
+        format!("the API has no {what}: see GET /openapi.json or docs/api.md for its paths"),
+    )
+    .into()
+}

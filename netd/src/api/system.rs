@@ -1,0 +1,72 @@
+//! The daemon as a whole: plan, audit, status, purge, health.
+
+use axum::extract::State;
+use axum::response::Response;
+use netd_model::api;
+use netd_model::error::{Code, Error};
+use serde_json::json;
+
+use super::ApiState;
+use super::answer::{Reply, done, ok};
+use super::input::{Change, Nothing, Params, Purge};
+use crate::reconcile::handle::{Request, Snapshot};
+
+pub(super) async fn plan(State(state): State<ApiState>, _: Params<Nothing>) -> Reply {
+    Ok(done(state.handle.ask(Request::Plan, false).await?))
+}
+
+pub(super) async fn audit(State(state): State<ApiState>, Params(query): Params<Change>) -> Reply {
+    Ok(done(state.handle.ask(Request::Audit, query.dry_run).await?))
+}
+
+pub(super) async fn purge(State(state): State<ApiState>, Params(query): Params<Purge>) -> Reply {
+    Ok(done(
+        state
+            .handle
+            .ask(Request::Purge { force: query.force }, query.dry_run)
+            .await?,
+    ))
+}
+
+pub(super) async fn status(State(state): State<ApiState>, _: Params<Nothing>) -> Response {
+    ok(&status_of(&state.handle.snapshot()))
+}
+
+fn status_of(snapshot: &Snapshot) -> api::Status {
+    api::Status {
+        ready: snapshot.ready,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        networks: snapshot.network_views.len(),
+        containers: snapshot.container_views.len(),
+        ports: snapshot
+            .container_views
+            .iter()
+            .map(|container| container.ports.len())
+            .sum(),
+        features: snapshot.features.clone(),
+        warnings: snapshot.warnings.clone(),
+        host_changes: snapshot.host_changes.clone(),
+        orphans: snapshot.orphans.clone(),
+    }
+}
+
+/// Whether the daemon answers and its owner task lives.
+pub(super) async fn healthz(State(state): State<ApiState>) -> Reply {
+    if state.handle.messages.is_closed() {
+        return Err(Error::new(
+            Code::NotReady,
+            "netd is stopping: try again when it is back",
+        )
+        .into());
+    }
+    Ok(ok(&json!({"healthy": true})))
+}
+
+/// Whether networks are programmed and DNS sockets are bound.
+pub(super) async fn readyz(State(state): State<ApiState>) -> Reply {
+    if !state.handle.snapshot().ready {
+        let why = "netd is starting and has not finished its first audit: try again, or wait with netctl status --wait";
+        return Err(Error::new(Code::NotReady, why).into());
+    }
+    Ok(ok(&json!({"ready": true})))
+}

@@ -1,0 +1,5 @@
+//! The daemon.
+
+fn main() -> std::process::ExitCode {
+    netd::daemon::main(std::env::args_os())
+}

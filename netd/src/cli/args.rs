@@ -1,0 +1,282 @@
+//! The command line as contract.md fixes it. Help, completions and manual are made from these definitions.
+//!
+//! Values stay text here: what a flag means is judged where the request is made, so that a bad value ends with exit
+//! code 1 and a code of its own, and only an unknown flag or a missing argument is a mistake of usage.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+/// Where the daemon listens unless told otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/netd/netd.sock";
+
+/// Controls netd, the container networking daemon of this host.
+#[derive(Debug, Parser)]
+#[command(
+    name = "netctl",
+    version,
+    max_term_width = 100,
+    after_help = "Exit codes: 0 done, 1 failed, 2 unknown flag or command or missing argument, 3 no daemon.\n\
+                  With -o json or yaml an error is also one document, {\"error\":{code,message,details}}, on standard \
+                  output.\n\n\
+                  Example: netctl network create web && netctl attach web-1 --name web-1 --network web"
+)]
+pub struct Cli {
+    /// The daemon's socket
+    #[arg(
+        long,
+        global = true,
+        value_name = "PATH",
+        env = "NETD_SOCKET",
+        hide_env_values = true,
+        default_value = DEFAULT_SOCKET
+    )]
+    pub socket: PathBuf,
+    /// How results are printed
+    #[arg(short, long, global = true, value_enum, value_name = "FORMAT", default_value_t = Format::Table)]
+    pub output: Format,
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// How results are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people
+    Table,
+    /// One JSON document
+    Json,
+    /// One YAML document
+    Yaml,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Create, list, show and remove networks
+    #[command(subcommand)]
+    Network(Network),
+    /// Give a network namespace its interfaces, addresses, names and published ports
+    #[command(
+        after_help = "NETNS is a path, a name under /run/netns, or pid:N. The same request with the same --id gives the \
+                      same answer.\n\n\
+                      Example: netctl attach pid:4711 --name web --network front,ip=10.1.0.5 --publish 8080:80 \
+                      --resolv-conf /run/web/resolv.conf"
+    )]
+    Attach(Box<Attach>),
+    /// Take everything away that attach gave a container
+    #[command(after_help = "Example: netctl detach web")]
+    Detach {
+        /// Name, id or unique prefix of an id
+        container: String,
+        #[command(flatten)]
+        change: Change,
+    },
+    /// Attach a container to one more network
+    #[command(after_help = "Keys may be given in each of three ways: back,ip=10.2.0.5 as NETWORK, ip=10.2.0.5 behind \
+                            CONTAINER, or --ip 10.2.0.5.\n\n\
+                            Example: netctl connect back web --ip 10.2.0.5 --alias db")]
+    Connect(Box<Connect>),
+    /// Detach a container from one network
+    #[command(after_help = "Example: netctl disconnect back web")]
+    Disconnect {
+        /// Name, id or unique prefix of an id
+        network: String,
+        /// Name, id or unique prefix of an id
+        container: String,
+        #[command(flatten)]
+        change: Change,
+    },
+    /// List the containers
+    #[command(after_help = "Example: netctl ps -o json")]
+    Ps,
+    /// Show a container
+    #[command(after_help = "Example: netctl inspect web")]
+    Inspect {
+        /// Name, id or unique prefix of an id
+        container: String,
+    },
+    /// Show whether the daemon is ready, what the kernel can do, and what is wrong
+    #[command(after_help = "Exits with 0 whenever the daemon answers.\n\nExample: netctl status --wait")]
+    Status {
+        /// Wait until the daemon is there and ready
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Show the repairs that the next audit would make; nothing when healthy
+    #[command(after_help = "Example: netctl plan")]
+    Plan,
+    /// Remove everything of netd's from the kernel and forget it; works without a running daemon too
+    #[command(after_help = "Example: netctl purge --force")]
+    Purge {
+        /// Even with containers attached
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        change: Change,
+    },
+    /// Print the completion script of a shell
+    #[command(after_help = "Example: netctl completion bash > /etc/bash_completion.d/netctl")]
+    Completion {
+        /// The shell
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+}
+
+/// The commands on networks.
+#[derive(Debug, Subcommand)]
+pub enum Network {
+    /// Create a network
+    #[command(after_help = "Example: netctl network create web --subnet 10.1.0.0/24 --gateway 10.1.0.1")]
+    Create(Box<NetworkCreate>),
+    /// List the networks
+    #[command(after_help = "Example: netctl network ls")]
+    Ls,
+    /// Show a network
+    #[command(after_help = "Example: netctl network inspect web")]
+    Inspect {
+        /// Name, id or unique prefix of an id
+        #[arg(value_name = "NAME")]
+        network: String,
+    },
+    /// Remove networks that have no containers
+    #[command(after_help = "Goes on after a failure and reports each.\n\nExample: netctl network rm web back")]
+    Rm {
+        /// Names, ids or unique prefixes of ids
+        #[arg(required = true, value_name = "NAME")]
+        networks: Vec<String>,
+        #[command(flatten)]
+        change: Change,
+    },
+    /// Remove every network without containers, but the one called bridge
+    #[command(after_help = "Example: netctl network prune --dry-run")]
+    Prune {
+        #[command(flatten)]
+        change: Change,
+    },
+}
+
+/// What every command takes that changes something.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub struct Change {
+    /// Print the operations on the kernel and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// `network create`.
+#[derive(Debug, Args)]
+pub struct NetworkCreate {
+    /// Its name
+    pub name: String,
+    /// What it is made of: bridge
+    #[arg(long)]
+    pub driver: Option<String>,
+    /// Its prefix; may be given once for IPv4 and once for IPv6
+    #[arg(long, value_name = "CIDR")]
+    pub subnet: Vec<String>,
+    /// Where automatic addresses come from: a part of a subnet
+    #[arg(long, value_name = "CIDR")]
+    pub ip_range: Vec<String>,
+    /// The host's own address in a subnet; the first one by default
+    #[arg(long, value_name = "IP")]
+    pub gateway: Vec<String>,
+    /// Give it IPv6 beside IPv4
+    #[arg(long)]
+    pub ipv6: bool,
+    /// Cut it off from everything outside
+    #[arg(long)]
+    pub internal: bool,
+    /// How it is reached from outside: nat
+    #[arg(long)]
+    pub mode: Option<String>,
+    /// Whether its containers reach each other
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub icc: Option<String>,
+    /// Largest packet in bytes; that of the default route's interface by default
+    #[arg(long, value_name = "N")]
+    pub mtu: Option<String>,
+    /// Encrypt what goes between hosts
+    #[arg(long)]
+    pub encrypted: bool,
+    /// A resolver for its containers; may be repeated
+    #[arg(long, value_name = "IP")]
+    pub dns: Vec<String>,
+    /// A label; may be repeated
+    #[arg(long, value_name = "K=V")]
+    pub label: Vec<String>,
+    /// An option of the driver, such as bridge=NAME; may be repeated
+    #[arg(long, value_name = "K=V")]
+    pub opt: Vec<String>,
+    /// Also: `--dry-run`.
+    #[command(flatten)]
+    pub change: Change,
+}
+
+/// `attach`.
+#[derive(Debug, Args)]
+pub struct Attach {
+    /// A path, a name under /run/netns, or pid:N
+    pub netns: String,
+    /// The container's name, unique on this host
+    #[arg(long)]
+    pub name: String,
+    /// The container's id; 64 random hex digits by default
+    #[arg(long)]
+    pub id: Option<String>,
+    /// What the container calls itself; its name by default
+    #[arg(long, value_name = "H")]
+    pub hostname: Option<String>,
+    /// A network to join, bridge by default; may be repeated
+    #[arg(long, value_name = "NET[,ip=A][,ip6=A][,mac=M][,ifname=I][,alias=A]…")]
+    pub network: Vec<String>,
+    /// A port to publish on the host; may be repeated
+    #[arg(long, value_name = "[HOSTIP:]HOSTPORT[-END]:PORT[-END][/tcp|udp]")]
+    pub publish: Vec<String>,
+    /// A resolver for this container; may be repeated
+    #[arg(long, value_name = "IP")]
+    pub dns: Vec<String>,
+    /// A label; may be repeated
+    #[arg(long, value_name = "K=V")]
+    pub label: Vec<String>,
+    /// Write the container's resolv.conf here when it is attached
+    #[arg(long, value_name = "FILE")]
+    pub resolv_conf: Option<PathBuf>,
+    /// Also: `--dry-run`.
+    #[command(flatten)]
+    pub change: Change,
+}
+
+/// `connect`.
+#[derive(Debug, Args)]
+pub struct Connect {
+    /// Name, id or unique prefix of an id; keys may follow, as in attach --network
+    #[arg(value_name = "NETWORK[,KEY=VALUE]…")]
+    pub network: String,
+    /// Name, id or unique prefix of an id
+    pub container: String,
+    /// ip=A, ip6=A, mac=M, ifname=I, alias=A
+    #[arg(value_name = "KEY=VALUE")]
+    pub keys: Vec<String>,
+    /// IPv4 address to take
+    #[arg(long, value_name = "A")]
+    pub ip: Option<String>,
+    /// IPv6 address to take
+    #[arg(long, value_name = "A")]
+    pub ip6: Option<String>,
+    /// MAC address to take
+    #[arg(long, value_name = "M")]
+    pub mac: Option<String>,
+    /// Name of the interface in the container
+    #[arg(long, value_name = "I")]
+    pub ifname: Option<String>,
+    /// A further name on this network; may be repeated
+    #[arg(long, value_name = "A")]
+    pub alias: Vec<String>,
+    /// Also: `--dry-run`.
+    #[command(flatten)]
+    pub change: Change,
+}

@@ -1,0 +1,190 @@
+//! The daemon's configuration: flags, and a TOML file with the same names.
+
+use std::path::{Path, PathBuf};
+
+use clap::Parser;
+use netd_model::error::{Code, Error, Result};
+use serde::Deserialize;
+
+/// netd: networks and names for the containers of one host.
+#[derive(Clone, Debug, Default, Parser)]
+#[command(
+    name = "netd",
+    version,
+    about,
+    after_help = "Example: netd --run-dir /run/netd --log-format json"
+)]
+pub struct Args {
+    /// TOML file with the same names as the flags; a flag wins over the file.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Networks and other records that survive a reboot [default: /var/lib/netd].
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Containers and other records that do not [default: /run/netd].
+    #[arg(long, value_name = "DIR")]
+    pub run_dir: Option<PathBuf>,
+    /// Unix socket of the API [default: RUN-DIR/netd.sock].
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// Where shared state lives: `embedded`, on this host alone [default: embedded].
+    #[arg(long, value_name = "STORE")]
+    pub store: Option<String>,
+    /// The host's resolvers are read from this file [default: /etc/resolv.conf].
+    #[arg(long, value_name = "FILE")]
+    pub resolv_conf: Option<PathBuf>,
+    /// text or json [default: text].
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<String>,
+}
+
+/// The file: every flag but `--config`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+struct File {
+    state_dir: Option<PathBuf>,
+    run_dir: Option<PathBuf>,
+    socket: Option<PathBuf>,
+    store: Option<String>,
+    resolv_conf: Option<PathBuf>,
+    log_format: Option<String>,
+}
+
+/// How logs look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// A line for people.
+    Text,
+    /// A JSON object a line.
+    Json,
+}
+
+/// The configuration, complete and checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Durable records.
+    pub state_dir: PathBuf,
+    /// Volatile records.
+    pub run_dir: PathBuf,
+    /// The API's socket.
+    pub socket: PathBuf,
+    /// The host's resolv.conf.
+    pub resolv_conf: PathBuf,
+    /// How logs look.
+    pub log_format: LogFormat,
+}
+
+impl Config {
+    /// Flags over file over defaults. Reads the file, and nothing else.
+    pub fn load(args: Args) -> Result<Self> {
+        let file = args
+            .config
+            .as_deref()
+            .map(read)
+            .transpose()?
+            .unwrap_or_default();
+        let run_dir = absolute(args.run_dir.or(file.run_dir), "/run/netd")?;
+        let config = Self {
+            state_dir: absolute(args.state_dir.or(file.state_dir), "/var/lib/netd")?,
+            socket: args
+                .socket
+                .or(file.socket)
+                .unwrap_or_else(|| run_dir.join("netd.sock")),
+            resolv_conf: absolute(args.resolv_conf.or(file.resolv_conf), "/etc/resolv.conf")?,
+            log_format: log_format(args.log_format.or(file.log_format).as_deref())?,
+            run_dir,
+        };
+        match args.store.or(file.store).as_deref() {
+            None | Some("embedded") => Ok(config),
+            Some(other) => Err(invalid(format!(
+                "store {other:?} is not available in this version: use embedded, for networks on this host"
+            ))),
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<File> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| invalid(format!("{} cannot be read: {error}", path.display())))?;
+    toml::from_str(&text).map_err(|error| {
+        let text = error.to_string();
+        invalid(format!(
+            "{}: {}",
+            path.display(),
+            text.trim_end().replace('\n', " ")
+        ))
+    })
+}
+
+fn absolute(path: Option<PathBuf>, default: &str) -> Result<PathBuf> {
+    let path = path.unwrap_or_else(|| PathBuf::from(default));
+    std::path::absolute(&path).map_err(|error| invalid(format!("path {}: {error}", path.display())))
+}
+
+fn log_format(text: Option<&str>) -> Result<LogFormat> {
+    match text {
+        None | Some("text") => Ok(LogFormat::Text),
+        Some("json") => Ok(LogFormat::Json),
+        Some(other) => Err(invalid(format!(
+            "log-format {other:?} is unknown: use text or json"
+        ))),
+    }
+}
+
+fn invalid(message: String) -> Error {
+    Error::new(Code::InvalidConfig, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(words: &[&str]) -> Result<Config> {
+        Config::load(Args::parse_from([&["netd"], words].concat()))
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_contract() {
+        let config = parse(&[]).unwrap();
+        assert_eq!(config.state_dir, Path::new("/var/lib/netd"));
+        assert_eq!(config.socket, Path::new("/run/netd/netd.sock"));
+    }
+
+    #[test]
+    fn the_socket_follows_the_run_dir() {
+        assert_eq!(
+            parse(&["--run-dir", "/x"]).unwrap().socket,
+            Path::new("/x/netd.sock")
+        );
+    }
+
+    #[test]
+    fn values_that_cannot_be_served_are_refused_by_name() {
+        for words in [
+            ["--store", "etcd://h:1"],
+            ["--log-format", "xml"],
+            ["--config", "/does/not/exist"],
+        ] {
+            let error = parse(&words).unwrap_err();
+            assert_eq!(error.code, Code::InvalidConfig);
+            assert!(error.message.contains(words[1]), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_file_has_the_names_of_the_flags_and_no_others() {
+        let dir = std::env::temp_dir().join(format!("netd-config-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let path = dir.join("netd.toml");
+        std::fs::write(&path, "run-dir = '/a'\nlog-format = 'json'\n").unwrap();
+        let words = ["--config", path.to_str().unwrap(), "--run-dir", "/b"];
+        let config = parse(&words).unwrap();
+        assert_eq!(
+            (config.run_dir.as_path(), config.log_format),
+            (Path::new("/b"), LogFormat::Json)
+        );
+        std::fs::write(&path, "rundir = '/a'\n").unwrap();
+        assert!(parse(&words).unwrap_err().message.contains("rundir"));
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+}

@@ -1,0 +1,121 @@
+//! What nf_tables holds of ours in one namespace.
+
+use std::io;
+
+use netd_model::net::Family;
+use netd_model::{Ns, Object, skeleton};
+
+use super::abi::*;
+use super::table::Table;
+use super::transport::Transport;
+use super::{HOST, Known, element, shape};
+
+/// How often everything is read again when a set vanished while it was read.
+const ATTEMPTS: usize = 4;
+
+/// What one namespace's nf_tables holds, as far as netd is concerned.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NftView {
+    /// Our ruleset and the elements of our sets.
+    pub objects: Vec<Object>,
+    /// In the host's namespace: base chains of others that drop what they do not accept themselves in the forward hook,
+    /// as `family table chain`.
+    pub forward_drop: Vec<String>,
+}
+
+/// Reads everything, or fails.
+pub(super) fn observe(transport: &mut Transport, ns: &Ns) -> io::Result<NftView> {
+    for _ in 1..ATTEMPTS {
+        match observe_once(transport, ns) {
+            // Someone deletes tables at this moment: what is read next is without them.
+            Err(error) if error.raw_os_error() == Some(nix::libc::ENOENT) => {}
+            done => return done,
+        }
+    }
+    observe_once(transport, ns)
+}
+
+fn observe_once(transport: &mut Transport, ns: &Ns) -> io::Result<NftView> {
+    let Ns::Container(id) = ns else {
+        let objects = read_ours(transport, &HOST)?;
+        return Ok(NftView {
+            objects,
+            forward_drop: read_forward_drop(transport)?,
+        });
+    };
+    let objects = read_ours(transport, &Known::new(skeleton::dns(id)))?;
+    Ok(NftView {
+        objects,
+        forward_drop: Vec::new(),
+    })
+}
+
+fn read_ours(transport: &mut Transport, known: &Known) -> io::Result<Vec<Object>> {
+    let ruleset = &known.ruleset;
+    let Some(table) = Table::read(transport, ruleset)? else {
+        return Ok(Vec::new());
+    };
+    // Not a table of ours, whatever its name is.
+    let Some(owner) = table.owner.clone() else {
+        return Ok(Vec::new());
+    };
+    let held = match table.difference(ruleset, &known.digest) {
+        None => ruleset.clone(),
+        Some(difference) => {
+            tracing::debug!(table = %ruleset.table.name, ns = %ruleset.table.ns, %difference, "table differs");
+            netd_model::nft::Ruleset {
+                owner,
+                ..ruleset.emptied()
+            }
+        }
+    };
+    let mut objects = vec![Object::Ruleset(held)];
+    for set in ruleset
+        .sets
+        .iter()
+        .filter(|set| table.has_set(&known.digest, &set.name))
+    {
+        let dump = transport.dump(NFT_MSG_GETSETELEM, NFPROTO_INET, |w| {
+            w.put_text(NFTA_SET_ELEM_LIST_TABLE, &ruleset.table.name);
+            w.put_text(NFTA_SET_ELEM_LIST_SET, &set.name);
+        })?;
+        let items = dump
+            .iter()
+            .flat_map(|m| m.attrs().list(NFTA_SET_ELEM_LIST_ELEMENTS));
+        let found = element::read(&ruleset.table, set, items);
+        if found.unreadable > 0 {
+            tracing::warn!(set = %set.name, count = found.unreadable, "elements that netd cannot have made");
+        }
+        objects.extend(found.elements.into_iter().map(Object::Element));
+    }
+    Ok(objects)
+}
+
+/// Our table has no such chain, so every one that is found is someone else's.
+fn read_forward_drop(transport: &mut Transport) -> io::Result<Vec<String>> {
+    let families = [
+        (NFPROTO_INET, "inet"),
+        (Family::V4.nfproto(), "ip"),
+        (Family::V6.nfproto(), "ip6"),
+    ];
+    let chains = transport.dump(NFT_MSG_GETCHAIN, NFPROTO_UNSPEC, |_| ())?;
+    let mut found = Vec::new();
+    for message in chains.iter() {
+        let attrs = message.attrs();
+        let family = families
+            .iter()
+            .find(|(number, _)| *number == message.family());
+        if let (Some((_, family)), true) = (family, shape::drops_forwarded(attrs)) {
+            let ours = message.family() == NFPROTO_INET
+                && attrs.text(NFTA_CHAIN_TABLE) == Some(skeleton::TABLE);
+            if !ours {
+                let (table, chain) = (
+                    attrs.printable(NFTA_CHAIN_TABLE),
+                    attrs.printable(NFTA_CHAIN_NAME),
+                );
+                found.push(format!("{family} {table} {chain}"));
+            }
+        }
+    }
+    Ok(found)
+}

@@ -1,0 +1,331 @@
+//! Carrying out a list of operations: which of them go together, and in which namespace.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+use netd_model::object::Link;
+use netd_model::skeleton::{DNS_ADDRESS, DNS_PORT};
+use netd_model::{ContainerId, Ns, Object, Op};
+use nix::errno::Errno;
+
+use super::Shared;
+use super::conntrack::{self, Flows};
+use super::netlink::Refusal;
+use super::space::Space;
+use super::{announce, ops, removal};
+use crate::kernel::{ApplyError, Executor, KernelError};
+
+/// The executor of the real kernel. It belongs to a thread of the host's namespace.
+#[derive(Debug)]
+pub struct RealExecutor {
+    shared: Arc<Shared>,
+    host: Space,
+}
+
+/// How many operations of a list were done, and why the next was not.
+struct Failed {
+    done: usize,
+    error: KernelError,
+}
+
+/// What operations have to have in common to be carried out together.
+#[derive(PartialEq, Eq)]
+enum Kind {
+    /// One nftables transaction.
+    Nft,
+    /// One removal of a link group.
+    RemoveLink,
+    /// Sockets that are handed over outside of the namespace they were opened in.
+    Dns,
+    /// Each by itself.
+    Single,
+}
+
+fn kind(op: &Op) -> Kind {
+    match op {
+        Op::Add(object) | Op::Remove(object) | Op::Change { to: object, .. } => match object {
+            Object::Ruleset(_) | Object::Element(_) => Kind::Nft,
+            Object::DnsSocket(_) => Kind::Dns,
+            Object::Link(_) if matches!(op, Op::Remove(_)) => Kind::RemoveLink,
+            _ => Kind::Single,
+        },
+        _ => Kind::Single,
+    }
+}
+
+/// The namespace that the thread has to be in.
+fn place(op: &Op) -> Ns {
+    match op {
+        Op::AddPair { container, .. } => container.ns.clone(),
+        Op::Add(object) | Op::Remove(object) | Op::Change { to: object, .. } => object.ns(),
+        Op::Announce { container, .. } => Ns::Container(container.clone()),
+        Op::ForgetUdpFlows { .. } => Ns::Host,
+    }
+}
+
+/// How many operations from the first on share what `of` says.
+fn run_of<T: PartialEq>(ops: &[Op], of: impl Fn(&Op) -> T) -> usize {
+    let Some(first) = ops.first().map(&of) else {
+        return 0;
+    };
+    ops.iter().take_while(|op| of(op) == first).count()
+}
+
+impl Executor for RealExecutor {
+    fn apply(&mut self, ops: &[Op]) -> Result<(), ApplyError> {
+        self.host.forget();
+        let mut done = 0;
+        while done < ops.len() {
+            // Sockets are handed over by themselves: the sink must not be called from inside a container.
+            let len = run_of(&ops[done..], |op| (place(op), kind(op) == Kind::Dns));
+            let run = &ops[done..done + len];
+            if let Err(failed) = self.run(run) {
+                done += failed.done;
+                return Err(ApplyError {
+                    done,
+                    failed: ops.get(done).cloned(),
+                    error: failed.error,
+                });
+            }
+            done += len;
+        }
+        Ok(())
+    }
+}
+
+impl RealExecutor {
+    /// Opens the sockets of the host's namespace, which the calling thread is in.
+    pub(super) fn new(shared: Arc<Shared>) -> Result<Self, KernelError> {
+        let host = shared.host_space()?;
+        Ok(Self { shared, host })
+    }
+
+    /// Neighbouring operations of one namespace.
+    fn run(&mut self, ops: &[Op]) -> Result<(), Failed> {
+        let Some(first) = ops.first() else {
+            return Ok(());
+        };
+        match place(first) {
+            Ns::Host => Steps {
+                shared: &self.shared,
+                host: &mut self.host,
+                inside: None,
+            }
+            .all(ops),
+            Ns::Container(id) if kind(first) == Kind::Dns => self.dns(&id, ops),
+            Ns::Container(id) => self.inside(&id, ops),
+        }
+    }
+
+    fn inside(&mut self, id: &ContainerId, ops: &[Op]) -> Result<(), Failed> {
+        let Self { shared, host } = self;
+        let entered = shared.sandboxes.inside(shared.host(), id, |fd| {
+            let space = Space::open(Ns::Container(id.clone()))
+                .map_err(|source| KernelError::new("open a netlink socket", source))
+                .map_err(|error| Failed { done: 0, error })?;
+            Steps {
+                shared,
+                host,
+                inside: Some((space, fd)),
+            }
+            .all(ops)
+        });
+        entered.unwrap_or_else(|error| gone(ops, error))
+    }
+
+    fn dns(&mut self, id: &ContainerId, ops: &[Op]) -> Result<(), Failed> {
+        for (done, op) in ops.iter().enumerate() {
+            let result = match op {
+                Op::Remove(_) => {
+                    self.shared.dns.close(id);
+                    Ok(())
+                }
+                _ => self.listen(id).map_err(|refusal| refusal.on(op)),
+            };
+            result.map_err(|error| Failed { done, error })?;
+        }
+        Ok(())
+    }
+
+    fn listen(&mut self, id: &ContainerId) -> Result<(), Refusal> {
+        let sockets = self
+            .shared
+            .sandboxes
+            .inside(self.shared.host(), id, |_| bind_dns());
+        let (udp, tcp) = sockets.map_err(|error| Refusal {
+            kind: error.kind,
+            text: error.detail,
+            source: error.source,
+        })??;
+        Ok(self.shared.dns.listen(id, udp, tcp)?)
+    }
+}
+
+/// What to say when a namespace cannot be entered: all that was to be removed in there is gone with it.
+fn gone(ops: &[Op], error: KernelError) -> Result<(), Failed> {
+    let missing = error.kind == crate::kernel::KernelErrorKind::NoSandbox;
+    let done = ops
+        .iter()
+        .take_while(|op| missing && matches!(op, Op::Remove(_)))
+        .count();
+    if done == ops.len() {
+        return Ok(());
+    }
+    Err(Failed { done, error })
+}
+
+/// 127.0.0.11 is an address of `lo` for as long as `lo` is up.
+fn bind_dns() -> Result<(UdpSocket, TcpListener), Refusal> {
+    let address = SocketAddr::from((Ipv4Addr::from(DNS_ADDRESS), DNS_PORT));
+    let bound = UdpSocket::bind(address)
+        .and_then(|udp| TcpListener::bind(address).map(|tcp| (udp, tcp)))
+        .map_err(Refusal::from);
+    bound.map_err(|refusal| match refusal.errno() {
+        Errno::EADDRNOTAVAIL => refusal.because("lo is down in the container"),
+        Errno::EADDRINUSE => refusal.because("the container listens on netd's DNS port itself"),
+        _ => refusal,
+    })
+}
+
+/// Operations of one namespace, with the thread inside it.
+struct Steps<'a> {
+    shared: &'a Shared,
+    host: &'a mut Space,
+    /// The container's sockets and the descriptor of its namespace; none on the host.
+    inside: Option<(Space, BorrowedFd<'a>)>,
+}
+
+impl Steps<'_> {
+    fn space(&mut self) -> &mut Space {
+        match &mut self.inside {
+            Some((space, _)) => space,
+            None => self.host,
+        }
+    }
+
+    fn all(&mut self, ops: &[Op]) -> Result<(), Failed> {
+        let mut done = 0;
+        while let Some(first) = ops.get(done) {
+            let mut len = 1;
+            let result = match kind(first) {
+                Kind::Nft => {
+                    len = run_of(&ops[done..], |op| kind(op) == Kind::Nft);
+                    self.nft(&ops[done..done + len])
+                }
+                Kind::RemoveLink => {
+                    len = run_of(&ops[done..], |op| kind(op) == Kind::RemoveLink);
+                    self.remove_links(&ops[done..done + len])
+                }
+                Kind::Dns | Kind::Single => self.single(first).map_err(|refusal| Failed {
+                    done: 0,
+                    error: refusal.on(first),
+                }),
+            };
+            result.map_err(|failed| Failed {
+                done: done + failed.done,
+                ..failed
+            })?;
+            done += len;
+        }
+        Ok(())
+    }
+
+    fn nft(&mut self, ops: &[Op]) -> Result<(), Failed> {
+        let nft = self.space().nft();
+        nft.and_then(|nft| nft.apply(ops))
+            .map_err(|error| Failed { done: 0, error })
+    }
+
+    fn remove_links(&mut self, ops: &[Op]) -> Result<(), Failed> {
+        let links: Vec<&Link> = ops
+            .iter()
+            .filter_map(|op| match op {
+                Op::Remove(Object::Link(link)) => Some(link),
+                _ => None,
+            })
+            .collect();
+        let groups = &self.shared.groups;
+        removal::remove_links(self.space(), &links, groups).map_err(|(done, refusal)| Failed {
+            done,
+            error: refusal.on(&ops[done]),
+        })
+    }
+
+    fn single(&mut self, op: &Op) -> Result<(), Refusal> {
+        match op {
+            Op::AddPair { host, container } => {
+                let Some((inside, fd)) = &mut self.inside else {
+                    return Err(not_here());
+                };
+                ops::add_pair(self.host, inside, *fd, host, container)
+            }
+            Op::Add(object) => self.add(object),
+            Op::Change { from, to } => self.change(from, to),
+            Op::Remove(object) => self.remove(object),
+            Op::Announce {
+                ifname, mac, ips, ..
+            } => {
+                let Some((inside, _)) = &mut self.inside else {
+                    return Err(not_here());
+                };
+                announce::announce(self.host, inside, ifname, *mac, ips)
+            }
+            Op::ForgetUdpFlows { ip, port, except } => {
+                let flows = Flows {
+                    ip: *ip,
+                    port: *port,
+                    except,
+                };
+                conntrack::forget(&mut self.host.route, flows)
+            }
+        }
+    }
+
+    fn add(&mut self, object: &Object) -> Result<(), Refusal> {
+        match object {
+            Object::HostPort(port) => self.shared.ports.hold(port),
+            Object::Link(link) => ops::add_link(self.space(), link),
+            Object::Loopback(_) => ops::loopback(self.space()),
+            Object::BridgePort(port) => ops::set_port(self.host, port),
+            Object::Address(address) => ops::add_address(self.space(), address),
+            Object::Route(route) => ops::add_route(self.space(), route),
+            Object::Sysctl(sysctl) => ops::set_sysctl(sysctl),
+            Object::Ruleset(_) | Object::Element(_) | Object::DnsSocket(_) => Err(not_here()),
+        }
+    }
+
+    fn change(&mut self, from: &Object, to: &Object) -> Result<(), Refusal> {
+        match (from, to) {
+            (_, Object::HostPort(port)) => self.shared.ports.hand_over(port),
+            (_, Object::Link(link)) => ops::change_link(self.space(), link),
+            // Neither can be changed in place without the risk to hit one of somebody else.
+            (Object::Address(_) | Object::Route(_), Object::Address(_) | Object::Route(_)) => {
+                self.remove(from)?;
+                self.add(to)
+            }
+            _ => self.add(to),
+        }
+    }
+
+    fn remove(&mut self, object: &Object) -> Result<(), Refusal> {
+        match object {
+            Object::HostPort(port) => {
+                self.shared.ports.release(port);
+                Ok(())
+            }
+            Object::Address(address) => ops::remove_address(self.space(), address),
+            Object::Route(route) => ops::remove_route(self.space(), route),
+            // The flags go with the port; settings and `lo` are never taken back.
+            Object::BridgePort(_) | Object::Loopback(_) | Object::Sysctl(_) => Ok(()),
+            Object::Link(_) | Object::Ruleset(_) | Object::Element(_) | Object::DnsSocket(_) => {
+                Err(not_here())
+            }
+        }
+    }
+}
+
+/// An operation that names a namespace it cannot be carried out in.
+fn not_here() -> Refusal {
+    Refusal::from(Errno::EINVAL).because("no such operation in this namespace")
+}

@@ -1,0 +1,158 @@
+//! Facts about the host.
+
+use std::collections::HashSet;
+use std::fs;
+use std::net::{IpAddr, UdpSocket};
+use std::path::Path;
+
+use netd_model::net::Family;
+use netd_model::observed::HostFacts;
+use netd_model::{IfName, Ns, Prefix};
+
+use super::inet::{self, BY_KERNEL, LOCAL, MAIN, PROTOCOL, RouteView, UNICAST};
+use super::link::{self, LinkView};
+use super::netlink::Refusal;
+use super::ops::{has_ipv6, read_sysctl};
+use super::space::Space;
+use crate::kernel::KernelError;
+
+/// RTN_BROADCAST, RTN_ANYCAST and RTN_MULTICAST: with RTN_LOCAL what the kernel adds for its own addresses.
+const OWN_KINDS: [u8; 4] = [LOCAL, 3, 4, 5];
+
+/// Reads the facts. The calling thread is in the host's namespace.
+pub(super) fn read(space: &mut Space, resolv_conf: &Path) -> Result<HostFacts, KernelError> {
+    let links = space
+        .route
+        .dump(&link::all(), LinkView::read)
+        .map_err(|r| r.on("list links"))?;
+    let routes = routes(space).map_err(|refusal| refusal.on("list routes"))?;
+    let ours: HashSet<u32> = links
+        .iter()
+        .filter(|view| view.owner.is_some())
+        .map(|view| view.index)
+        .collect();
+    let foreign: Vec<RouteView> = routes
+        .into_iter()
+        .filter(|route| !is_ours(route, &ours))
+        .collect();
+    let forward_drop = space.nft()?.observe(&Ns::Host)?.forward_drop;
+    let settings = |refusal: Refusal| refusal.on("read kernel settings");
+    Ok(HostFacts {
+        ipv6: ipv6_works().map_err(settings)?,
+        bridge_netfilter: bridge_netfilter().map_err(settings)?,
+        routes: foreign
+            .iter()
+            .filter(|route| takes_addresses(route))
+            .map(|route| route.dst)
+            .collect(),
+        resolvers: resolvers(&fs::read_to_string(resolv_conf).unwrap_or_default()),
+        uplink_mtu: uplink(&foreign)
+            .and_then(|index| links.iter().find(|view| view.index == index))
+            .map(|view| view.mtu),
+        forwarding4: is_on("net/ipv4/ip_forward").map_err(settings)?,
+        forwarding6: is_on("net/ipv6/conf/all/forwarding").map_err(settings)?,
+        accept_ra: accept_ra(&links).map_err(settings)?,
+        forward_drop,
+    })
+}
+
+fn is_on(path: &str) -> Result<bool, Refusal> {
+    Ok(read_sysctl(path)?.as_deref() == Some("1"))
+}
+
+/// `ipv6.disable=1` takes the protocol away; `conf/default/disable_ipv6` only refuses addresses on new links.
+fn ipv6_works() -> Result<bool, Refusal> {
+    let socket = UdpSocket::bind("[::]:0").is_ok();
+    Ok(has_ipv6() && socket && !is_on("net/ipv6/conf/default/disable_ipv6")?)
+}
+
+fn bridge_netfilter() -> Result<bool, Refusal> {
+    Ok(is_on("net/bridge/bridge-nf-call-iptables")?
+        || is_on("net/bridge/bridge-nf-call-ip6tables")?)
+}
+
+fn routes(space: &mut Space) -> Result<Vec<RouteView>, Refusal> {
+    let mut routes = space
+        .route
+        .dump(&inet::routes(Family::V4, 0), RouteView::read)?;
+    if has_ipv6() {
+        routes.extend(
+            space
+                .route
+                .dump(&inet::routes(Family::V6, 0), RouteView::read)?,
+        );
+    }
+    Ok(routes)
+}
+
+/// Routes of netd, and those that the kernel made for netd's addresses.
+fn is_ours(route: &RouteView, links: &HashSet<u32>) -> bool {
+    let on_ours = route.oif.is_some_and(|index| links.contains(&index));
+    route.protocol == PROTOCOL || (on_ours && route.protocol == BY_KERNEL)
+}
+
+/// Whether a network on the same addresses would take traffic away from this route.
+fn takes_addresses(route: &RouteView) -> bool {
+    !OWN_KINDS.contains(&route.kind) && !route.dst.is_empty() && !every_link_has(route.dst)
+}
+
+/// `ff00::/8` and `fe80::/10` are on every link.
+fn every_link_has(dst: Prefix) -> bool {
+    match dst.base() {
+        IpAddr::V6(v6) => v6.is_multicast() || v6.is_unicast_link_local(),
+        IpAddr::V4(_) => false,
+    }
+}
+
+/// The interface of the default route with the lowest metric: IPv4's if there is one.
+fn uplink(routes: &[RouteView]) -> Option<u32> {
+    let best = |family: Family| {
+        let routes = routes.iter().filter(|route| {
+            route.dst == Prefix::default_route(family)
+                && route.kind == UNICAST
+                && route.table == MAIN
+        });
+        routes.min_by_key(|route| route.metric)?.oif
+    };
+    best(Family::V4).or_else(|| best(Family::V6))
+}
+
+/// The `nameserver` lines (resolv.conf(5)); a scope behind `%` is left off.
+fn resolvers(text: &str) -> Vec<IpAddr> {
+    let lines = text.lines().filter_map(|line| {
+        let mut words = line.split_whitespace();
+        (words.next()? == "nameserver").then(|| words.next())?
+    });
+    lines
+        .filter_map(|word| word.split('%').next()?.parse().ok())
+        .collect()
+}
+
+/// Interfaces that may learn a route from an advertisement: not `lo`, not netd's, not ports of a bridge.
+fn accept_ra(links: &[LinkView]) -> Result<Vec<IfName>, Refusal> {
+    let mut found = Vec::new();
+    for view in links
+        .iter()
+        .filter(|view| view.owner.is_none() && view.master.is_none())
+    {
+        let Ok(name) = IfName::parse(&view.name) else {
+            continue;
+        };
+        if name != IfName::lo() && is_on(&format!("net/ipv6/conf/{name}/accept_ra"))? {
+            found.push(name);
+        }
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resolvers_are_the_nameserver_lines() {
+        let text = "# nameserver 9.9.9.9\nsearch a\nnameserver 192.0.2.1 # x\n nameserver\tfe80::1%eth0\nnameserver\nnameserver x\n";
+        let want: [IpAddr; 2] = ["192.0.2.1".parse().unwrap(), "fe80::1".parse().unwrap()];
+        assert_eq!(resolvers(text), want);
+    }
+}

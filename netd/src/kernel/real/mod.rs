@@ -1,0 +1,148 @@
+//! The real kernel: netlink, namespaces, `/proc/sys` and sockets.
+//!
+//! A [`RealKernel`] works on the namespace that the thread was in which made it: the host's. Threads enter a
+//! container's namespace only in [`ns`], and always come back.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use netd_model::observed::{HostFacts, Observed};
+use netd_model::{ContainerId, Ns, Object};
+use nix::errno::Errno;
+
+use self::netlink::gone_is_done;
+use self::ns::Sandboxes;
+use self::ports::Ports;
+use self::removal::Groups;
+use self::space::Space;
+use super::{DnsSink, Executor, Kernel, KernelError, Sandbox, SandboxError};
+
+mod announce;
+mod conntrack;
+mod exec;
+mod facts;
+mod inet;
+mod link;
+mod netlink;
+mod ns;
+mod observe;
+mod ops;
+mod ports;
+mod removal;
+mod space;
+mod wire;
+
+pub use exec::RealExecutor;
+pub use inet::PROTOCOL;
+
+/// What the real kernel needs to know.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The file that names the host's resolvers: `/etc/resolv.conf`, or that of a local forwarder.
+    pub resolv_conf: PathBuf,
+    /// Whether this process is the netd that runs on the host, and not one that only looks: then links that a killed
+    /// netd left half-made are removed at once.
+    pub daemon: bool,
+}
+
+/// The kernel this process runs on.
+#[derive(Debug)]
+pub struct RealKernel {
+    shared: Arc<Shared>,
+    config: Config,
+}
+
+/// What executors have in common.
+#[derive(Debug)]
+struct Shared {
+    host: OwnedFd,
+    host_identity: (u64, u64),
+    sandboxes: Sandboxes,
+    ports: Ports,
+    groups: Groups,
+    dns: Arc<dyn DnsSink>,
+}
+
+impl Shared {
+    fn host(&self) -> BorrowedFd<'_> {
+        self.host.as_fd()
+    }
+
+    /// Opens sockets in the host's namespace, which the calling thread has to be in.
+    fn host_space(&self) -> Result<Space, KernelError> {
+        let failed = |source| KernelError::new("open a netlink socket on the host", source);
+        let here = ns::own().and_then(ns::identity).map_err(failed)?;
+        if here != self.host_identity {
+            return Err(failed(Errno::EXDEV.into())
+                .with_detail("the calling thread is in another network namespace"));
+        }
+        Space::open(Ns::Host).map_err(failed)
+    }
+}
+
+impl RealKernel {
+    /// The kernel as seen from the calling thread's namespace.
+    pub fn new(config: Config, dns: Arc<dyn DnsSink>) -> Result<Self, KernelError> {
+        let failed = |source| KernelError::new("open the host's network namespace", source);
+        let host = ns::own().map_err(failed)?;
+        let host_identity = ns::identity(&host).map_err(failed)?;
+        let shared = Shared {
+            host,
+            host_identity,
+            sandboxes: Sandboxes::default(),
+            ports: Ports::default(),
+            groups: Groups::new(),
+            dns,
+        };
+        let mut space = shared.host_space()?;
+        if config.daemon {
+            sweep(&mut space)?;
+        }
+        let links = space.route.dump(&link::all(), link::LinkView::read);
+        shared
+            .groups
+            .seen(&links.map_err(|refusal| refusal.on("list links"))?);
+        Ok(Self {
+            shared: Arc::new(shared),
+            config,
+        })
+    }
+}
+
+/// Removes links that a killed netd left without a mark; nothing else is ever in their group.
+fn sweep(space: &mut Space) -> Result<(), KernelError> {
+    let answer = space.route.call(&link::remove_group(link::GROUPS));
+    gone_is_done(answer, &[Errno::ENODEV]).map_err(|r| r.on("remove half-made links"))
+}
+
+impl Kernel for RealKernel {
+    fn executor(&self) -> Result<Box<dyn Executor>, KernelError> {
+        Ok(Box::new(RealExecutor::new(Arc::clone(&self.shared))?))
+    }
+
+    fn open_sandbox(&self, path: &Path) -> Result<Sandbox, SandboxError> {
+        ns::open(path, self.shared.host_identity)
+    }
+
+    fn add_sandbox(&self, id: &ContainerId, sandbox: Sandbox) {
+        self.shared.sandboxes.add(id, sandbox);
+    }
+
+    fn remove_sandbox(&self, id: &ContainerId) {
+        self.shared.sandboxes.remove(id);
+    }
+
+    fn sandbox_is_there(&self, id: &ContainerId) -> bool {
+        let sandbox = self.shared.sandboxes.get(id);
+        sandbox.is_some_and(|sandbox| ns::leads_to(&sandbox.path, sandbox.identity))
+    }
+
+    fn observe(&self, wanted: &[Object]) -> Result<Observed, KernelError> {
+        observe::observe(&self.shared, &mut self.shared.host_space()?, wanted)
+    }
+
+    fn facts(&self) -> Result<HostFacts, KernelError> {
+        facts::read(&mut self.shared.host_space()?, &self.config.resolv_conf)
+    }
+}

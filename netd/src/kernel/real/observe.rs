@@ -1,0 +1,233 @@
+//! Looking at what the kernel holds of netd's.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use netd_model::net::Family;
+use netd_model::object::{Address, BridgePort, Route};
+use netd_model::observed::Observed;
+use netd_model::{ContainerId, IfName, Ns, Object, Owner};
+
+use super::Shared;
+use super::inet::{self, AddressView, LOCAL, MAIN, PROTOCOL, RouteView, UNICAST};
+use super::link::{self, LinkView};
+use super::netlink::Refusal;
+use super::ops::{has_ipv6, is_host, read_sysctl};
+use super::space::Space;
+use crate::kernel::KernelError;
+
+/// The wanted objects by namespace.
+type Wanted<'a> = BTreeMap<Ns, Vec<&'a Object>>;
+
+/// Observes the host's namespace, which the calling thread is in, and those of all known sandboxes.
+pub(super) fn observe(
+    shared: &Shared,
+    host: &mut Space,
+    wanted: &[Object],
+) -> Result<Observed, KernelError> {
+    let mut by_ns = Wanted::new();
+    for object in wanted {
+        by_ns.entry(object.ns()).or_default().push(object);
+    }
+    let mut observed = Observed::default();
+    look(shared, host, by_ns.get(&Ns::Host), &mut observed)?;
+    for port in shared.ports.all() {
+        observed.insert(Object::HostPort(port));
+    }
+    let mut containers: BTreeSet<ContainerId> = shared
+        .sandboxes
+        .all()
+        .into_iter()
+        .map(|(id, _)| id)
+        .collect();
+    containers.extend(by_ns.keys().filter_map(|ns| match ns {
+        Ns::Host => None,
+        Ns::Container(id) => Some(id.clone()),
+    }));
+    for id in containers {
+        container(shared, &id, &by_ns, &mut observed);
+    }
+    Ok(observed)
+}
+
+/// One container. It may keep changing its own tables, so a look that fails is no error of the whole: the container
+/// is unseen.
+fn container(shared: &Shared, id: &ContainerId, wanted: &Wanted<'_>, observed: &mut Observed) {
+    let ns = Ns::Container(id.clone());
+    let wanted = wanted.get(&ns);
+    let mut inside = Observed::default();
+    let seen = shared.sandboxes.inside(shared.host(), id, |_| {
+        let mut space = Space::open(ns.clone())
+            .map_err(|source| KernelError::new("open a netlink socket", source))?;
+        look(shared, &mut space, wanted, &mut inside)
+    });
+    match seen.and_then(|seen| seen) {
+        Ok(()) => observed.objects.append(&mut inside.objects),
+        Err(error) => {
+            tracing::warn!(container = id.short(), %error, "cannot look into the container's network namespace");
+            observed.unseen.insert(id.clone());
+        }
+    }
+    if let Some(owner) = dns_owner(shared, id, wanted) {
+        observed.insert(Object::DnsSocket(owner));
+    }
+}
+
+/// The owner of a container's DNS sockets, if they are served.
+fn dns_owner(shared: &Shared, id: &ContainerId, wanted: Option<&Vec<&Object>>) -> Option<Owner> {
+    if !shared.dns.is_listening(id) {
+        return None;
+    }
+    let wanted = wanted
+        .into_iter()
+        .flatten()
+        .find_map(|object| match object {
+            Object::DnsSocket(owner) => Some(owner.clone()),
+            _ => None,
+        });
+    Some(wanted.unwrap_or_else(|| Owner::Container(id.clone())))
+}
+
+/// One namespace: the sockets of `space` are in it, and so is the calling thread.
+fn look(
+    shared: &Shared,
+    space: &mut Space,
+    wanted: Option<&Vec<&Object>>,
+    observed: &mut Observed,
+) -> Result<(), KernelError> {
+    let failed = |refusal: Refusal, what: &str| refusal.on(format_args!("list {what}"));
+    let links = space
+        .route
+        .dump(&link::all(), LinkView::read)
+        .map_err(|r| failed(r, "links"))?;
+    if is_host(&space.ns) {
+        shared.groups.seen(&links);
+    }
+    let wanted = wanted.map(Vec::as_slice).unwrap_or_default();
+    look_at_links(&space.ns, &links, wanted, observed);
+    let ours = Space::ours(&links);
+    look_at_addresses(space, &ours, observed).map_err(|r| failed(r, "addresses"))?;
+    look_at_routes(space, &ours, observed).map_err(|r| failed(r, "routes"))?;
+    look_at_settings(&links, wanted, observed).map_err(|r| r.on("read kernel settings"))?;
+    let ns = space.ns.clone();
+    for object in space.nft()?.observe(&ns)?.objects {
+        observed.insert(object);
+    }
+    Ok(())
+}
+
+fn look_at_links(ns: &Ns, links: &[LinkView], wanted: &[&Object], observed: &mut Observed) {
+    let names: HashMap<u32, IfName> = links
+        .iter()
+        .filter_map(|view| Some((view.index, IfName::parse(&view.name).ok()?)))
+        .collect();
+    let ports: BTreeSet<&IfName> = wanted
+        .iter()
+        .filter_map(|object| match object {
+            Object::BridgePort(port) => Some(&port.ifname),
+            _ => None,
+        })
+        .collect();
+    for view in links {
+        let master = view.master.and_then(|index| names.get(&index).cloned());
+        let Some(link) = view.object(ns, master) else {
+            continue;
+        };
+        if let Some(hairpin) = view.hairpin
+            && is_host(ns)
+            && (hairpin || ports.contains(&link.name))
+        {
+            let port = BridgePort {
+                ifname: link.name.clone(),
+                hairpin,
+                owner: link.owner.clone(),
+            };
+            observed.insert(Object::BridgePort(port));
+        }
+        observed.insert(Object::Link(link));
+    }
+}
+
+fn look_at_addresses(
+    space: &mut Space,
+    ours: &HashMap<u32, (IfName, Owner)>,
+    observed: &mut Observed,
+) -> Result<(), Refusal> {
+    for view in space.route.dump(&inet::addresses(), AddressView::read)? {
+        if let Some((ifname, owner)) = ours.get(&view.index)
+            && view.protocol == PROTOCOL
+        {
+            observed.insert(Object::Address(Address {
+                ns: space.ns.clone(),
+                ifname: ifname.clone(),
+                ip: view.ip,
+                prefix_len: view.prefix_len,
+                owner: owner.clone(),
+            }));
+        }
+    }
+    Ok(())
+}
+
+fn look_at_routes(
+    space: &mut Space,
+    ours: &HashMap<u32, (IfName, Owner)>,
+    observed: &mut Observed,
+) -> Result<(), Refusal> {
+    let mut routes = space
+        .route
+        .dump(&inet::routes(Family::V4, PROTOCOL), RouteView::read)?;
+    if has_ipv6() {
+        routes.extend(
+            space
+                .route
+                .dump(&inet::routes(Family::V6, PROTOCOL), RouteView::read)?,
+        );
+    }
+    for view in routes.iter().filter(|view| view.protocol == PROTOCOL) {
+        let Some((dev, owner)) = view.oif.and_then(|index| ours.get(&index)) else {
+            continue;
+        };
+        let local = view.kind == LOCAL;
+        if !local && (view.kind != UNICAST || view.table != MAIN) {
+            continue;
+        }
+        observed.insert(Object::Route(Route {
+            ns: space.ns.clone(),
+            dst: view.dst,
+            via: view.via,
+            dev: dev.clone(),
+            local,
+            metric: view.metric,
+            owner: owner.clone(),
+        }));
+    }
+    Ok(())
+}
+
+/// What bears no mark: only what is wanted is looked at.
+fn look_at_settings(
+    links: &[LinkView],
+    wanted: &[&Object],
+    observed: &mut Observed,
+) -> Result<(), Refusal> {
+    for object in wanted {
+        match object {
+            Object::Sysctl(sysctl) => {
+                if let Some(value) = read_sysctl(&sysctl.path)? {
+                    let have = netd_model::object::Sysctl {
+                        value,
+                        ..sysctl.clone()
+                    };
+                    observed.insert(Object::Sysctl(have));
+                }
+            }
+            Object::Loopback(_) => {
+                if links.iter().any(|view| view.name == "lo" && view.up) {
+                    observed.insert((*object).clone());
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,11 @@
+//! netd: the shell around [`netd_model`]. Acts on the kernel, keeps records, serves the API and DNS.
+
+pub mod api;
+pub mod cli;
+pub mod config;
+pub mod daemon;
+pub mod kernel;
+pub mod names;
+mod notify;
+pub mod reconcile;
+pub mod state;

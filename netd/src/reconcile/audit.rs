@@ -1,0 +1,396 @@
+//! Observe all, diff, repair; and what is built on that: `plan`, `purge`, the sweep for vanished namespaces.
+
+use netd_model::api;
+use netd_model::diff::{Plan, diff};
+use netd_model::error::{Code, Error};
+use netd_model::observed::Observed;
+use netd_model::record::{Container, Phase};
+use netd_model::{ContainerId, NetworkId, Object, Op, Owner as ObjectOwner};
+use tokio::sync::mpsc;
+
+use crate::reconcile::handle::Answer;
+use crate::reconcile::job::{Outcome, Unmake, Work, Write};
+use crate::reconcile::outcomes::failure;
+use crate::reconcile::owner::{Owner, Reply, Subject, Then, Touches};
+use crate::reconcile::requests::answer;
+use crate::reconcile::world::GiveBack;
+
+/// What an observation is for.
+#[derive(Debug)]
+pub(crate) enum Purpose {
+    /// To tell.
+    Plan { reply: Reply },
+    /// To repair; without a reply, by the clock.
+    Repair { reply: Option<Reply> },
+    /// To remove everything.
+    Purge { dry_run: bool, reply: Reply },
+}
+
+impl Owner {
+    /// Begins to observe; one observation at a time, a later one waits for the executors like any job.
+    pub(crate) fn start_audit(&mut self, purpose: Purpose) {
+        if self.touched.is_some() {
+            // One is under way already. The clock's can be left out, a user's is answered from its own look.
+            if let Purpose::Repair { reply: None } = purpose {
+                return;
+            }
+        }
+        let mut touched = self.touched.take().unwrap_or_default();
+        self.pending
+            .values()
+            .for_each(|pending| touched.add(&pending.touches));
+        self.touched = Some(touched);
+        let wanted = self.world.all_objects();
+        self.submit(
+            Work::Observe { wanted },
+            Vec::new(),
+            Touches::default(),
+            Then::Observed { purpose },
+        );
+    }
+
+    pub(crate) fn audit_observed(&mut self, purpose: Purpose, outcome: Outcome) {
+        let still = self
+            .pending
+            .values()
+            .any(|pending| matches!(pending.then, Then::Observed { .. }));
+        let touched = if still {
+            self.touched.clone()
+        } else {
+            self.touched.take()
+        }
+        .unwrap_or_default();
+        let Outcome::Observed(seen) = outcome else {
+            return self.audit_failed(purpose, failure(outcome));
+        };
+        let (facts, observed) = *seen;
+        self.world.facts = facts;
+        match purpose {
+            Purpose::Purge { dry_run, reply } => self.purge_observed(&observed, dry_run, reply),
+            Purpose::Plan { reply } => {
+                let plan = self.audit_plan(observed, &touched);
+                self.orphans = plan.orphans.iter().map(ToString::to_string).collect();
+                self.publish();
+                answer(reply, Ok(Answer::Plan(Box::new(shown(&plan)))));
+            }
+            Purpose::Repair { reply } => self.repair(observed, &touched, reply),
+        }
+    }
+
+    fn audit_failed(&mut self, purpose: Purpose, error: Error) {
+        tracing::error!(%error, "the kernel could not be observed");
+        self.failures = vec![format!("the last audit failed: {}", error.message)];
+        match purpose {
+            Purpose::Plan { reply } | Purpose::Repair { reply: Some(reply) } => {
+                answer(reply, Err(error))
+            }
+            Purpose::Purge { reply, .. } => {
+                self.purging = false;
+                answer(reply, Err(error));
+            }
+            Purpose::Repair { reply: None } => {}
+        }
+        self.publish();
+    }
+
+    /// What differs, less what changed while we looked.
+    fn audit_plan(&self, mut observed: Observed, touched: &Touches) -> Plan {
+        let stable = |owner: &ObjectOwner| match owner {
+            ObjectOwner::Host => true,
+            ObjectOwner::Network(network) => !touched.networks.contains(network),
+            ObjectOwner::Container(id) => !touched.containers.contains(id),
+            ObjectOwner::Endpoint(id, network) => {
+                !touched.containers.contains(id) && !touched.networks.contains(network)
+            }
+        };
+        observed.objects.retain(|_, object| stable(object.owner()));
+        let mut wanted = self.world.all_objects();
+        wanted.retain(|object| stable(object.owner()));
+        diff(&wanted, &observed, |owner| self.world.knows(owner))
+    }
+
+    fn repair(&mut self, observed: Observed, touched: &Touches, reply: Option<Reply>) {
+        // Settings that a network needs and the host lost, or never had: they are wanted from now on.
+        let missing = self.world.missing_host_changes();
+        let before = if missing.is_empty() {
+            Vec::new()
+        } else {
+            self.world.host_changes.extend(missing);
+            vec![Write::Host(self.host_state())]
+        };
+        let plan = self.audit_plan(observed, touched);
+        self.orphans = plan.orphans.iter().map(ToString::to_string).collect();
+        for op in &plan.ops {
+            tracing::info!(%op, "repair");
+        }
+        let told = Box::new(shown(&plan));
+        if plan.ops.is_empty() {
+            return self.audit_repaired(*told, reply, Outcome::Repaired(Vec::new()));
+        }
+        let mut touches = Touches::default();
+        plan.ops.iter().for_each(|op| touch(&mut touches, op));
+        let takes = self.subjects_of(&touches);
+        self.submit(
+            Work::Repair {
+                before,
+                ops: plan.ops,
+            },
+            takes,
+            touches,
+            Then::Repaired { plan: told, reply },
+        );
+    }
+
+    pub(crate) fn audit_repaired(
+        &mut self,
+        plan: api::Plan,
+        reply: Option<Reply>,
+        outcome: Outcome,
+    ) {
+        let Outcome::Repaired(failures) = outcome else {
+            return self.audit_failed(Purpose::Repair { reply }, failure(outcome));
+        };
+        self.failures = failures
+            .iter()
+            .map(|(op, why)| format!("a repair failed: {op}: {why}"))
+            .collect();
+        for text in &self.failures {
+            tracing::error!("{text}");
+        }
+        if self.failures.is_empty() {
+            self.finish_removals();
+        }
+        if !self.ready {
+            self.ready = true;
+            tracing::info!(
+                networks = self.network_views.len(),
+                containers = self.container_views.len(),
+                "ready"
+            );
+        }
+        self.publish();
+        if let Some(reply) = reply {
+            answer(reply, Ok(Answer::Plan(Box::new(plan))));
+        }
+    }
+
+    fn subjects_of(&self, touches: &Touches) -> Vec<Subject> {
+        let containers = touches
+            .containers
+            .iter()
+            .filter_map(|id| self.world.container(id));
+        let networks = touches
+            .networks
+            .iter()
+            .filter_map(|id| self.world.network(id));
+        containers
+            .flat_map(|c| {
+                [
+                    Subject::Container(c.id.clone()),
+                    Subject::ContainerName(c.name.clone()),
+                ]
+            })
+            .chain(networks.map(|net| Subject::Network(net.name.clone())))
+            .collect()
+    }
+
+    /// Removals that an earlier daemon, or a failure, left half done: the kernel is clean now, so the records go.
+    fn finish_removals(&mut self) {
+        let busy = |record: &Container| {
+            self.pending
+                .values()
+                .any(|pending| pending.touches.containers.contains(&record.id))
+        };
+        let left: Vec<ContainerId> = self
+            .world
+            .containers()
+            .filter(|record| record.phase == Phase::Detaching && !busy(record))
+            .map(|record| record.id.clone())
+            .collect();
+        for id in left {
+            self.detach(id, false, None);
+        }
+    }
+
+    // ---- purge ----------------------------------------------------------------------------------------------------
+
+    pub(crate) fn purge(&mut self, force: bool, dry_run: bool, reply: Reply) {
+        let attached = self.world.containers().count();
+        if attached > 0 && !force {
+            return answer(reply, Err(attached_error(attached)));
+        }
+        self.purging = true;
+        self.start_audit(Purpose::Purge { dry_run, reply });
+    }
+
+    fn purge_observed(&mut self, observed: &Observed, dry_run: bool, reply: Reply) {
+        let ops = purge_ops(observed, &self.world.host_changes);
+        if dry_run {
+            self.purging = false;
+            return answer(reply, Ok(Answer::DryRun(api::DryRun::new(ops))));
+        }
+        let containers: Vec<ContainerId> = self.world.containers().map(|c| c.id.clone()).collect();
+        let networks: Vec<NetworkId> = self.world.networks().map(|n| n.id.clone()).collect();
+        let known = |object: &&Object| self.world.knows(object.owner());
+        let orphans = observed
+            .objects
+            .values()
+            .filter(|object| !known(object))
+            .count();
+        let purged = api::Purged {
+            containers: containers.len(),
+            networks: networks.len(),
+            orphans,
+        };
+        self.world.purged = true;
+        self.world.host_changes.clear();
+        let after = vec![Write::Clear, Write::Host(self.host_state())];
+        let work = Work::Unmake(Unmake {
+            before: Vec::new(),
+            ops,
+            after,
+            close: containers,
+        });
+        self.submit(
+            work,
+            Vec::new(),
+            Touches::default(),
+            Then::Purged { purged, reply },
+        );
+    }
+
+    pub(crate) fn purge_ended(&mut self, purged: api::Purged, outcome: Outcome, reply: Reply) {
+        self.purging = false;
+        if !matches!(outcome, Outcome::Done) {
+            self.world.purged = false;
+            return answer(reply, Err(failure(outcome)));
+        }
+        let containers: Vec<ContainerId> = self.world.containers().map(|c| c.id.clone()).collect();
+        for id in containers {
+            self.hide(&id);
+            self.world.remove_container(&id, GiveBack::Unused);
+        }
+        let networks: Vec<NetworkId> = self.world.networks().map(|n| n.id.clone()).collect();
+        for id in networks {
+            self.leave_network(&id);
+        }
+        self.container_views.clear();
+        self.orphans.clear();
+        self.failures.clear();
+        self.publish();
+        answer(reply, Ok(Answer::Purged(purged)));
+    }
+
+    // ---- vanished namespaces --------------------------------------------------------------------------------------
+
+    /// Looks, on a thread that may block, whether the namespaces are still where they were (invariant I4).
+    pub(crate) fn start_sweep(&mut self, gone: &mpsc::Sender<Vec<ContainerId>>) {
+        let attached = self
+            .world
+            .containers()
+            .filter(|c| c.phase == Phase::Attached);
+        let ids: Vec<ContainerId> = attached.map(|c| c.id.clone()).collect();
+        let (kernel, gone) = (std::sync::Arc::clone(&self.tools.kernel), gone.clone());
+        if ids.is_empty() || !self.ready || gone.capacity() == 0 {
+            return;
+        }
+        tokio::task::spawn_blocking(move || {
+            let missing = ids
+                .into_iter()
+                .filter(|id| !kernel.sandbox_is_there(id))
+                .collect();
+            // A full channel: the last look is not dealt with yet, the next one sees the same.
+            let _ = gone.try_send(missing);
+        });
+    }
+
+    /// A namespace that was missing twice is gone: the container is detached.
+    pub(crate) fn after_sweep(&mut self, missing: Vec<ContainerId>) {
+        let twice: Vec<ContainerId> = missing
+            .iter()
+            .filter(|id| self.missing.contains(*id))
+            .cloned()
+            .collect();
+        self.missing = missing.into_iter().collect();
+        for id in twice {
+            let Some(record) = self
+                .world
+                .container(&id)
+                .filter(|c| c.phase == Phase::Attached)
+            else {
+                continue;
+            };
+            tracing::warn!(container = %record.name, netns = record.netns, "the namespace is gone: detaching");
+            // By the queue, so that a request under way on the container comes first.
+            let (reply, _) = tokio::sync::oneshot::channel();
+            let request = crate::reconcile::handle::Request::Detach(id.to_string());
+            self.accept(crate::reconcile::handle::Message {
+                request,
+                dry_run: false,
+                reply,
+            });
+        }
+    }
+}
+
+/// Why a purge without `--force` does nothing.
+pub(crate) fn attached_error(attached: usize) -> Error {
+    Error::new(
+        Code::ContainersAttached,
+        format!("{attached} containers are attached: detach them, or purge with --force"),
+    )
+    .with("containers", attached)
+}
+
+/// Everything of ours goes, known or not; the host's settings become what they were, unless somebody changed them since.
+pub(crate) fn purge_ops(observed: &Observed, changes: &[api::HostChange]) -> Vec<Op> {
+    let mut ops = diff(&[], observed, |_| true).ops;
+    for change in changes.iter().rev() {
+        let path = change.sysctl.clone();
+        let held = observed.objects.get(&netd_model::Key::Sysctl {
+            ns: netd_model::Ns::Host,
+            path,
+        });
+        if let Some(Object::Sysctl(now)) = held
+            && now.value == change.now
+        {
+            let was = netd_model::object::Sysctl {
+                value: change.was.clone(),
+                ..now.clone()
+            };
+            ops.push(Op::Change {
+                from: Object::Sysctl(now.clone()),
+                to: Object::Sysctl(was),
+            });
+        }
+    }
+    ops
+}
+
+fn shown(plan: &Plan) -> api::Plan {
+    let orphans: Vec<String> = plan.orphans.iter().map(ToString::to_string).collect();
+    let mut text: Vec<String> = plan.ops.iter().map(ToString::to_string).collect();
+    text.extend(orphans.iter().map(|orphan| format!("orphan {orphan}")));
+    api::Plan {
+        ops: plan.ops.clone(),
+        text,
+        orphans,
+    }
+}
+
+fn touch(touches: &mut Touches, op: &Op) {
+    let owner = match op {
+        Op::AddPair { host, .. } => Some(&host.owner),
+        Op::Add(object) | Op::Remove(object) | Op::Change { to: object, .. } => {
+            Some(object.owner())
+        }
+        Op::Announce { .. } | Op::ForgetUdpFlows { .. } => None,
+    };
+    match owner {
+        Some(ObjectOwner::Network(id)) => {
+            touches.networks.insert(id.clone());
+        }
+        Some(owner) => touches.containers.extend(owner.container().cloned()),
+        None => {}
+    }
+}

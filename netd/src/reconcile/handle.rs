@@ -1,0 +1,204 @@
+//! What the API can ask of the owner task: messages in, snapshots out.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use netd_model::api;
+use netd_model::error::{Code, Error, Result};
+use netd_model::request::{Attach, CreateNetwork, Join};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::kernel::Sandbox;
+
+/// Most requests that may wait for the owner; one more is refused with `not_ready`.
+pub const QUEUE: usize = 1024;
+
+/// One request to the owner task.
+#[derive(Debug)]
+pub enum Request {
+    /// Create a network.
+    CreateNetwork(CreateNetwork),
+    /// Remove a network, by name, id or unique prefix of an id.
+    RemoveNetwork(String),
+    /// Remove every network without containers, but the predefined one.
+    PruneNetworks,
+    /// Attach a container.
+    Attach {
+        /// What is asked for.
+        attach: Box<Attach>,
+        /// Its namespace, opened and checked.
+        sandbox: Sandbox,
+        /// Refuse when the id exists, even with the same request.
+        create_only: bool,
+    },
+    /// Detach a container, by name, id or unique prefix of an id.
+    Detach(String),
+    /// Join one more network.
+    Connect {
+        /// The container.
+        container: String,
+        /// The network, and how.
+        join: Join,
+    },
+    /// Leave a network.
+    Disconnect {
+        /// The container.
+        container: String,
+        /// The network.
+        network: String,
+    },
+    /// Nothing: the answer says that the owner works.
+    Ready,
+    /// What the next audit would repair.
+    Plan,
+    /// Observe everything and repair.
+    Audit,
+    /// Remove everything of ours.
+    Purge {
+        /// Even with containers attached.
+        force: bool,
+    },
+}
+
+/// The answer to a request.
+#[derive(Clone, Debug)]
+pub enum Answer {
+    /// A network.
+    Network(Box<api::Network>),
+    /// A container.
+    Container(Box<api::Container>),
+    /// Names of the networks that were removed.
+    Removed(Vec<String>),
+    /// Nothing to tell.
+    Done,
+    /// What a dry run would have done.
+    DryRun(api::DryRun),
+    /// A plan, or what an audit did.
+    Plan(Box<api::Plan>),
+    /// What a purge removed.
+    Purged(api::Purged),
+}
+
+/// A request on its way to the owner.
+#[derive(Debug)]
+pub struct Message {
+    /// The request.
+    pub request: Request,
+    /// Whether only the operations are asked for.
+    pub dry_run: bool,
+    /// Where the answer goes; a client that hung up cancels nothing.
+    pub reply: oneshot::Sender<Result<Answer>>,
+}
+
+/// What readers see: complete, and never older than the last answer given.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// The networks, in the order of their ids, without their endpoints: [`Snapshot::networks`] adds them. Shared, so
+    /// that a new snapshot costs no copies.
+    pub network_views: Vec<Arc<api::Network>>,
+    /// The containers, in the order of their ids.
+    pub container_views: Vec<Arc<api::Container>>,
+    /// Whether the first audit is done.
+    pub ready: bool,
+    /// What is wrong, each with its remedy.
+    pub warnings: Vec<String>,
+    /// What netd changed on the host.
+    pub host_changes: Vec<api::HostChange>,
+    /// Objects with our mark that serve nothing on record.
+    pub orphans: Vec<String>,
+    /// Kernel features probed.
+    pub features: std::collections::BTreeMap<String, bool>,
+}
+
+impl Snapshot {
+    /// The networks with their endpoints, by name.
+    pub fn networks(&self) -> Vec<api::Network> {
+        let mut networks: Vec<api::Network> = self
+            .network_views
+            .iter()
+            .map(|view| api::Network::clone(view))
+            .collect();
+        for network in &mut networks {
+            network.endpoints = self.endpoints_of(&network.id);
+        }
+        networks.sort_by(|a, b| a.name.cmp(&b.name));
+        networks
+    }
+
+    /// The containers, by name.
+    pub fn containers(&self) -> Vec<api::Container> {
+        let mut containers: Vec<api::Container> = self
+            .container_views
+            .iter()
+            .map(|view| api::Container::clone(view))
+            .collect();
+        containers.sort_by(|a, b| a.name.cmp(&b.name));
+        containers
+    }
+
+    fn endpoints_of(&self, network: &str) -> Vec<api::NetworkEndpoint> {
+        self.container_views
+            .iter()
+            .flat_map(|container| {
+                container
+                    .endpoints
+                    .iter()
+                    .map(move |endpoint| (container, endpoint))
+            })
+            .filter(|(_, endpoint)| endpoint.network_id == network)
+            .map(|(container, endpoint)| api::NetworkEndpoint {
+                container_id: container.id.clone(),
+                container_name: container.name.clone(),
+                ipv4: endpoint.ipv4.clone(),
+                ipv6: endpoint.ipv6.clone(),
+                mac: endpoint.mac,
+            })
+            .collect()
+    }
+}
+
+/// The way to the owner task, for any number of users.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    pub(crate) messages: mpsc::Sender<Message>,
+    pub(crate) snapshot: Arc<ArcSwap<Snapshot>>,
+}
+
+impl Handle {
+    /// Sends a request and waits for its answer.
+    pub async fn ask(&self, request: Request, dry_run: bool) -> Result<Answer> {
+        let (reply, answer) = oneshot::channel();
+        self.messages
+            .try_send(Message {
+                request,
+                dry_run,
+                reply,
+            })
+            .map_err(|error| match error {
+                mpsc::error::TrySendError::Full(_) => Error::new(
+                    Code::NotReady,
+                    format!("{QUEUE} requests are waiting already: try again later"),
+                ),
+                mpsc::error::TrySendError::Closed(_) => stopping(),
+            })?;
+        answer.await.map_err(|_| stopping())?
+    }
+
+    /// Waits until the first audit is done.
+    pub async fn ready(&self) {
+        // The owner answers nothing before that.
+        let _ = self.ask(Request::Ready, false).await;
+    }
+
+    /// The state as of the last answer.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
+    }
+}
+
+fn stopping() -> Error {
+    Error::new(
+        Code::NotReady,
+        "netd is stopping: try again when it is back",
+    )
+}

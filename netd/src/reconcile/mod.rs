@@ -1,0 +1,217 @@
+//! The owner of all state: takes requests, decides, has the kernel changed, answers.
+
+mod audit;
+pub mod handle;
+mod job;
+mod outcomes;
+mod owner;
+mod pool;
+mod requests;
+mod view;
+mod world;
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::future::Future;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use netd_dns::ZoneHandle;
+use netd_model::error::{Code, Error, Result};
+use netd_model::record::{Container, Phase};
+use netd_model::{Owner as ObjectOwner, api};
+use tokio::sync::mpsc;
+
+use crate::kernel::Kernel;
+use crate::reconcile::handle::{Handle, Snapshot};
+use crate::reconcile::job::{Outcome, Tools, Work};
+use crate::reconcile::owner::{Owner, channel, predefined, random};
+use crate::reconcile::pool::Pool;
+use crate::reconcile::world::World;
+use crate::state::{Loaded, Store};
+
+pub use crate::reconcile::owner::Timing;
+
+/// Reads the records, makes the owner and its threads. Blocks: call it before the runtime serves anything.
+///
+/// The future is the owner itself: it ends when every handle is gone. The first audit is its first work; requests wait
+/// until it is done.
+pub fn start(
+    kernel: Arc<dyn Kernel>,
+    store: Arc<dyn Store>,
+    zone: ZoneHandle,
+    timing: Timing,
+) -> Result<(Handle, impl Future<Output = ()> + Send)> {
+    let loaded = store.load()?;
+    let seed = match loaded.ula_seed {
+        Some(seed) => seed,
+        None => {
+            let seed = random()?;
+            store.put_ula_seed(seed)?;
+            seed
+        }
+    };
+    let facts = kernel
+        .facts()
+        .map_err(|error| Error::new(Code::KernelFailed, error))?;
+    let tools = Tools { kernel, store };
+    let (outcome_sender, outcomes) = mpsc::unbounded_channel();
+    let pool = Pool::start(&tools, &outcome_sender)
+        .map_err(|error| Error::new(Code::KernelFailed, error))?;
+    let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
+    let (handle, messages) = channel(&snapshot);
+    let mut owner = Owner {
+        world: World::new(facts, seed),
+        tools,
+        pool,
+        zone,
+        snapshot,
+        network_views: BTreeMap::new(),
+        container_views: BTreeMap::new(),
+        pending: HashMap::new(),
+        next_token: 0,
+        busy: HashSet::new(),
+        waiting: VecDeque::new(),
+        touched: None,
+        purging: false,
+        ready: false,
+        problems: Vec::new(),
+        failures: Vec::new(),
+        orphans: Vec::new(),
+        missing: HashSet::new(),
+        host_unknown: netd_model::record::Unknown::new(),
+        started: Instant::now(),
+        timing,
+    };
+    owner.restore(loaded)?;
+    Ok((handle, owner.run(messages, outcomes)))
+}
+
+impl Owner {
+    /// Takes over what an earlier daemon left on record.
+    fn restore(&mut self, loaded: Loaded) -> Result<()> {
+        self.problems = loaded.problems.iter().map(ToString::to_string).collect();
+        self.host_unknown = loaded.host.unknown;
+        self.world.host_changes = loaded.host.changes;
+        self.world.purged = loaded.host.purged;
+        for network in loaded.networks {
+            self.zone
+                .update(|zone| zone.set_network(&network.id, &network.name));
+            self.enter_network(network)?;
+        }
+        if !self.world.purged
+            && self
+                .world
+                .find_network(netd_model::record::PREDEFINED)
+                .is_err()
+        {
+            let record = predefined(&self.world)?;
+            self.tools
+                .write(&[job::Write::Network(Box::new(record.clone()))])?;
+            self.enter_network(record)?;
+        }
+        for container in loaded.containers {
+            self.restore_container(container);
+        }
+        self.publish();
+        Ok(())
+    }
+
+    /// A container is believed when its namespace is still the one on record; an attach that nobody was told of is
+    /// taken back, a removal is finished.
+    fn restore_container(&mut self, mut container: Container) {
+        let opened = self.tools.kernel.open_sandbox(Path::new(&container.netns));
+        match opened {
+            Ok(sandbox) if sandbox.identity == container.netns_identity => {
+                self.tools.kernel.add_sandbox(&container.id, sandbox);
+                if container.phase == Phase::Attaching {
+                    container.phase = Phase::Detaching;
+                }
+            }
+            _ => {
+                tracing::warn!(container = %container.name, netns = container.netns, "the namespace is gone: detaching");
+                container.phase = Phase::Detaching;
+            }
+        }
+        let (id, name, attached) = (
+            container.id.clone(),
+            container.name.clone(),
+            container.phase == Phase::Attached,
+        );
+        if let Err(error) = self.world.adopt(container) {
+            self.problems.push(format!(
+                "container {name} cannot be taken over: {}; detach it",
+                error.message
+            ));
+        }
+        if attached {
+            self.show(&id, None);
+        }
+    }
+}
+
+/// Removes everything of ours without a daemon: kernel objects and records. The caller holds the run-dir's lock.
+pub fn purge_offline(
+    kernel: Arc<dyn Kernel>,
+    store: Arc<dyn Store>,
+    force: bool,
+) -> Result<api::Purged> {
+    let loaded = store.load()?;
+    let live = |container: &&Container| {
+        kernel
+            .open_sandbox(Path::new(&container.netns))
+            .is_ok_and(|sandbox| sandbox.identity == container.netns_identity)
+    };
+    let attached = loaded.containers.iter().filter(live).count();
+    if attached > 0 && !force {
+        return Err(audit::attached_error(attached));
+    }
+    for container in &loaded.containers {
+        if let Ok(sandbox) = kernel.open_sandbox(Path::new(&container.netns)) {
+            kernel.add_sandbox(&container.id, sandbox);
+        }
+    }
+    let failed = |error: crate::kernel::KernelError| Error::new(Code::KernelFailed, error);
+    let wanted = netd_model::desired::host(&loaded.host.changes);
+    let observed = kernel.observe(&wanted).map_err(failed)?;
+    let on_record = |owner: &ObjectOwner| match owner {
+        ObjectOwner::Host => true,
+        ObjectOwner::Network(id) => loaded.networks.iter().any(|network| network.id == *id),
+        ObjectOwner::Container(id) | ObjectOwner::Endpoint(id, _) => {
+            loaded.containers.iter().any(|c| c.id == *id)
+        }
+    };
+    let purged = api::Purged {
+        containers: loaded.containers.len(),
+        networks: loaded.networks.len(),
+        orphans: observed
+            .objects
+            .values()
+            .filter(|object| !on_record(object.owner()))
+            .count(),
+    };
+    let host = crate::state::HostState {
+        purged: true,
+        changes: Vec::new(),
+        unknown: loaded.host.unknown,
+    };
+    let after = vec![job::Write::Clear, job::Write::Host(host)];
+    let ops = audit::purge_ops(&observed, &loaded.host.changes);
+    let mut executor = kernel.executor().map_err(failed)?;
+    let close = loaded
+        .containers
+        .iter()
+        .map(|container| container.id.clone())
+        .collect();
+    let work = Work::Unmake(job::Unmake {
+        before: Vec::new(),
+        ops,
+        after,
+        close,
+    });
+    match (Tools { kernel, store }).run(&mut *executor, work) {
+        Outcome::Done => Ok(purged),
+        other => Err(outcomes::failure(other)),
+    }
+}

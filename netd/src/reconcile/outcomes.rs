@@ -1,0 +1,244 @@
+//! The end of each job: keep or take back what was reserved, show it, answer.
+
+use netd_model::api;
+use netd_model::error::{Code, Error, Result};
+use netd_model::record::{PREDEFINED, Phase};
+use netd_model::{ContainerId, NetworkId};
+
+use crate::reconcile::handle::Answer;
+use crate::reconcile::job::{Outcome, Token, Unmake, Work};
+use crate::reconcile::owner::{Owner, Pending, Reply, Subject, Then, Touches};
+use crate::reconcile::requests::answer;
+use crate::reconcile::world::GiveBack;
+
+impl Owner {
+    /// Takes the outcome of a job.
+    pub(crate) fn end(&mut self, token: Token, outcome: Outcome) {
+        let Some(Pending { takes, then, .. }) = self.pending.remove(&token) else {
+            tracing::error!(token, ?outcome, "an outcome of no job");
+            return;
+        };
+        takes.iter().for_each(|subject| {
+            self.busy.remove(subject);
+        });
+        match then {
+            Then::CreateNetwork {
+                request,
+                dry_run,
+                reply,
+            } => match outcome {
+                Outcome::Facts(facts) => {
+                    self.world.facts = *facts;
+                    self.make_network(&request, dry_run, reply);
+                }
+                other => answer(reply, Err(failure(other))),
+            },
+            Then::NetworkMade { id, reply } => self.network_made(&id, outcome, reply),
+            Then::NetworksRemoved { ids, prune, reply } => {
+                self.networks_removed(&ids, prune, outcome, reply)
+            }
+            Then::Attached { id, reply } => self.attach_ended(&id, outcome, reply),
+            Then::Detached { id, reply } => self.detach_ended(&id, outcome, reply),
+            Then::Connected { id, network, reply } => {
+                self.connect_ended(&id, &network, outcome, reply)
+            }
+            Then::Disconnected { id, network, reply } => {
+                self.disconnect_ended(&id, &network, outcome, reply)
+            }
+            Then::Observed { purpose } => self.audit_observed(purpose, outcome),
+            Then::Repaired { plan, reply } => self.audit_repaired(*plan, reply, outcome),
+            Then::Purged { purged, reply } => self.purge_ended(purged, outcome, reply),
+            Then::Tidied => {
+                if let Outcome::Failed { error, .. } = outcome {
+                    self.failures.push(error.message);
+                }
+            }
+        }
+    }
+
+    fn network_made(&mut self, id: &NetworkId, outcome: Outcome, reply: Reply) {
+        match outcome {
+            Outcome::Done => {
+                if let Some(record) = self.world.network(id) {
+                    self.zone
+                        .update(|zone| zone.set_network(&record.id, &record.name));
+                    tracing::info!(network = %record.name, id = %record.id, "network created");
+                }
+                self.publish();
+                answer(reply, self.network_answer(id));
+            }
+            Outcome::Failed { error, clean: true } => {
+                self.leave_network(id);
+                answer(reply, Err(error));
+            }
+            // Not all could be taken back: the record stays, and with it a network that can be removed again.
+            other => {
+                self.publish();
+                answer(reply, Err(failure(other)));
+            }
+        }
+    }
+
+    fn network_answer(&self, id: &NetworkId) -> Result<Answer> {
+        let view = self.network_views.get(id);
+        let view =
+            view.ok_or_else(|| Error::new(Code::Internal, format!("network {id} has no view")))?;
+        Ok(Answer::Network(Box::new(api::Network::clone(view))))
+    }
+
+    fn networks_removed(&mut self, ids: &[NetworkId], prune: bool, outcome: Outcome, reply: Reply) {
+        if !matches!(outcome, Outcome::Done) {
+            return answer(reply, Err(failure(outcome)));
+        }
+        let names: Vec<String> = ids
+            .iter()
+            .filter_map(|id| self.leave_network(id))
+            .map(|net| net.name.to_string())
+            .collect();
+        tracing::info!(networks = ?names, "networks removed");
+        self.publish();
+        answer(
+            reply,
+            Ok(if prune {
+                Answer::Removed(names)
+            } else {
+                Answer::Done
+            }),
+        );
+    }
+
+    fn attach_ended(&mut self, id: &ContainerId, outcome: Outcome, reply: Reply) {
+        match outcome {
+            Outcome::Done => {
+                self.world.set_phase(id, Phase::Attached);
+                let answered = self.shown(id, None);
+                self.publish();
+                answer(reply, answered);
+            }
+            Outcome::Failed { error, clean } => {
+                if clean {
+                    // Rolled back: the address was perhaps announced already, so it rests.
+                    let now = self.now();
+                    self.world.remove_container(id, GiveBack::Used(now));
+                } else {
+                    self.world.set_phase(id, Phase::Detaching);
+                }
+                self.tidy_predefined();
+                self.publish();
+                answer(reply, Err(error));
+            }
+            other => answer(reply, Err(failure(other))),
+        }
+    }
+
+    /// Shows a container and gives the answer that says so, with what hinders it.
+    fn shown(
+        &mut self,
+        id: &ContainerId,
+        old: Option<&netd_model::record::Container>,
+    ) -> Result<Answer> {
+        let view = self.show(id, old);
+        let view = view
+            .ok_or_else(|| Error::new(Code::Internal, format!("container {id} has no record")))?;
+        let mut shown = api::Container::clone(&view);
+        shown.warnings = self.forward_warnings();
+        Ok(Answer::Container(Box::new(shown)))
+    }
+
+    fn detach_ended(&mut self, id: &ContainerId, outcome: Outcome, reply: Option<Reply>) {
+        let result = if matches!(outcome, Outcome::Done) {
+            let now = self.now();
+            self.container_views.remove(id);
+            self.missing.remove(id);
+            self.world.remove_container(id, GiveBack::Used(now));
+            Ok(Answer::Done)
+        } else {
+            Err(failure(outcome))
+        };
+        if let Err(error) = &result {
+            tracing::warn!(container = %id, %error, "a container could not be removed completely");
+        }
+        self.publish();
+        if let Some(reply) = reply {
+            answer(reply, result);
+        }
+    }
+
+    fn connect_ended(
+        &mut self,
+        id: &ContainerId,
+        network: &NetworkId,
+        outcome: Outcome,
+        reply: Reply,
+    ) {
+        if matches!(outcome, Outcome::Done) {
+            let old = self.world.container(id).cloned();
+            let answered = self.shown(id, old.as_ref());
+            self.publish();
+            return answer(reply, answered);
+        }
+        let now = self.now();
+        if let Err(error) = self.world.disconnect(id, network, GiveBack::Used(now)) {
+            tracing::error!(%error, "a failed connect could not be forgotten");
+        }
+        self.tidy_predefined();
+        self.publish();
+        answer(reply, Err(failure(outcome)));
+    }
+
+    fn disconnect_ended(
+        &mut self,
+        id: &ContainerId,
+        network: &NetworkId,
+        outcome: Outcome,
+        reply: Reply,
+    ) {
+        let now = self.now();
+        let old = self.world.container(id).cloned();
+        // The record without the endpoint is written: what the kernel kept is drift, which the next audit removes.
+        if let Err(error) = self.world.disconnect(id, network, GiveBack::Used(now)) {
+            tracing::error!(%error, "a disconnect could not be entered");
+        }
+        let answered = self.shown(id, old.as_ref());
+        self.publish();
+        answer(
+            reply,
+            if matches!(outcome, Outcome::Done) {
+                answered
+            } else {
+                Err(failure(outcome))
+            },
+        );
+    }
+
+    /// After a failure the predefined network may be in the kernel without a container.
+    fn tidy_predefined(&mut self) {
+        let Ok(id) = self.world.find_network(PREDEFINED) else {
+            return;
+        };
+        if self.world.is_present(&id) {
+            return;
+        }
+        let Some(record) = self.world.network(&id) else {
+            return;
+        };
+        let subject = Subject::Network(record.name.clone());
+        let ops = self.ops(netd_model::desired::network(record, &self.world.facts), &[]);
+        let work = Work::Unmake(Unmake {
+            ops,
+            ..Unmake::default()
+        });
+        self.submit(work, vec![subject], Touches::of(None, &[id]), Then::Tidied);
+    }
+}
+
+/// The error of a job that did not end well.
+pub(crate) fn failure(outcome: Outcome) -> Error {
+    match outcome {
+        Outcome::Failed { error, .. } => error,
+        other => Error::new(
+            Code::Internal,
+            format!("a job ended with an unexpected outcome: {other:?}"),
+        ),
+    }
+}

@@ -1,0 +1,527 @@
+//! The owner task (invariant I2): the only place that changes state. It takes a message, decides, hands the work to the
+//! executors and goes on; it never awaits the kernel or the disk.
+//!
+//! Requests on one container or network queue behind each other, all others pass. `requests.rs` starts what a request
+//! asks for, `outcomes.rs` ends it, `audit.rs` observes and repairs.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use netd_dns::ZoneHandle;
+use netd_model::api;
+use netd_model::diff::diff;
+use netd_model::error::{Code, Error, Result};
+use netd_model::id::Name;
+use netd_model::net::Family;
+use netd_model::observed::Observed;
+use netd_model::record::{Container, Network, PREDEFINED, Unknown};
+use netd_model::request::CreateNetwork;
+use netd_model::{ContainerId, NetworkId, Object, Op};
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::reconcile::handle::{Answer, Handle, Message, QUEUE, Request, Snapshot};
+use crate::reconcile::job::{Outcome, Token, Tools, Work, Write};
+use crate::reconcile::pool::Pool;
+use crate::reconcile::world::World;
+use crate::reconcile::{audit, view};
+use crate::state::HostState;
+
+/// Where an answer goes.
+pub(crate) type Reply = oneshot::Sender<Result<Answer>>;
+
+/// What one request at a time may work on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Subject {
+    Container(ContainerId),
+    ContainerName(Name),
+    Network(Name),
+    /// A reference that leads nowhere yet: it may name something under way.
+    Text(String),
+}
+
+/// What to do when a job has ended.
+#[derive(Debug)]
+pub(crate) enum Then {
+    CreateNetwork {
+        request: Box<CreateNetwork>,
+        dry_run: bool,
+        reply: Reply,
+    },
+    NetworkMade {
+        id: NetworkId,
+        reply: Reply,
+    },
+    NetworksRemoved {
+        ids: Vec<NetworkId>,
+        prune: bool,
+        reply: Reply,
+    },
+    Attached {
+        id: ContainerId,
+        reply: Reply,
+    },
+    Detached {
+        id: ContainerId,
+        reply: Option<Reply>,
+    },
+    Connected {
+        id: ContainerId,
+        network: NetworkId,
+        reply: Reply,
+    },
+    Disconnected {
+        id: ContainerId,
+        network: NetworkId,
+        reply: Reply,
+    },
+    Observed {
+        purpose: audit::Purpose,
+    },
+    Repaired {
+        plan: Box<api::Plan>,
+        reply: Option<Reply>,
+    },
+    Purged {
+        purged: api::Purged,
+        reply: Reply,
+    },
+    /// The predefined network was taken out of the kernel.
+    Tidied,
+}
+
+/// A job under way.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    /// What it keeps others from.
+    pub(crate) takes: Vec<Subject>,
+    /// Whose objects it changes.
+    pub(crate) touches: Touches,
+    pub(crate) then: Then,
+}
+
+/// The owners of objects that jobs changed while an audit was looking.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Touches {
+    pub(crate) containers: HashSet<ContainerId>,
+    pub(crate) networks: HashSet<NetworkId>,
+}
+
+impl Touches {
+    pub(crate) fn of(container: Option<&ContainerId>, networks: &[NetworkId]) -> Self {
+        Self {
+            containers: container.cloned().into_iter().collect(),
+            networks: networks.iter().cloned().collect(),
+        }
+    }
+
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.containers.extend(other.containers.iter().cloned());
+        self.networks.extend(other.networks.iter().cloned());
+    }
+}
+
+/// Settings of the owner.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// Between two full audits.
+    pub audit: Duration,
+    /// Between two looks whether the namespaces of containers are still there.
+    pub sweep: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            audit: Duration::from_secs(300),
+            sweep: Duration::from_secs(5),
+        }
+    }
+}
+
+/// The owner of all state.
+#[derive(Debug)]
+pub struct Owner {
+    pub(crate) world: World,
+    pub(crate) tools: Tools,
+    pub(crate) pool: Pool,
+    pub(crate) zone: ZoneHandle,
+    pub(crate) snapshot: Arc<ArcSwap<Snapshot>>,
+    pub(crate) network_views: BTreeMap<NetworkId, Arc<api::Network>>,
+    pub(crate) container_views: BTreeMap<ContainerId, Arc<api::Container>>,
+    pub(crate) pending: HashMap<Token, Pending>,
+    pub(crate) next_token: Token,
+    pub(crate) busy: HashSet<Subject>,
+    pub(crate) waiting: VecDeque<Message>,
+    /// Owners changed since the audit under way began to look.
+    pub(crate) touched: Option<Touches>,
+    /// A purge under way: everything else waits.
+    pub(crate) purging: bool,
+    /// The first audit is done.
+    pub(crate) ready: bool,
+    /// Standing problems, such as a damaged record.
+    pub(crate) problems: Vec<String>,
+    /// Repairs that failed in the last audit.
+    pub(crate) failures: Vec<String>,
+    pub(crate) orphans: Vec<String>,
+    /// Containers whose namespace was missing at the last look.
+    pub(crate) missing: HashSet<ContainerId>,
+    /// What a newer version wrote about the host.
+    pub(crate) host_unknown: Unknown,
+    pub(crate) started: Instant,
+    pub(crate) timing: Timing,
+}
+
+impl Owner {
+    /// The time since the start, for quarantines.
+    pub(crate) fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Serves until every handle is gone.
+    pub async fn run(
+        mut self,
+        mut messages: mpsc::Receiver<Message>,
+        mut outcomes: UnboundedReceiver<(Token, Outcome)>,
+    ) {
+        let (gone_sender, mut gone) = mpsc::channel(1);
+        let mut audits = tokio::time::interval(self.timing.audit);
+        let mut sweeps = tokio::time::interval(self.timing.sweep);
+        audits.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        sweeps.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                // Ends make room for beginnings.
+                biased;
+                Some((token, outcome)) = outcomes.recv() => {
+                    self.end(token, outcome);
+                    self.wake();
+                }
+                _ = audits.tick() => self.start_audit(audit::Purpose::Repair { reply: None }),
+                _ = sweeps.tick() => self.start_sweep(&gone_sender),
+                Some(missing) = gone.recv() => self.after_sweep(missing),
+                message = messages.recv() => match message {
+                    Some(message) => self.accept(message),
+                    None => return,
+                },
+            }
+        }
+    }
+
+    /// Takes a message, or lets it wait for its turn.
+    pub(crate) fn accept(&mut self, message: Message) {
+        if !self.ready
+            || self.purging
+            || !self.waiting.is_empty()
+            || !self.is_free(&message.request)
+        {
+            self.waiting.push_back(message);
+            if self.ready && !self.purging {
+                self.wake();
+            }
+            return;
+        }
+        self.begin(message);
+    }
+
+    /// Starts what waited and is free now, in order: a message never overtakes one on the same subject.
+    pub(crate) fn wake(&mut self) {
+        if !self.ready || self.waiting.is_empty() {
+            return;
+        }
+        let mut blocked: HashSet<Subject> = HashSet::new();
+        for message in std::mem::take(&mut self.waiting) {
+            let needs = self.needs(&message.request);
+            let exclusive = matches!(message.request, Request::Purge { .. });
+            let free = !self.purging
+                && self.is_free(&message.request)
+                && needs.iter().all(|subject| !blocked.contains(subject))
+                && !(exclusive && !blocked.is_empty());
+            if free {
+                self.begin(message);
+            } else {
+                blocked.extend(needs);
+                self.waiting.push_back(message);
+            }
+        }
+    }
+
+    fn is_free(&self, request: &Request) -> bool {
+        match request {
+            Request::Purge { .. } => self.pending.is_empty(),
+            _ => self
+                .needs(request)
+                .iter()
+                .all(|subject| !self.busy.contains(subject)),
+        }
+    }
+
+    /// What has to be free before a request can start.
+    fn needs(&self, request: &Request) -> Vec<Subject> {
+        match request {
+            Request::CreateNetwork(create) => vec![Subject::Network(create.name.clone())],
+            Request::RemoveNetwork(reference) => vec![self.network_subject(reference)],
+            Request::Attach { attach, .. } => {
+                let mut needs = vec![Subject::ContainerName(attach.name.clone())];
+                needs.extend(attach.id.clone().map(Subject::Container));
+                needs.extend(
+                    attach
+                        .networks
+                        .iter()
+                        .map(|join| self.network_subject(&join.network)),
+                );
+                needs
+            }
+            Request::Detach(reference) => self.container_subjects(reference),
+            Request::Connect { container, join } => {
+                let mut needs = self.container_subjects(container);
+                needs.push(self.network_subject(&join.network));
+                needs
+            }
+            Request::Disconnect { container, network } => {
+                let mut needs = self.container_subjects(container);
+                needs.push(self.network_subject(network));
+                needs
+            }
+            Request::PruneNetworks
+            | Request::Ready
+            | Request::Plan
+            | Request::Audit
+            | Request::Purge { .. } => Vec::new(),
+        }
+    }
+
+    fn network_subject(&self, reference: &str) -> Subject {
+        let record = self
+            .world
+            .find_network(reference)
+            .ok()
+            .and_then(|id| self.world.network(&id));
+        let name = record
+            .map(|record| record.name.clone())
+            .or_else(|| Name::parse(reference).ok());
+        name.map_or_else(|| Subject::Text(reference.to_owned()), Subject::Network)
+    }
+
+    fn container_subjects(&self, reference: &str) -> Vec<Subject> {
+        let record = self
+            .world
+            .find_container(reference)
+            .ok()
+            .and_then(|id| self.world.container(&id));
+        match record {
+            Some(record) => {
+                let mut subjects = vec![
+                    Subject::Container(record.id.clone()),
+                    Subject::ContainerName(record.name.clone()),
+                ];
+                // The predefined network comes and goes with its containers.
+                let predefined = record
+                    .endpoints
+                    .iter()
+                    .filter_map(|e| self.world.network(&e.network));
+                subjects.extend(
+                    predefined
+                        .filter(|net| net.is_predefined())
+                        .map(|net| Subject::Network(net.name.clone())),
+                );
+                subjects
+            }
+            None => match (ContainerId::parse(reference), Name::parse(reference)) {
+                (Ok(id), Ok(name)) => vec![Subject::Container(id), Subject::ContainerName(name)],
+                _ => vec![Subject::Text(reference.to_owned())],
+            },
+        }
+    }
+
+    /// Hands a job to the executors.
+    pub(crate) fn submit(&mut self, work: Work, takes: Vec<Subject>, touches: Touches, then: Then) {
+        let token = self.next_token;
+        self.next_token += 1;
+        self.busy.extend(takes.iter().cloned());
+        if let Some(touched) = &mut self.touched {
+            touched.add(&touches);
+        }
+        self.pending.insert(
+            token,
+            Pending {
+                takes,
+                touches,
+                then,
+            },
+        );
+        self.pool.submit(token, work);
+    }
+
+    /// Everything a new record changes in the kernel: from the objects before to those after.
+    pub(crate) fn ops(&self, before: Vec<Object>, after: &[Object]) -> Vec<Op> {
+        let mut held = Observed::default();
+        before.into_iter().for_each(|object| held.insert(object));
+        let mut ops = diff(after, &held, |_| true).ops;
+        for op in &mut ops {
+            if let Op::ForgetUdpFlows { ip, port, except } = op
+                && ip.is_unspecified()
+            {
+                *except = self.world.exact_publishes(Family::of(*ip), *port);
+            }
+        }
+        ops
+    }
+
+    /// The record of the host's state as it is now.
+    pub(crate) fn host_state(&self) -> HostState {
+        HostState {
+            changes: self.world.host_changes.clone(),
+            purged: self.world.purged,
+            unknown: self.host_unknown.clone(),
+        }
+    }
+
+    /// Makes sure that the predefined network is there, and that nothing is held back by an earlier purge. What has to
+    /// be written for that comes back.
+    pub(crate) fn ensure_predefined(&mut self) -> Result<Vec<Write>> {
+        let mut writes = Vec::new();
+        if self.world.purged {
+            self.world.purged = false;
+            writes.push(Write::Host(self.host_state()));
+        }
+        if self.world.find_network(PREDEFINED).is_err() {
+            let record = predefined(&self.world)?;
+            writes.push(Write::Network(Box::new(record.clone())));
+            self.enter_network(record)?;
+        }
+        Ok(writes)
+    }
+
+    /// Puts a network into the tables.
+    pub(crate) fn enter_network(&mut self, record: Network) -> Result<()> {
+        self.network_views
+            .insert(record.id.clone(), view::network(&record));
+        self.world.insert_network(record)
+    }
+
+    /// Takes a network out of the tables.
+    pub(crate) fn leave_network(&mut self, id: &NetworkId) -> Option<Network> {
+        self.network_views.remove(id);
+        self.zone.update(|zone| zone.remove_network(id));
+        self.world.remove_network(id)
+    }
+
+    /// Shows a container as it is on record now, to readers and to the DNS.
+    pub(crate) fn show(
+        &mut self,
+        id: &ContainerId,
+        old: Option<&Container>,
+    ) -> Option<Arc<api::Container>> {
+        let record = self.world.container(id)?;
+        let view = view::container(&self.world, record);
+        self.container_views.insert(id.clone(), Arc::clone(&view));
+        self.zone.update(|zone| {
+            if let Some(old) = old {
+                view::leave_names(zone, old);
+            }
+            view::enter_names(zone, &self.world, record);
+        });
+        Some(view)
+    }
+
+    /// Hides a container from readers and from the DNS.
+    pub(crate) fn hide(&mut self, id: &ContainerId) {
+        if let Some(record) = self.world.container(id) {
+            self.zone.update(|zone| view::leave_names(zone, record));
+        }
+    }
+
+    /// Publishes a new snapshot: before the answer, so that who was answered sees at least that.
+    pub(crate) fn publish(&self) {
+        self.snapshot.store(Arc::new(Snapshot {
+            network_views: self.network_views.values().cloned().collect(),
+            container_views: self.container_views.values().cloned().collect(),
+            ready: self.ready,
+            warnings: self.warnings(),
+            host_changes: self.world.host_changes.clone(),
+            orphans: self.orphans.clone(),
+            features: self.features(),
+        }));
+    }
+
+    fn features(&self) -> BTreeMap<String, bool> {
+        [
+            ("ipv6", self.world.facts.ipv6),
+            ("bridge_netfilter", self.world.facts.bridge_netfilter),
+        ]
+        .into_iter()
+        .map(|(name, there)| (name.to_owned(), there))
+        .collect()
+    }
+
+    /// What is wrong, each with its remedy.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        let mut warnings = self.problems.clone();
+        warnings.extend(self.failures.iter().cloned());
+        warnings.extend(self.forward_warnings());
+        if !self.orphans.is_empty() {
+            warnings.push(format!(
+                "{} objects carry netd's mark but serve nothing on record: attach their containers again, or remove \
+                 them with `netctl purge`",
+                self.orphans.len()
+            ));
+        }
+        warnings
+    }
+
+    /// A foreign chain that drops what netd forwards; nothing in our own table can undo that.
+    pub(crate) fn forward_warnings(&self) -> Vec<String> {
+        let warning = |chain: &String| {
+            format!(
+                "chain {chain} drops forwarded packets by its policy, and with them the traffic of containers: let it \
+                 accept them with `nft insert rule {chain} iifname \"nd-*\" accept` and `nft insert rule {chain} \
+                 oifname \"nd-*\" ct state established,related accept` and `nft insert rule {chain} oifname \"nd-*\" \
+                 ct status dnat accept`"
+            )
+        };
+        self.world.facts.forward_drop.iter().map(warning).collect()
+    }
+}
+
+/// The record of the network that always exists.
+pub(crate) fn predefined(world: &World) -> Result<Network> {
+    let name = Name::parse(PREDEFINED)?;
+    let request = CreateNetwork {
+        name,
+        subnets: Vec::new(),
+        ipv6: false,
+        internal: false,
+        mtu: None,
+        dns: Vec::new(),
+        labels: BTreeMap::new(),
+        bridge: None,
+    };
+    world.plan_network(&request, NetworkId::from_bytes(random()?))
+}
+
+/// Bytes of the kernel's random source.
+pub(crate) fn random<const N: usize>() -> Result<[u8; N]> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(|error| {
+        Error::new(
+            Code::Internal,
+            format!("the kernel gives no random bytes: {error}"),
+        )
+    })?;
+    Ok(bytes)
+}
+
+/// The two ends of the way to an owner.
+pub(crate) fn channel(snapshot: &Arc<ArcSwap<Snapshot>>) -> (Handle, mpsc::Receiver<Message>) {
+    let (messages, receiver) = mpsc::channel(QUEUE);
+    (
+        Handle {
+            messages,
+            snapshot: Arc::clone(snapshot),
+        },
+        receiver,
+    )
+}

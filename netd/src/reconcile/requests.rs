@@ -1,0 +1,496 @@
+//! The beginning of each request: decide, reserve, hand over. Nothing here waits.
+
+use netd_model::error::{Code, Error};
+use netd_model::record::{Container, Network, Phase};
+use netd_model::request::{Attach, CreateNetwork, Join};
+use netd_model::{ContainerId, NetworkId, Op};
+
+use netd_model::api::DryRun;
+
+use crate::kernel::Sandbox;
+use crate::reconcile::audit::Purpose;
+use crate::reconcile::handle::{Answer, Message, Request};
+use crate::reconcile::job::{Unmake, Work, Write};
+use crate::reconcile::owner::{Owner, Reply, Subject, Then, Touches, random};
+use crate::reconcile::world::GiveBack;
+
+/// An answer that needs no work, or the reason why there is none.
+type Now = netd_model::Result<Answer>;
+
+impl Owner {
+    /// Starts a request that is free to start.
+    pub(crate) fn begin(&mut self, message: Message) {
+        let Message {
+            request,
+            dry_run,
+            reply,
+        } = message;
+        match request {
+            Request::CreateNetwork(request) => self.create_network(request, dry_run, reply),
+            Request::RemoveNetwork(reference) => {
+                let found = self.world.find_network(&reference);
+                let checked = found.and_then(|id| self.world.check_removal(&id).map(|()| id));
+                match checked {
+                    Ok(id) => self.remove_networks(vec![id], false, dry_run, reply),
+                    Err(error) => answer(reply, Err(error)),
+                }
+            }
+            Request::PruneNetworks => {
+                let empty = self
+                    .world
+                    .networks()
+                    .filter(|net| self.is_prunable(net))
+                    .map(|net| net.id.clone());
+                let ids = empty.collect();
+                self.remove_networks(ids, true, dry_run, reply);
+            }
+            Request::Attach {
+                attach,
+                sandbox,
+                create_only,
+            } => {
+                self.attach(*attach, sandbox, create_only, dry_run, reply);
+            }
+            Request::Detach(reference) => match self.world.find_container(&reference) {
+                Ok(id) => self.detach(id, dry_run, Some(reply)),
+                Err(error) => answer(reply, Err(error)),
+            },
+            Request::Connect { container, join } => self.connect(&container, &join, dry_run, reply),
+            Request::Disconnect { container, network } => {
+                self.disconnect(&container, &network, dry_run, reply)
+            }
+            Request::Ready => answer(reply, Ok(Answer::Done)),
+            Request::Plan => self.start_audit(Purpose::Plan { reply }),
+            Request::Audit => self.start_audit(Purpose::Repair { reply: Some(reply) }),
+            Request::Purge { force } => self.purge(force, dry_run, reply),
+        }
+    }
+
+    fn is_prunable(&self, network: &Network) -> bool {
+        !self.busy.contains(&Subject::Network(network.name.clone()))
+            && self.world.check_removal(&network.id).is_ok()
+    }
+
+    /// The facts first: an automatic subnet has to avoid the routes of now, not of the start.
+    fn create_network(&mut self, request: CreateNetwork, dry_run: bool, reply: Reply) {
+        let takes = vec![Subject::Network(request.name.clone())];
+        let then = Then::CreateNetwork {
+            request: Box::new(request),
+            dry_run,
+            reply,
+        };
+        self.submit(Work::Facts, takes, Touches::default(), then);
+    }
+
+    /// The second half, with fresh facts.
+    pub(crate) fn make_network(&mut self, request: &CreateNetwork, dry_run: bool, reply: Reply) {
+        if let Err((error, reply)) = self.try_make_network(request, dry_run, reply) {
+            answer(reply, Err(error));
+        }
+    }
+
+    fn try_make_network(
+        &mut self,
+        request: &CreateNetwork,
+        dry_run: bool,
+        reply: Reply,
+    ) -> Result<(), (Error, Reply)> {
+        let planned = random()
+            .map(NetworkId::from_bytes)
+            .and_then(|id| self.world.plan_network(request, id));
+        let record = match planned {
+            Ok(record) => record,
+            Err(error) => return Err((error, reply)),
+        };
+        let id = record.id.clone();
+        if dry_run {
+            let entered = self.world.insert_network(record);
+            let ops = self.ops(Vec::new(), &self.world.objects([&id], []));
+            self.world.remove_network(&id);
+            answer(reply, entered.map(|()| Answer::DryRun(DryRun::new(ops))));
+            return Ok(());
+        }
+        let host_before = self.world.host_objects();
+        let mut before = match self.ensure_predefined() {
+            Ok(writes) => writes,
+            Err(error) => return Err((error, reply)),
+        };
+        before.push(Write::Network(Box::new(record.clone())));
+        let name = record.name.clone();
+        if let Err(error) = self.enter_network(record) {
+            self.leave_network(&id);
+            return Err((error, reply));
+        }
+        let mut after = self.world.objects([&id], []);
+        let held = self.with_host(host_before, &mut after, &mut before);
+        let ops = self.ops(held, &after);
+        let undo = vec![Write::DropNetwork(id.clone())];
+        let work = Work::Make {
+            sandbox: None,
+            before,
+            ops,
+            after: Vec::new(),
+            undo,
+        };
+        let touches = Touches::of(None, std::slice::from_ref(&id));
+        self.submit(
+            work,
+            vec![Subject::Network(name)],
+            touches,
+            Then::NetworkMade { id, reply },
+        );
+        Ok(())
+    }
+
+    /// Adds the host's share to what a request changes, where the request changes it: settings that a network needs,
+    /// the ruleset after a purge. The answer is what the kernel holds of it.
+    fn with_host(
+        &mut self,
+        held: Vec<netd_model::Object>,
+        after: &mut Vec<netd_model::Object>,
+        writes: &mut Vec<Write>,
+    ) -> Vec<netd_model::Object> {
+        let missing = self.world.missing_host_changes();
+        if !missing.is_empty() {
+            self.world.host_changes.extend(missing);
+            writes.push(Write::Host(self.host_state()));
+        }
+        let wanted = self.world.host_objects();
+        if wanted == held {
+            return Vec::new();
+        }
+        after.extend(wanted);
+        held
+    }
+
+    fn remove_networks(&mut self, ids: Vec<NetworkId>, prune: bool, dry_run: bool, reply: Reply) {
+        let before = self.world.objects(&ids, []);
+        let ops = self.ops(before, &[]);
+        if dry_run {
+            return answer(reply, Ok(Answer::DryRun(DryRun::new(ops))));
+        }
+        let names = ids
+            .iter()
+            .filter_map(|id| self.world.network(id))
+            .map(|net| Subject::Network(net.name.clone()));
+        let takes = names.collect();
+        let after = ids.iter().cloned().map(Write::DropNetwork).collect();
+        let work = Work::Unmake(Unmake {
+            ops,
+            after,
+            ..Unmake::default()
+        });
+        let touches = Touches::of(None, &ids);
+        self.submit(
+            work,
+            takes,
+            touches,
+            Then::NetworksRemoved { ids, prune, reply },
+        );
+    }
+
+    fn attach(
+        &mut self,
+        attach: Attach,
+        sandbox: Sandbox,
+        create_only: bool,
+        dry_run: bool,
+        reply: Reply,
+    ) {
+        if let Some(known) = self.repeated(&attach, &sandbox, create_only) {
+            return answer(reply, known);
+        }
+        if dry_run {
+            let ops = self.dry_attach(attach, &sandbox);
+            return answer(reply, ops.map(|ops| Answer::DryRun(DryRun::new(ops))));
+        }
+        match self.try_attach(attach, sandbox) {
+            Ok((work, takes, touches, id)) => {
+                self.submit(work, takes, touches, Then::Attached { id, reply });
+            }
+            Err(error) => answer(reply, Err(error)),
+        }
+    }
+
+    /// The answer to an attach of an id that exists.
+    fn repeated(&self, attach: &Attach, sandbox: &Sandbox, create_only: bool) -> Option<Now> {
+        let record = attach.id.as_ref().and_then(|id| self.world.container(id))?;
+        let view = self.container_views.get(&record.id)?;
+        let refuse = |why: &str| {
+            Some(Err(Error::new(
+                Code::ContainerExists,
+                format!("container {} exists{why}", record.id),
+            )))
+        };
+        if create_only {
+            return refuse(": detach it first");
+        }
+        if record.request != *attach {
+            return refuse(" with another request: detach it first, or repeat the same request");
+        }
+        if record.netns_identity != sandbox.identity {
+            return refuse(" with another network namespace at the same path: detach it first");
+        }
+        Some(Ok(Answer::Container(Box::new(
+            netd_model::api::Container::clone(view),
+        ))))
+    }
+
+    fn dry_attach(&mut self, attach: Attach, sandbox: &Sandbox) -> netd_model::Result<Vec<Op>> {
+        let id = new_id(&attach)?;
+        let networks = self.predefined_of(&attach);
+        let now = self.now();
+        let before = self.world.objects(&networks, []);
+        self.world
+            .reserve(attach, id.clone(), sandbox.identity, now)?;
+        let after = self.world.objects(&networks, [&id]);
+        let ops = self.ops(before, &after);
+        self.world.remove_container(&id, GiveBack::Unused);
+        Ok(ops)
+    }
+
+    fn try_attach(
+        &mut self,
+        attach: Attach,
+        sandbox: Sandbox,
+    ) -> netd_model::Result<(Work, Vec<Subject>, Touches, ContainerId)> {
+        let id = new_id(&attach)?;
+        let host_before = self.world.host_objects();
+        let mut before = self.ensure_predefined()?;
+        let networks = self.predefined_of(&attach);
+        let held = self.world.objects(&networks, []);
+        let now = self.now();
+        let record = self
+            .world
+            .reserve(attach, id.clone(), sandbox.identity, now)?
+            .clone();
+        let mut after = self.world.objects(&networks, [&id]);
+        let mut held_all = self.with_host(host_before, &mut after, &mut before);
+        held_all.extend(held);
+        let ops = self.ops(held_all, &after);
+        before.push(Write::Container(Box::new(record.clone())));
+        let mut takes = self.predefined_subjects(&networks);
+        takes.extend([
+            Subject::Container(id.clone()),
+            Subject::ContainerName(record.name.clone()),
+        ]);
+        let attached = Container {
+            phase: Phase::Attached,
+            ..record
+        };
+        let work = Work::Make {
+            sandbox: Some((id.clone(), sandbox)),
+            before,
+            ops,
+            after: vec![Write::Container(Box::new(attached))],
+            undo: vec![Write::DropContainer(id.clone())],
+        };
+        Ok((work, takes, Touches::of(Some(&id), &networks), id))
+    }
+
+    /// The predefined network, if a request joins it while it is not in the kernel yet.
+    fn predefined_of(&self, attach: &Attach) -> Vec<NetworkId> {
+        let joined = attach
+            .networks
+            .iter()
+            .filter_map(|join| self.world.find_network(&join.network).ok());
+        joined.filter(|id| !self.world.is_present(id)).collect()
+    }
+
+    fn predefined_subjects(&self, networks: &[NetworkId]) -> Vec<Subject> {
+        let records = networks.iter().filter_map(|id| self.world.network(id));
+        records
+            .map(|net| Subject::Network(net.name.clone()))
+            .collect()
+    }
+
+    /// The predefined network, if a container is the last on it.
+    fn leaves_last(&self, container: &Container, networks: &[NetworkId]) -> Vec<NetworkId> {
+        let is_last = |id: &&NetworkId| {
+            self.world.network(id).is_some_and(Network::is_predefined)
+                && self.world.members(id).all(|member| *member == container.id)
+        };
+        networks.iter().filter(is_last).cloned().collect()
+    }
+
+    /// Detaches a container; without a reply, one whose namespace vanished or whose removal was left half done.
+    pub(crate) fn detach(&mut self, id: ContainerId, dry_run: bool, reply: Option<Reply>) {
+        let Some(record) = self.world.container(&id).cloned() else {
+            return;
+        };
+        let joined: Vec<NetworkId> = record.endpoints.iter().map(|e| e.network.clone()).collect();
+        let last = self.leaves_last(&record, &joined);
+        let mut held = self.world.objects(&last, []);
+        held.extend(self.world.container_objects(&record));
+        let ops = self.ops(held, &[]);
+        if dry_run {
+            if let Some(reply) = reply {
+                answer(reply, Ok(Answer::DryRun(DryRun::new(ops))));
+            }
+            return;
+        }
+        // Out of the answers first, then out of the kernel.
+        self.hide(&id);
+        self.world.set_phase(&id, Phase::Detaching);
+        let mut takes = self.predefined_subjects(&last);
+        takes.extend([
+            Subject::Container(id.clone()),
+            Subject::ContainerName(record.name.clone()),
+        ]);
+        let work = Work::Unmake(Unmake {
+            before: vec![Write::Container(Box::new(Container {
+                phase: Phase::Detaching,
+                ..record
+            }))],
+            ops,
+            after: vec![Write::DropContainer(id.clone())],
+            close: vec![id.clone()],
+        });
+        let touches = Touches::of(Some(&id), &last);
+        self.submit(work, takes, touches, Then::Detached { id, reply });
+    }
+
+    fn connect(&mut self, container: &str, join: &Join, dry_run: bool, reply: Reply) {
+        match self.try_connect(container, join, dry_run) {
+            Ok((ops, None)) => answer(reply, Ok(Answer::DryRun(DryRun::new(ops)))),
+            Ok((ops, Some((old, network, before)))) => {
+                let id = old.id.clone();
+                let mut takes = vec![
+                    Subject::Container(id.clone()),
+                    Subject::ContainerName(old.name.clone()),
+                ];
+                takes.extend(self.predefined_subjects(std::slice::from_ref(&network)).into_iter().filter(|subject| {
+                    matches!(subject, Subject::Network(name) if name.as_str() == netd_model::record::PREDEFINED)
+                }));
+                let undo = vec![Write::Container(old)];
+                let work = Work::Make {
+                    sandbox: None,
+                    before,
+                    ops,
+                    after: Vec::new(),
+                    undo,
+                };
+                let touches = Touches::of(Some(&id), std::slice::from_ref(&network));
+                self.submit(work, takes, touches, Then::Connected { id, network, reply });
+            }
+            Err(error) => answer(reply, Err(error)),
+        }
+    }
+
+    #[expect(
+        clippy::type_complexity,
+        reason = "the parts of one decision, taken apart by its only caller"
+    )]
+    fn try_connect(
+        &mut self,
+        container: &str,
+        join: &Join,
+        dry_run: bool,
+    ) -> netd_model::Result<(Vec<Op>, Option<(Box<Container>, NetworkId, Vec<Write>)>)> {
+        let id = self.world.find_container(container)?;
+        let network = self.world.find_network(&join.network)?;
+        let old = self.attached(&id)?;
+        let host_before = self.world.host_objects();
+        let absent: Vec<NetworkId> = if self.world.is_present(&network) {
+            Vec::new()
+        } else {
+            vec![network.clone()]
+        };
+        let held = self.world.objects(&absent, [&id]);
+        let now = self.now();
+        let record = self.world.connect(&id, join, now)?.clone();
+        let mut after = self.world.objects(&absent, [&id]);
+        if dry_run {
+            let ops = self.ops(held, &after);
+            self.world.disconnect(&id, &network, GiveBack::Unused)?;
+            return Ok((ops, None));
+        }
+        let mut before = Vec::new();
+        let mut held_all = self.with_host(host_before, &mut after, &mut before);
+        held_all.extend(held);
+        let ops = self.ops(held_all, &after);
+        before.push(Write::Container(Box::new(record)));
+        Ok((ops, Some((Box::new(old), network, before))))
+    }
+
+    /// The record of a container that is attached, not one whose removal is under way.
+    fn attached(&self, id: &ContainerId) -> netd_model::Result<Container> {
+        let record = self
+            .world
+            .container(id)
+            .filter(|record| record.phase == Phase::Attached);
+        record.cloned().ok_or_else(|| {
+            Error::new(
+                Code::ContainerNotFound,
+                format!("container {} is being removed", id.short()),
+            )
+        })
+    }
+
+    fn disconnect(&mut self, container: &str, network: &str, dry_run: bool, reply: Reply) {
+        let found = self.world.find_container(container).and_then(|id| {
+            let network = self.world.find_network(network)?;
+            let old = self.attached(&id)?;
+            if old.endpoints.iter().any(|e| e.network == network) {
+                self.world.check_disconnect(&id, &network)?;
+                return Ok((old, network));
+            }
+            let name = self
+                .world
+                .network(&network)
+                .map_or(network.to_string(), |net| net.name.to_string());
+            Err(Error::new(
+                Code::EndpointNotFound,
+                format!("container {} is not on network {name}", old.name),
+            ))
+        });
+        match found {
+            Ok((old, network)) => self.leave(old, network, dry_run, reply),
+            Err(error) => answer(reply, Err(error)),
+        }
+    }
+
+    fn leave(&mut self, old: Container, network: NetworkId, dry_run: bool, reply: Reply) {
+        let id = old.id.clone();
+        let last = self.leaves_last(&old, std::slice::from_ref(&network));
+        let mut new = old.clone();
+        new.endpoints.retain(|endpoint| endpoint.network != network);
+        let mut held = self.world.objects(&last, []);
+        held.extend(self.world.container_objects(&old));
+        let ops = self.ops(held, &self.world.container_objects(&new));
+        if dry_run {
+            return answer(reply, Ok(Answer::DryRun(DryRun::new(ops))));
+        }
+        let mut takes = self.predefined_subjects(&last);
+        takes.extend([
+            Subject::Container(id.clone()),
+            Subject::ContainerName(old.name.clone()),
+        ]);
+        // The new record first: a daemon that starts in between finishes the removal.
+        let before = vec![Write::Container(Box::new(new))];
+        let work = Work::Unmake(Unmake {
+            before,
+            ops,
+            ..Unmake::default()
+        });
+        let touches = Touches::of(Some(&id), std::slice::from_ref(&network));
+        self.submit(
+            work,
+            takes,
+            touches,
+            Then::Disconnected { id, network, reply },
+        );
+    }
+}
+
+fn new_id(attach: &Attach) -> netd_model::Result<ContainerId> {
+    attach
+        .id
+        .clone()
+        .map_or_else(|| random().map(ContainerId::from_bytes), Ok)
+}
+
+/// Sends an answer; a client that hung up does not want it any more.
+pub(crate) fn answer(reply: Reply, answer: netd_model::Result<Answer>) {
+    let _ = reply.send(answer);
+}

@@ -1,0 +1,154 @@
+//! Records as the API shows them, and as the DNS zone needs them.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use netd_dns::{Asker, Zone, container_names};
+use netd_model::api;
+use netd_model::desired;
+use netd_model::net::Family;
+use netd_model::record::{Container, Endpoint, Network};
+use netd_model::skeleton::DNS_ADDRESS;
+
+use crate::reconcile::world::World;
+
+/// A network without its endpoints.
+pub(crate) fn network(record: &Network) -> Arc<api::Network> {
+    Arc::new(api::Network {
+        id: record.id.to_string(),
+        name: record.name.to_string(),
+        driver: "bridge".to_owned(),
+        subnets: record
+            .subnets
+            .iter()
+            .map(|s| api::Subnet {
+                subnet: s.subnet.to_string(),
+                gateway: s.gateway,
+                ip_range: s.ip_range.map(|range| range.to_string()),
+            })
+            .collect(),
+        internal: record.internal,
+        mode: "nat".to_owned(),
+        mtu: record.mtu,
+        ipv6: record.subnet(Family::V6).is_some(),
+        encrypted: false,
+        vni: None,
+        interface: record.interface.clone(),
+        dns: record.dns.clone(),
+        labels: record.labels.clone(),
+        endpoints: Vec::new(),
+    })
+}
+
+/// A container.
+pub(crate) fn container(world: &World, record: &Container) -> Arc<api::Container> {
+    Arc::new(api::Container {
+        id: record.id.to_string(),
+        name: record.name.to_string(),
+        hostname: record.hostname.clone(),
+        netns: record.netns.clone(),
+        endpoints: record
+            .endpoints
+            .iter()
+            .filter_map(|e| endpoint(world, e))
+            .collect(),
+        ports: record
+            .ports
+            .iter()
+            .map(|port| api::Port {
+                proto: port.proto,
+                host_ip: port.host_ip,
+                host_port: port.host_port,
+                container_port: port.container_port,
+            })
+            .collect(),
+        dns: api::Dns {
+            nameserver: IpAddr::V4(DNS_ADDRESS),
+            search: Vec::new(),
+            options: vec!["ndots:0".to_owned()],
+        },
+        labels: record.labels.clone(),
+        warnings: Vec::new(),
+    })
+}
+
+fn endpoint(world: &World, endpoint: &Endpoint) -> Option<api::Endpoint> {
+    let network = world.network(&endpoint.network)?;
+    let cidr = |family| {
+        let subnet = network.subnet(family)?;
+        endpoint
+            .ip(family)
+            .map(|ip| format!("{ip}/{}", subnet.subnet.len()))
+    };
+    let gateway = |family| {
+        network
+            .subnet(family)
+            .filter(|_| !network.internal)
+            .map(|s| s.gateway)
+    };
+    Some(api::Endpoint {
+        network: network.name.to_string(),
+        network_id: network.id.to_string(),
+        ifname: endpoint.ifname.clone(),
+        host_ifname: endpoint.host_ifname.clone(),
+        mac: endpoint.mac,
+        ipv4: cidr(Family::V4),
+        ipv6: cidr(Family::V6),
+        gateway: gateway(Family::V4),
+        gateway6: gateway(Family::V6),
+        aliases: endpoint.aliases.clone(),
+    })
+}
+
+/// Puts a container into the zone, as the record has it now.
+pub(crate) fn enter_names(zone: &mut Zone, world: &World, record: &Container) {
+    for endpoint in &record.endpoints {
+        let Some(network) = world.network(&endpoint.network) else {
+            continue;
+        };
+        zone.set_network(&network.id, &network.name);
+        let aliases = endpoint.aliases.iter().map(String::as_str);
+        let names = container_names(&record.name, aliases, &record.id, Some(&record.hostname));
+        zone.add_names(&network.id, names, &endpoint.ips, &record.id);
+    }
+    zone.set_asker(&record.id, asker(world, record));
+}
+
+/// Takes a container out of the zone.
+pub(crate) fn leave_names(zone: &mut Zone, record: &Container) {
+    for endpoint in &record.endpoints {
+        zone.remove_names(&endpoint.network, &record.id);
+    }
+    zone.remove_asker(&record.id);
+}
+
+fn asker(world: &World, record: &Container) -> Asker {
+    let way_out = desired::FAMILIES
+        .into_iter()
+        .any(|family| desired::gateway_endpoint(record, family, |id| world.network(id)).is_some());
+    let networks = record
+        .endpoints
+        .iter()
+        .filter_map(|e| world.network(&e.network));
+    let upstreams = if record.dns.is_empty() {
+        networks
+            .map(|network| &network.dns)
+            .find(|dns| !dns.is_empty())
+            .cloned()
+            .unwrap_or_default()
+    } else {
+        record.dns.clone()
+    };
+    Asker {
+        networks: record
+            .endpoints
+            .iter()
+            .map(|e| Arc::from(e.network.as_str()))
+            .collect(),
+        forward: way_out,
+        upstreams: upstreams
+            .into_iter()
+            .map(|ip| SocketAddr::new(ip, 53))
+            .collect(),
+    }
+}

@@ -1,0 +1,55 @@
+//! The laboratory's only unsafe code.
+//!
+//! Owns what runs between fork and exec, and the one socket address no safe crate builds.
+#![allow(
+    unsafe_code,
+    reason = "pre_exec and sockaddr_ll have no safe form; each use says why it is sound"
+)]
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use nix::libc;
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::signal::Signal;
+use socket2::{SockAddr, SockAddrStorage};
+
+/// The program will start inside the network namespace behind `netns`.
+pub(super) fn in_netns(command: &mut Command, netns: OwnedFd) {
+    let join = move || Ok(setns(&netns, CloneFlags::CLONE_NEWNET)?);
+    // SAFETY: between fork and exec the closure makes one system call and touches neither the
+    // heap nor a lock, so a thread that held one at the time of the fork cannot block it.
+    unsafe { command.pre_exec(join) };
+}
+
+/// The program will start inside a network namespace of its own.
+pub(super) fn in_new_netns(command: &mut Command) {
+    let leave = || Ok(unshare(CloneFlags::CLONE_NEWNET)?);
+    // SAFETY: as in `in_netns`, one system call and nothing else.
+    unsafe { command.pre_exec(leave) };
+}
+
+/// The program will be killed when the thread that starts it ends.
+pub(super) fn die_with_starter(command: &mut Command) {
+    let ask = || Ok(nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?);
+    // SAFETY: as in `in_netns`, one system call and nothing else.
+    unsafe { command.pre_exec(ask) };
+}
+
+/// Address of the link with this index for a packet socket that takes every protocol.
+pub(super) fn link_address(index: u32) -> io::Result<SockAddr> {
+    let mut storage = SockAddrStorage::zeroed();
+    // SAFETY: sockaddr_ll is a plain C struct of integers, valid for every bit pattern, and it is
+    // smaller than sockaddr_storage, whose zeroed memory we own here.
+    let address = unsafe { storage.view_as::<libc::sockaddr_ll>() };
+    address.sll_family = u16::try_from(libc::AF_PACKET).map_err(io::Error::other)?;
+    address.sll_protocol = u16::try_from(libc::ETH_P_ALL)
+        .map_err(io::Error::other)?
+        .to_be();
+    address.sll_ifindex = i32::try_from(index).map_err(io::Error::other)?;
+    let length = u32::try_from(size_of::<libc::sockaddr_ll>()).map_err(io::Error::other)?;
+    // SAFETY: the storage holds an initialised sockaddr_ll of exactly this length.
+    Ok(unsafe { SockAddr::new(storage, length) })
+}
