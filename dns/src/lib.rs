@@ -1,6 +1,6 @@
 //! The resolver that containers see at 127.0.0.11.
 //!
-//! Pure, bytes in and bytes out: [`zone`] (who knows which names), [`answer`] (what a query gets),
+//! Pure, bytes in and bytes out: [`zone`] (who knows which names), [`mod@answer`] (what a query gets),
 //! [`resolv`] (reading `resolv.conf`), and beneath them `name`, `wire` and `raw`. A test below holds them
 //! to it. IO: [`server`] (sockets of containers), [`forward`] and `exchange` (upstreams).
 //!

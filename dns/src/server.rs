@@ -14,7 +14,8 @@
 //!   it and keep a dead container's namespace alive;
 //! - neither connections nor queries under way are limited, and a header that claims 65,535 questions
 //!   makes it allocate for all of them;
-//! - it logs two lines per query at level info.
+//! - it logs two lines per query at level info;
+//! - 100 idle containers take it 630 KiB and 1,200 once each was asked; this loop takes 380 and 390.
 //!
 //! So the loop is ours, over the same wire types (hickory-proto); hickory-server is the independent peer
 //! in the tests.

@@ -30,7 +30,9 @@ pub fn diff(desired: &[Object], observed: &Observed, known: impl Fn(&Owner) -> b
     let mut plan = Plan::default();
     let mut removed = Vec::new();
     for (key, object) in &observed.objects {
-        if wanted.contains_key(key) || is_unseen(observed, object) {
+        // A setting and `lo` carry no mark: they are ours only while they are wanted, and never removed.
+        let unmarked = matches!(object, Object::Sysctl(_) | Object::Loopback(_));
+        if unmarked || wanted.contains_key(key) || is_unseen(observed, object) {
             continue;
         }
         if known(object.owner()) {
@@ -136,8 +138,6 @@ fn ordered_removals(removals: Vec<&Object>, gone: &BTreeSet<Key>) -> Vec<Op> {
         })
         .collect();
     let by_itself = |object: &Object| match object {
-        // A setting is not ours to remove, lo stays up.
-        Object::Sysctl(_) | Object::Loopback(_) => true,
         // The peer goes with the host's end.
         Object::Link(link) => link.ns != Ns::Host && hosts.contains(&link.owner),
         other => other.link().is_some_and(|link| gone.contains(&link)),
@@ -182,10 +182,17 @@ fn additions(
         if is_unseen(observed, object) || new_ends.contains(key) {
             continue;
         }
-        let lost = object
-            .link()
-            .is_some_and(|link| gone.contains(&link) || new_ends.contains(&link));
-        match observed.objects.get(key).filter(|_| !lost) {
+        // What stands on a link that goes, goes with it, even if its successor stands on another.
+        let is_lost = |object: &Object| {
+            object
+                .link()
+                .is_some_and(|link| gone.contains(&link) || new_ends.contains(&link))
+        };
+        let held = observed
+            .objects
+            .get(key)
+            .filter(|have| !is_lost(have) && !is_lost(object));
+        match held {
             None => list.push((rank(object), Op::Add((*object).clone()))),
             Some(have) if object.is_held_as(have) => {}
             Some(have) => list.push((

@@ -39,12 +39,12 @@ fn queries() -> impl Strategy<Value = Message> {
         .prop_map(|(name, kind, id, flags, edns, size)| {
             let mut message = question(&name, RecordType::from(kind));
             message.metadata.id = id;
-            message.metadata.recursion_desired = flags & 1 != 0;
-            message.metadata.checking_disabled = flags & 2 != 0;
+            message.metadata.recursion_desired = flags & 0b1 != 0;
+            message.metadata.checking_disabled = flags & 0b10 != 0;
             // Mostly addresses, since they take the longest way.
-            if flags & 12 != 0 {
+            if flags & 0b1100 != 0 {
                 let kinds = [RecordType::A, RecordType::AAAA];
-                message.queries[0].set_query_type(kinds[usize::from(flags & 16 != 0)]);
+                message.queries[0].set_query_type(kinds[usize::from(flags & 0b1_0000 != 0)]);
             }
             if edns {
                 with_edns(message, size)

@@ -1,13 +1,14 @@
 //! The server over real loopback sockets.
 
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::RecordType;
-use netd_dns::{Forwarder, ListenError, Server, Timing, ZoneHandle};
+use netd_dns::{Forwarder, Server, Timing, ZoneHandle};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -19,20 +20,23 @@ const PATIENT: Timing = Timing {
     avoid: Duration::ZERO,
 };
 
-struct Setup {
-    server: Server,
+pub(crate) struct Setup {
+    pub(crate) server: Server,
     zone: ZoneHandle,
-    udp: SocketAddr,
-    tcp: SocketAddr,
+    pub(crate) udp: SocketAddr,
+    pub(crate) tcp: SocketAddr,
 }
 
-fn sockets() -> (UdpSocket, TcpListener) {
-    let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
-    (udp, TcpListener::bind("127.0.0.1:0").unwrap())
+/// A pair on a loopback address of its own, so that a port that was closed stays free.
+pub(crate) fn sockets() -> (UdpSocket, TcpListener) {
+    static LAST: AtomicU8 = AtomicU8::new(0);
+    let address = Ipv4Addr::new(127, 0, 78, LAST.fetch_add(1, Ordering::Relaxed));
+    let udp = UdpSocket::bind((address, 0)).unwrap();
+    (udp, TcpListener::bind((address, 0)).unwrap())
 }
 
 /// A server that listens for `web`, with these upstreams.
-fn setup(upstreams: &[SocketAddr]) -> Setup {
+pub(crate) fn setup(upstreams: &[SocketAddr]) -> Setup {
     let zone = ZoneHandle::new(support::zone());
     let host = Arc::new(ArcSwap::from_pointee(upstreams.to_vec()));
     let forwarder = Arc::new(Forwarder::with_timing(host, PATIENT));
@@ -48,16 +52,16 @@ fn setup(upstreams: &[SocketAddr]) -> Setup {
     }
 }
 
-struct Client(tokio::net::UdpSocket);
+pub(crate) struct Client(tokio::net::UdpSocket);
 
 impl Client {
-    async fn to(address: SocketAddr) -> Self {
+    pub(crate) async fn to(address: SocketAddr) -> Self {
         let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
         socket.connect(address).await.unwrap();
         Self(socket)
     }
 
-    async fn send(&self, message: &Message) {
+    pub(crate) async fn send(&self, message: &Message) {
         self.0.send(&message.to_vec().unwrap()).await.unwrap();
     }
 
@@ -67,13 +71,13 @@ impl Client {
         Message::from_vec(&buffer[..length]).unwrap()
     }
 
-    async fn ask(&self, message: &Message) -> Message {
+    pub(crate) async fn ask(&self, message: &Message) -> Message {
         self.send(message).await;
         self.receive().await
     }
 }
 
-async fn write(stream: &mut TcpStream, message: &Message) {
+pub(crate) async fn write(stream: &mut TcpStream, message: &Message) {
     let bytes = message.to_vec().unwrap();
     stream
         .write_u16(u16::try_from(bytes.len()).unwrap())
@@ -82,7 +86,7 @@ async fn write(stream: &mut TcpStream, message: &Message) {
     stream.write_all(&bytes).await.unwrap();
 }
 
-async fn read(stream: &mut TcpStream) -> std::io::Result<Message> {
+pub(crate) async fn read(stream: &mut TcpStream) -> std::io::Result<Message> {
     let mut bytes = vec![0; usize::from(stream.read_u16().await?)];
     stream.read_exact(&mut bytes).await?;
     Ok(Message::from_vec(&bytes).unwrap())
@@ -282,103 +286,6 @@ async fn a_message_longer_than_any_query_ends_the_connection() {
     let mut stream = TcpStream::connect(setup.tcp).await.unwrap();
     stream.write_u16(4097).await.unwrap();
     assert!(read(&mut stream).await.is_err());
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_idle_connection_is_closed() {
-    let setup = setup(&[]);
-    let mut idle = TcpStream::connect(setup.tcp).await.unwrap();
-    // Half a message is as idle as none.
-    idle.write_u8(0).await.unwrap();
-    assert!(read(&mut idle).await.is_err());
-}
-
-#[tokio::test]
-async fn close_frees_the_addresses_and_ends_connections() {
-    let silent = upstream(|_| Vec::new()).await;
-    let setup = setup(&[silent]);
-    // A connection, a query that waits over UDP and one that waits over TCP.
-    let mut stream = TcpStream::connect(setup.tcp).await.unwrap();
-    write(&mut stream, &question("www.example.com", RecordType::A)).await;
-    let client = Client::to(setup.udp).await;
-    client
-        .send(&question("www.example.com", RecordType::A))
-        .await;
-    until(async || setup.server.stats(WEB).unwrap().forwarded == 2).await;
-    assert_eq!(setup.server.listening(), [Arc::from(WEB)]);
-
-    assert!(setup.server.close(WEB).await);
-    // std sets SO_REUSEADDR for TCP, so only a listener that is still open is in the way.
-    let again = (
-        UdpSocket::bind(setup.udp).unwrap(),
-        TcpListener::bind(setup.tcp).unwrap(),
-    );
-    assert!(read(&mut stream).await.is_err());
-    assert!(setup.server.listening().is_empty());
-    assert_eq!(setup.server.stats(WEB), None);
-    assert!(!setup.server.close(WEB).await);
-
-    setup.server.listen(WEB, again.0, again.1).unwrap();
-    let reply = Client::to(setup.udp)
-        .await
-        .ask(&question("web", RecordType::A))
-        .await;
-    assert_eq!(addresses(&reply).len(), 1);
-}
-
-#[tokio::test]
-async fn everybody_who_closes_waits_for_the_end() {
-    let setup = setup(&[]);
-    let (first, second) = tokio::join!(setup.server.close(WEB), setup.server.close(WEB));
-    assert!(first && second);
-    assert!(UdpSocket::bind(setup.udp).is_ok());
-}
-
-#[tokio::test]
-async fn close_all_closes_all() {
-    let setup = setup(&[]);
-    for asker in ["a", "b", "c"] {
-        let (udp, tcp) = sockets();
-        setup.server.listen(asker, udp, tcp).unwrap();
-    }
-    assert_eq!(setup.server.listening().len(), 4);
-    setup.server.close_all().await;
-    assert!(setup.server.listening().is_empty());
-    assert!(UdpSocket::bind(setup.udp).is_ok());
-}
-
-#[tokio::test]
-async fn one_pair_of_sockets_for_a_container() {
-    let setup = setup(&[]);
-    let (udp, tcp) = sockets();
-    let error = setup.server.listen(WEB, udp, tcp).unwrap_err();
-    assert!(
-        matches!(error, ListenError::AlreadyListening { .. }),
-        "{error}"
-    );
-    let reply = Client::to(setup.udp)
-        .await
-        .ask(&question("web", RecordType::A))
-        .await;
-    assert_eq!(addresses(&reply).len(), 1);
-}
-
-#[test]
-fn without_a_runtime_nothing_listens() {
-    let server = Server::new(
-        ZoneHandle::default(),
-        Arc::new(Forwarder::new(Arc::default())),
-    );
-    let (udp, tcp) = sockets();
-    let error = server.listen(WEB, udp, tcp).unwrap_err();
-    assert!(matches!(error, ListenError::NoRuntime { .. }), "{error}");
-}
-
-#[tokio::test]
-async fn dropping_the_server_ends_its_tasks() {
-    let setup = setup(&[]);
-    drop(setup.server);
-    until(async || UdpSocket::bind(setup.udp).is_ok()).await;
 }
 
 #[tokio::test]

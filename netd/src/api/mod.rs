@@ -29,7 +29,7 @@ mod containers;
 pub(crate) mod find;
 mod input;
 mod networks;
-mod system;
+pub(crate) mod system;
 #[cfg(test)]
 pub(crate) mod tests;
 

@@ -32,7 +32,7 @@ pub(super) async fn status(State(state): State<ApiState>, _: Params<Nothing>) ->
     ok(&status_of(&state.handle.snapshot()))
 }
 
-fn status_of(snapshot: &Snapshot) -> api::Status {
+pub(crate) fn status_of(snapshot: &Snapshot) -> api::Status {
     api::Status {
         ready: snapshot.ready,
         version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -75,9 +75,11 @@ pub enum Command {
         change: Change,
     },
     /// Attach a container to one more network
-    #[command(after_help = "Keys may be given in each of three ways: back,ip=10.2.0.5 as NETWORK, ip=10.2.0.5 behind \
+    #[command(
+        after_help = "Keys may be given in each of three ways: back,ip=10.2.0.5 as NETWORK, ip=10.2.0.5 behind \
                             CONTAINER, or --ip 10.2.0.5.\n\n\
-                            Example: netctl connect back web --ip 10.2.0.5 --alias db")]
+                            Example: netctl connect back web --ip 10.2.0.5 --alias db"
+    )]
     Connect(Box<Connect>),
     /// Detach a container from one network
     #[command(after_help = "Example: netctl disconnect back web")]
@@ -99,7 +101,9 @@ pub enum Command {
         container: String,
     },
     /// Show whether the daemon is ready, what the kernel can do, and what is wrong
-    #[command(after_help = "Exits with 0 whenever the daemon answers.\n\nExample: netctl status --wait")]
+    #[command(
+        after_help = "Exits with 0 whenever the daemon answers.\n\nExample: netctl status --wait"
+    )]
     Status {
         /// Wait until the daemon is there and ready
         #[arg(long)]
@@ -130,7 +134,9 @@ pub enum Command {
 #[derive(Debug, Subcommand)]
 pub enum Network {
     /// Create a network
-    #[command(after_help = "Example: netctl network create web --subnet 10.1.0.0/24 --gateway 10.1.0.1")]
+    #[command(
+        after_help = "Example: netctl network create web --subnet 10.1.0.0/24 --gateway 10.1.0.1"
+    )]
     Create(Box<NetworkCreate>),
     /// List the networks
     #[command(after_help = "Example: netctl network ls")]
@@ -143,7 +149,9 @@ pub enum Network {
         network: String,
     },
     /// Remove networks that have no containers
-    #[command(after_help = "Goes on after a failure and reports each.\n\nExample: netctl network rm web back")]
+    #[command(
+        after_help = "Goes on after a failure and reports each.\n\nExample: netctl network rm web back"
+    )]
     Rm {
         /// Names, ids or unique prefixes of ids
         #[arg(required = true, value_name = "NAME")]
@@ -197,7 +205,7 @@ pub struct NetworkCreate {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub icc: Option<String>,
     /// Largest packet in bytes; that of the default route's interface by default
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub mtu: Option<String>,
     /// Encrypt what goes between hosts
     #[arg(long)]

@@ -69,7 +69,9 @@ pub struct Client {
 impl Client {
     /// A client of the daemon at this socket. Connects with the first request.
     pub fn new(socket: impl Into<PathBuf>) -> Self {
-        Self { socket: socket.into() }
+        Self {
+            socket: socket.into(),
+        }
     }
 
     /// Where the daemon is expected.
@@ -79,8 +81,15 @@ impl Client {
 
     /// Sends a request and reads the answer, whatever its status. `target` is a path, already encoded, and maybe a
     /// query.
-    pub async fn call(&self, method: Method, target: &str, body: Vec<u8>) -> Result<Reply, CallError> {
-        let uri: Uri = target.parse().map_err(|_| CallError::BadTarget(target.to_owned()))?;
+    pub async fn call(
+        &self,
+        method: Method,
+        target: &str,
+        body: Vec<u8>,
+    ) -> Result<Reply, CallError> {
+        let uri: Uri = target
+            .parse()
+            .map_err(|_| CallError::BadTarget(target.to_owned()))?;
         let request = Request::builder()
             .method(method)
             .uri(uri)
@@ -88,7 +97,8 @@ impl Client {
             .header(header::CONTENT_TYPE, "application/json")
             .body(Full::new(Bytes::from(body)))
             .map_err(|_| CallError::BadTarget(target.to_owned()))?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(self.connect().await?)).await?;
+        let (mut sender, connection) =
+            http1::handshake(TokioIo::new(self.connect().await?)).await?;
         let connection = tokio::spawn(connection);
         let answer = exchange(&mut sender, request).await;
         connection.abort();
@@ -133,20 +143,41 @@ async fn exchange(
 /// A text as one segment of a path: everything but `A-Z a-z 0-9 - . _ ~` becomes `%XX` (RFC 3986, section 2.3).
 pub fn segment(text: &str) -> String {
     use std::fmt::Write as _;
-    text.bytes().fold(String::with_capacity(text.len()), |mut encoded, byte| {
-        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
-            encoded.push(char::from(byte));
-        } else {
-            // Writing to a string cannot fail.
-            let _ = write!(encoded, "%{byte:02X}");
-        }
-        encoded
-    })
+    text.bytes()
+        .fold(String::with_capacity(text.len()), |mut encoded, byte| {
+            if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
+                encoded.push(char::from(byte));
+            } else {
+                // Writing to a string cannot fail.
+                let _ = write!(encoded, "%{byte:02X}");
+            }
+            encoded
+        })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_hinders_a_connection_is_told_apart() {
+        let error = |kind: io::ErrorKind| Client::new("/s").unreachable(kind.into());
+        assert!(matches!(
+            error(io::ErrorKind::PermissionDenied),
+            CallError::Denied { .. }
+        ));
+        assert!(matches!(
+            error(io::ErrorKind::InvalidInput),
+            CallError::BadSocket { .. }
+        ));
+        for kind in [
+            io::ErrorKind::NotFound,
+            io::ErrorKind::ConnectionRefused,
+            io::ErrorKind::NotADirectory,
+        ] {
+            assert!(matches!(error(kind), CallError::NoDaemon { .. }), "{kind}");
+        }
+    }
 
     #[test]
     fn a_segment_never_ends_its_path_or_begins_a_query() {

@@ -100,11 +100,14 @@ mod tests {
 
     #[test]
     fn order_and_unknown_keys_are_kept_in_both_forms() {
-        let text = r#"{"z":1,"a":[true,null,-2,1.5,"x"],"new":{"y":"no","b":{}}}"#;
+        let text = r#"{"z":1,"a":[true,null,-2,1.5,"x"],"new":{"y":"null","b":{}}}"#;
         let doc: Doc = serde_json::from_str(text).unwrap();
         assert_eq!(serde_json::to_string(&doc).unwrap(), text);
         let yaml = serde_norway::to_string(&doc).unwrap();
-        assert_eq!(yaml, "z: 1\na:\n- true\n- null\n- -2\n- 1.5\n- x\nnew:\n  y: 'no'\n  b: {}\n");
+        assert_eq!(
+            yaml,
+            "z: 1\na:\n- true\n- null\n- -2\n- 1.5\n- x\nnew:\n  y: 'null'\n  b: {}\n"
+        );
     }
 
     proptest! {

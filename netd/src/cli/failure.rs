@@ -12,10 +12,22 @@ use super::client::CallError;
 pub const CODES: &[(&str, &str)] = &[
     (NO_DAEMON, "Nobody listens on the socket (exit code 3)."),
     (SOCKET_DENIED, "This user may not use the daemon's socket."),
-    (NO_ANSWER, "The daemon went away before it had answered; the change may have been made."),
-    (BAD_ANSWER, "Something else than netd, or a much newer netd, answered."),
-    (RESOLV_CONF_FAILED, "The container is attached, but the file of --resolv-conf was not written."),
-    (OUTPUT_FAILED, "The result could not be written to standard output."),
+    (
+        NO_ANSWER,
+        "The daemon went away before it had answered; the change may have been made.",
+    ),
+    (
+        BAD_ANSWER,
+        "Something else than netd, or a much newer netd, answered.",
+    ),
+    (
+        RESOLV_CONF_FAILED,
+        "The container is attached, but the file of --resolv-conf was not written.",
+    ),
+    (
+        OUTPUT_FAILED,
+        "The result could not be written to standard output.",
+    ),
     ("invalid_socket", "--socket is no path of a socket."),
     ("invalid_output", "--output is not table, json or yaml."),
     ("invalid_shell", "The shell has no completion."),
@@ -58,7 +70,11 @@ pub(super) struct Failure {
 
 impl Failure {
     pub(super) fn new(code: &str, message: impl Into<String>) -> Self {
-        Self { code: code.to_owned(), message: message.into(), details: Map::new() }
+        Self {
+            code: code.to_owned(),
+            message: message.into(),
+            details: Map::new(),
+        }
     }
 
     pub(super) fn with(mut self, key: &str, value: impl Into<Value>) -> Self {
@@ -67,7 +83,11 @@ impl Failure {
     }
 
     pub(super) fn exit(&self) -> Exit {
-        if self.code == NO_DAEMON { Exit::NoDaemon } else { Exit::Failed }
+        if self.code == NO_DAEMON {
+            Exit::NoDaemon
+        } else {
+            Exit::Failed
+        }
     }
 
     /// Whether the daemon may still come up: nobody is there, or it went away.
@@ -78,7 +98,11 @@ impl Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self { code: error.code.as_str().to_owned(), message: error.message, details: error.details }
+        Self {
+            code: error.code.as_str().to_owned(),
+            message: error.message,
+            details: error.details,
+        }
     }
 }
 
@@ -87,17 +111,22 @@ impl From<CallError> for Failure {
         match &error {
             CallError::NoDaemon { socket, .. } => {
                 let remedy = "start the daemon (systemctl start netd), or name its socket with --socket or NETD_SOCKET";
-                Self::new(NO_DAEMON, format!("{error}: {remedy}")).with("socket", socket.to_string_lossy())
+                Self::new(NO_DAEMON, format!("{error}: {remedy}"))
+                    .with("socket", socket.to_string_lossy())
             }
             CallError::Denied { socket } => {
-                let remedy = "run as root, or as a member of the group netd, which is as powerful as root";
-                Self::new(SOCKET_DENIED, format!("{error}: {remedy}")).with("socket", socket.to_string_lossy())
+                let remedy =
+                    "run as root, or as a member of the group netd, which is as powerful as root";
+                Self::new(SOCKET_DENIED, format!("{error}: {remedy}"))
+                    .with("socket", socket.to_string_lossy())
             }
             CallError::BadSocket { socket, .. } => {
                 let message = format!("{error}: give another with --socket or NETD_SOCKET");
                 Self::new("invalid_socket", message).with("socket", socket.to_string_lossy())
             }
-            CallError::BadTarget(_) => Self::new(Code::InvalidReference.as_str(), error.to_string()),
+            CallError::BadTarget(_) => {
+                Self::new(Code::InvalidReference.as_str(), error.to_string())
+            }
             CallError::Broken(_) => {
                 let remedy = "the change may have been made, look with netctl ps and netctl status";
                 Self::new(NO_ANSWER, format!("{error}: {remedy}"))

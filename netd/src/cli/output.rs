@@ -19,10 +19,15 @@ pub(super) struct Terminal<'a> {
 impl Terminal<'_> {
     /// Writes the result.
     pub(super) fn result(&mut self, text: &str) -> Result<(), Failure> {
-        match self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush()) {
-            Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-                Err(Failure::new(OUTPUT_FAILED, format!("the result cannot be written to standard output: {error}")))
-            }
+        match self
+            .out
+            .write_all(text.as_bytes())
+            .and_then(|()| self.out.flush())
+        {
+            Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Failure::new(
+                OUTPUT_FAILED,
+                format!("the result cannot be written to standard output: {error}"),
+            )),
             _ => Ok(()),
         }
     }
@@ -30,12 +35,16 @@ impl Terminal<'_> {
     /// Writes a line for the person in front of it.
     pub(super) fn note(&mut self, line: &str) {
         // There is nowhere left to say that standard error is closed.
-        let _: io::Result<()> = writeln!(self.err, "{}", clean(line)).and_then(|()| self.err.flush());
+        let _: io::Result<()> =
+            writeln!(self.err, "{}", clean(line)).and_then(|()| self.err.flush());
     }
 
     /// Writes a text of several lines that netctl made itself.
     pub(super) fn text(&mut self, text: &str) {
-        let _: io::Result<()> = self.err.write_all(text.as_bytes()).and_then(|()| self.err.flush());
+        let _: io::Result<()> = self
+            .err
+            .write_all(text.as_bytes())
+            .and_then(|()| self.err.flush());
     }
 
     /// Reports a failure: one line on standard error, and in the machine formats also the document that the result
@@ -59,13 +68,27 @@ struct ErrorDocument<'a> {
 pub(super) fn encode(format: Format, value: &impl Serialize) -> Option<Result<String, Failure>> {
     let encoded = match format {
         Format::Table => return None,
-        Format::Json => serde_json::to_string_pretty(value).map(|text| text + "\n").map_err(|error| error.to_string()),
+        Format::Json => serde_json::to_string_pretty(value)
+            .map(|text| text + "\n")
+            .map_err(|error| error.to_string()),
         Format::Yaml => serde_norway::to_string(value).map_err(|error| error.to_string()),
     };
-    Some(encoded.map_err(|error| Failure::new(BAD_ANSWER, format!("the answer cannot be shown: {error}"))))
+    Some(
+        encoded.map_err(|error| {
+            Failure::new(BAD_ANSWER, format!("the answer cannot be shown: {error}"))
+        }),
+    )
 }
 
 /// A text on one line that cannot steer a terminal: paths and messages may hold any character.
 pub(super) fn clean(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
+    text.chars()
+        .map(|c| {
+            if c.is_control() {
+                char::REPLACEMENT_CHARACTER
+            } else {
+                c
+            }
+        })
+        .collect()
 }

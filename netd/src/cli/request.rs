@@ -38,7 +38,11 @@ pub(super) fn network_create(args: NetworkCreate) -> Result<api::NetworkCreate> 
 pub(super) fn attach(args: Attach) -> Result<api::ContainerAttach> {
     Ok(api::ContainerAttach {
         netns: netns(args.netns),
-        networks: args.network.iter().map(|text| join(text, &[])).collect::<Result<_>>()?,
+        networks: args
+            .network
+            .iter()
+            .map(|text| join(text, &[]))
+            .collect::<Result<_>>()?,
         labels: pairs(&args.label, "label", Code::InvalidLabel)?,
         name: args.name,
         id: args.id,
@@ -52,7 +56,12 @@ pub(super) fn attach(args: Attach) -> Result<api::ContainerAttach> {
 /// The body of `POST /v1/containers/{c}/endpoints`: the keys may stand in three places.
 pub(super) fn connect(args: Connect) -> Result<api::Join> {
     let mut keys = args.keys;
-    for (key, value) in [("ip", args.ip), ("ip6", args.ip6), ("mac", args.mac), ("ifname", args.ifname)] {
+    for (key, value) in [
+        ("ip", args.ip),
+        ("ip6", args.ip6),
+        ("mac", args.mac),
+        ("ifname", args.ifname),
+    ] {
         keys.extend(value.map(|value| format!("{key}={value}")));
     }
     keys.extend(args.alias.into_iter().map(|alias| format!("alias={alias}")));
@@ -64,15 +73,24 @@ fn join(text: &str, more: &[String]) -> Result<api::Join> {
     let mut parts = text.split(',');
     let network = parts.next().unwrap_or_default();
     if network.is_empty() || network.contains('=') {
-        return Err(invalid_network(text, "it begins with the name of the network"));
+        return Err(invalid_network(
+            text,
+            "it begins with the name of the network",
+        ));
     }
-    let mut join = api::Join { network: network.to_owned(), ..api::Join::default() };
+    let mut join = api::Join {
+        network: network.to_owned(),
+        ..api::Join::default()
+    };
     for part in parts.chain(more.iter().flat_map(|text| text.split(','))) {
-        let (key, value) = part
-            .split_once('=')
-            .ok_or_else(|| invalid_network(text, &format!("{:?} is not KEY=VALUE", shorten(part))))?;
+        let (key, value) = part.split_once('=').ok_or_else(|| {
+            invalid_network(text, &format!("{:?} is not KEY=VALUE", shorten(part)))
+        })?;
         if value.is_empty() {
-            return Err(invalid_network(text, &format!("the key {:?} has no value", shorten(key))));
+            return Err(invalid_network(
+                text,
+                &format!("the key {:?} has no value", shorten(key)),
+            ));
         }
         set(&mut join, key, value).map_err(|why| invalid_network(text, &why))?;
     }
@@ -100,29 +118,44 @@ fn set(join: &mut api::Join, key: &str, value: &str) -> Result<(), String> {
 
 fn invalid_network(text: &str, why: &str) -> Error {
     let form = "NET[,ip=A][,ip6=A][,mac=M][,ifname=I][,alias=A]…";
-    Error::new(Code::InvalidNetwork, format!("network {:?}: {why} ({form})", shorten(text)))
+    Error::new(
+        Code::InvalidNetwork,
+        format!("network {:?}: {why} ({form})", shorten(text)),
+    )
 }
 
 fn pairs(texts: &[String], what: &str, code: Code) -> Result<BTreeMap<String, String>> {
     let mut map = BTreeMap::new();
     for text in texts {
-        let (key, value) = text
-            .split_once('=')
-            .ok_or_else(|| Error::new(code, format!("{what} {:?} is not KEY=VALUE", shorten(text))))?;
+        let (key, value) = text.split_once('=').ok_or_else(|| {
+            Error::new(code, format!("{what} {:?} is not KEY=VALUE", shorten(text)))
+        })?;
         if map.insert(key.to_owned(), value.to_owned()).is_some() {
-            return Err(Error::new(code, format!("{what} {:?} is given twice", shorten(key))));
+            return Err(Error::new(
+                code,
+                format!("{what} {:?} is given twice", shorten(key)),
+            ));
         }
     }
     Ok(map)
 }
 
 fn icc(text: &str) -> Result<bool> {
-    text.parse()
-        .map_err(|_| Error::new(Code::InvalidIcc, format!("icc {:?} is neither true nor false", shorten(text))))
+    text.parse().map_err(|_| {
+        Error::new(
+            Code::InvalidIcc,
+            format!("icc {:?} is neither true nor false", shorten(text)),
+        )
+    })
 }
 
 fn mtu(text: &str) -> Result<u32> {
-    text.parse().map_err(|_| Error::new(Code::InvalidMtu, format!("mtu {:?} is no number of bytes", shorten(text))))
+    text.parse().map_err(|_| {
+        Error::new(
+            Code::InvalidMtu,
+            format!("mtu {:?} is no number of bytes", shorten(text)),
+        )
+    })
 }
 
 /// The daemon has another working directory, so an existing relative path is made absolute. Symbolic links stay:
@@ -132,5 +165,7 @@ fn netns(text: String) -> String {
         return text;
     }
     let absolute = std::path::absolute(&text).ok();
-    absolute.and_then(|path| path.into_os_string().into_string().ok()).unwrap_or(text)
+    absolute
+        .and_then(|path| path.into_os_string().into_string().ok())
+        .unwrap_or(text)
 }

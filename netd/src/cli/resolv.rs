@@ -48,7 +48,9 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
 }
 
 fn beside(path: &Path) -> io::Result<PathBuf> {
-    let name = path.file_name().ok_or_else(|| io::Error::new(ErrorKind::InvalidInput, "the path names no file"))?;
+    let name = path
+        .file_name()
+        .ok_or_else(|| io::Error::new(ErrorKind::InvalidInput, "the path names no file"))?;
     let mut temporary = std::ffi::OsString::from(".");
     temporary.push(name);
     temporary.push(format!(".netctl-{}", std::process::id()));
@@ -61,16 +63,27 @@ fn write_new(path: &Path, text: &str) -> io::Result<()> {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(path)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o644)
+        .open(path)?;
     file.set_permissions(Permissions::from_mode(0o644))?;
     fill(&mut file, text)
 }
 
-fn overwrite(path: &Path, text: &str) -> io::Result<()> {
+/// Writes into the file that is there, if it is a regular one.
+pub(super) fn overwrite(path: &Path, text: &str) -> io::Result<()> {
     let no_link = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
-    let mut file = OpenOptions::new().write(true).custom_flags(no_link.bits()).open(path)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .custom_flags(no_link.bits())
+        .open(path)?;
     if !file.metadata()?.is_file() {
-        return Err(io::Error::new(ErrorKind::InvalidInput, "it is not a regular file"));
+        return Err(io::Error::new(
+            ErrorKind::InvalidInput,
+            "it is not a regular file",
+        ));
     }
     file.set_len(0)?;
     fill(&mut file, text)

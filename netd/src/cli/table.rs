@@ -8,11 +8,24 @@ use super::view::{address, ports, yes};
 
 /// `network ls`.
 pub(super) fn networks(list: &[api::Network]) -> String {
-    let header = ["NAME", "ID", "DRIVER", "SUBNETS", "INTERNAL", "MTU", "INTERFACE", "CONTAINERS"];
+    let header = [
+        "NAME",
+        "ID",
+        "DRIVER",
+        "SUBNETS",
+        "INTERNAL",
+        "MTU",
+        "INTERFACE",
+        "CONTAINERS",
+    ];
     columns(
         Some(&header),
         list.iter().map(|network| {
-            let subnets: Vec<&str> = network.subnets.iter().map(|subnet| subnet.subnet.as_str()).collect();
+            let subnets: Vec<&str> = network
+                .subnets
+                .iter()
+                .map(|subnet| subnet.subnet.as_str())
+                .collect();
             vec![
                 network.name.clone(),
                 short(&network.id),
@@ -48,15 +61,21 @@ pub(super) fn containers(list: &[api::Container]) -> String {
 /// A network with the container's addresses on it.
 fn membership(endpoint: &api::Endpoint) -> String {
     let addresses = [&endpoint.ipv4, &endpoint.ipv6];
-    addresses.into_iter().flatten().fold(endpoint.network.clone(), |mut text, cidr| {
-        text.push(' ');
-        text.push_str(address(cidr));
-        text
-    })
+    addresses
+        .into_iter()
+        .flatten()
+        .fold(endpoint.network.clone(), |mut text, cidr| {
+            text.push(' ');
+            text.push_str(address(cidr));
+            text
+        })
 }
 
 /// Rows in columns of equal width, a line each, without spaces at their ends.
-pub(super) fn columns(header: Option<&[&str]>, rows: impl IntoIterator<Item = Vec<String>>) -> String {
+pub(super) fn columns(
+    header: Option<&[&str]>,
+    rows: impl IntoIterator<Item = Vec<String>>,
+) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     if let Some(header) = header {

@@ -1,6 +1,8 @@
 //! Single objects for people: aligned `key: value` lines.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::net::IpAddr;
 
 use netd_model::api;
 
@@ -9,35 +11,44 @@ use super::table::columns;
 
 /// A network.
 pub(super) fn network(network: &api::Network) -> String {
-    let subnets = columns(
-        None,
-        network.subnets.iter().map(|subnet| {
-            let range = subnet.ip_range.as_ref().map(|range| format!("ip-range {range}"));
-            vec![subnet.subnet.clone(), format!("gateway {}", subnet.gateway), range.unwrap_or_default()]
-        }),
-    );
-    let containers = columns(
-        None,
-        network.endpoints.iter().map(|endpoint| {
-            let addresses: Vec<&str> = [&endpoint.ipv4, &endpoint.ipv6].into_iter().flatten().map(String::as_str).collect();
-            vec![endpoint.container_name.clone(), addresses.join(" "), format!("mac {}", endpoint.mac)]
-        }),
-    );
+    let subnets = rows(network.subnets.iter().map(|subnet| {
+        let range = subnet
+            .ip_range
+            .as_ref()
+            .map(|range| format!("ip-range {range}"));
+        vec![
+            subnet.subnet.clone(),
+            format!("gateway {}", subnet.gateway),
+            range.unwrap_or_default(),
+        ]
+    }));
+    let containers = rows(network.endpoints.iter().map(|endpoint| {
+        let addresses: Vec<&str> = [&endpoint.ipv4, &endpoint.ipv6]
+            .into_iter()
+            .flatten()
+            .map(String::as_str)
+            .collect();
+        vec![
+            endpoint.container_name.clone(),
+            addresses.join(" "),
+            format!("mac {}", endpoint.mac),
+        ]
+    }));
     let mut page = Fields::default();
     page.line("name", &network.name);
     page.line("id", &network.id);
     page.line("driver", &network.driver);
     page.line("mode", &network.mode);
-    page.line("subnets", &subnets);
+    page.lines("subnets", subnets);
     page.line("ipv6", yes(network.ipv6));
     page.line("internal", yes(network.internal));
     page.line("encrypted", yes(network.encrypted));
-    page.line("vni", &network.vni.map(|vni| vni.to_string()).unwrap_or_default());
-    page.line("mtu", &network.mtu.to_string());
-    page.line("interface", network.interface.as_str());
-    page.line("dns", &lines(&network.dns));
-    page.line("labels", &lines(network.labels.iter().map(|(key, value)| format!("{key}={value}"))));
-    page.line("containers", &containers);
+    page.lines("vni", network.vni.iter().map(u32::to_string).collect());
+    page.line("mtu", &network.mtu);
+    page.line("interface", &network.interface);
+    page.lines("dns", network.dns.iter().map(IpAddr::to_string).collect());
+    page.lines("labels", labels(&network.labels));
+    page.lines("containers", containers);
     page.finish()
 }
 
@@ -48,21 +59,34 @@ pub(super) fn container(container: &api::Container) -> String {
     page.line("id", &container.id);
     page.line("hostname", &container.hostname);
     page.line("netns", &container.netns);
-    page.line("networks", &columns(None, container.endpoints.iter().map(endpoint)));
-    page.line("ports", &lines(ports(&container.ports)));
-    page.line("dns", &container.dns.nameserver.to_string());
+    page.lines("networks", rows(container.endpoints.iter().map(endpoint)));
+    page.lines("ports", ports(&container.ports));
+    page.line("dns", &container.dns.nameserver);
     page.line("search", &container.dns.search.join(" "));
     page.line("options", &container.dns.options.join(" "));
-    page.line("labels", &lines(container.labels.iter().map(|(key, value)| format!("{key}={value}"))));
-    page.line("warnings", &lines(&container.warnings));
+    page.lines("labels", labels(&container.labels));
+    page.lines("warnings", container.warnings.clone());
     page.finish()
 }
 
 fn endpoint(endpoint: &api::Endpoint) -> Vec<String> {
-    let named = |name: &str, value: String| if value.is_empty() { value } else { format!("{name} {value}") };
-    let addresses: Vec<&str> = [&endpoint.ipv4, &endpoint.ipv6].into_iter().flatten().map(String::as_str).collect();
-    let gateways: Vec<String> =
-        [endpoint.gateway, endpoint.gateway6].into_iter().flatten().map(|ip| ip.to_string()).collect();
+    let named = |name: &str, value: String| {
+        if value.is_empty() {
+            value
+        } else {
+            format!("{name} {value}")
+        }
+    };
+    let addresses: Vec<&str> = [&endpoint.ipv4, &endpoint.ipv6]
+        .into_iter()
+        .flatten()
+        .map(String::as_str)
+        .collect();
+    let gateways: Vec<String> = [endpoint.gateway, endpoint.gateway6]
+        .into_iter()
+        .flatten()
+        .map(|ip| ip.to_string())
+        .collect();
     vec![
         endpoint.network.clone(),
         endpoint.ifname.to_string(),
@@ -76,26 +100,33 @@ fn endpoint(endpoint: &api::Endpoint) -> Vec<String> {
 
 /// The daemon's status.
 pub(super) fn status(status: &api::Status) -> String {
-    let changes = status.host_changes.iter().map(|change| format!("{}: {} -> {}", change.sysctl, change.was, change.now));
+    let changes = status
+        .host_changes
+        .iter()
+        .map(|change| format!("{}: {} -> {}", change.sysctl, change.was, change.now));
+    let features = status
+        .features
+        .iter()
+        .map(|(name, there)| format!("{name}: {}", yes(*there)));
     let mut page = Fields::default();
     page.line("ready", yes(status.ready));
     page.line("version", &status.version);
-    page.line("networks", &status.networks.to_string());
-    page.line("containers", &status.containers.to_string());
-    page.line("ports", &status.ports.to_string());
-    page.line("features", &lines(status.features.iter().map(|(name, there)| format!("{name}: {}", yes(*there)))));
-    page.line("host changes", &lines(changes));
-    page.line("orphans", &lines(&status.orphans));
-    page.line("warnings", &lines(&status.warnings));
+    page.line("networks", &status.networks);
+    page.line("containers", &status.containers);
+    page.line("ports", &status.ports);
+    page.lines("features", features.collect());
+    page.lines("host changes", changes.collect());
+    page.lines("orphans", status.orphans.clone());
+    page.lines("warnings", status.warnings.clone());
     page.finish()
 }
 
 /// What a purge removed.
 pub(super) fn purged(purged: &api::Purged) -> String {
     let mut page = Fields::default();
-    page.line("containers", &purged.containers.to_string());
-    page.line("networks", &purged.networks.to_string());
-    page.line("orphans", &purged.orphans.to_string());
+    page.line("containers", &purged.containers);
+    page.line("networks", &purged.networks);
+    page.line("orphans", &purged.orphans);
     page.finish()
 }
 
@@ -106,16 +137,25 @@ pub(super) fn ports(ports: &[api::Port]) -> Vec<String> {
             && one.host_port.checked_add(1) == Some(next.host_port)
             && one.container_port.checked_add(1) == Some(next.container_port)
     };
-    ports.chunk_by(follows).filter_map(|run| Some(range(run.first()?, run.last()?))).collect()
+    ports
+        .chunk_by(follows)
+        .filter_map(|run| Some(range(run.first()?, run.last()?)))
+        .collect()
 }
 
 fn range(first: &api::Port, last: &api::Port) -> String {
     let host = match first.host_ip {
-        Some(std::net::IpAddr::V6(ip)) => format!("[{ip}]:"),
-        Some(std::net::IpAddr::V4(ip)) => format!("{ip}:"),
+        Some(IpAddr::V6(ip)) => format!("[{ip}]:"),
+        Some(IpAddr::V4(ip)) => format!("{ip}:"),
         None => String::new(),
     };
-    let span = |from: u16, to: u16| if from == to { from.to_string() } else { format!("{from}-{to}") };
+    let span = |from: u16, to: u16| {
+        if from == to {
+            from.to_string()
+        } else {
+            format!("{from}-{to}")
+        }
+    };
     let host_ports = span(first.host_port, last.host_port);
     let container_ports = span(first.container_port, last.container_port);
     format!("{host}{host_ports}->{container_ports}/{}", first.proto)
@@ -131,30 +171,51 @@ pub(super) fn yes(value: bool) -> &'static str {
     if value { "yes" } else { "no" }
 }
 
-/// Items, one to a line.
-fn lines<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
-    items.into_iter().map(|item| clean(&item.to_string()) + "\n").collect()
+/// Labels, one to a line.
+fn labels(labels: &BTreeMap<String, String>) -> Vec<String> {
+    labels
+        .iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect()
 }
 
-/// Keys and values; a value of several lines continues below itself, an empty one is left out.
+/// A table without a header, a line each.
+fn rows(rows: impl IntoIterator<Item = Vec<String>>) -> Vec<String> {
+    columns(None, rows).lines().map(str::to_owned).collect()
+}
+
+/// Keys and their lines.
 #[derive(Default)]
-struct Fields(Vec<(&'static str, String)>);
+struct Fields(Vec<(&'static str, Vec<String>)>);
 
 impl Fields {
-    fn line(&mut self, key: &'static str, value: &str) {
-        if !value.is_empty() {
-            self.0.push((key, value.to_owned()));
-        }
+    /// A value of one line; an empty one is left out.
+    fn line(&mut self, key: &'static str, value: &(impl ToString + ?Sized)) {
+        let value = value.to_string();
+        self.lines(
+            key,
+            if value.is_empty() {
+                vec![]
+            } else {
+                vec![value]
+            },
+        );
+    }
+
+    /// A value of several lines, each below the other.
+    fn lines(&mut self, key: &'static str, lines: Vec<String>) {
+        self.0.push((key, lines));
     }
 
     fn finish(self) -> String {
-        let width = self.0.iter().map(|(key, _)| key.len() + 1).max().unwrap_or(0);
+        let shown = self.0.iter().filter(|(_, lines)| !lines.is_empty());
+        let width = shown.map(|(key, _)| key.len() + 1).max().unwrap_or(0);
         let mut text = String::new();
-        for (key, value) in self.0 {
+        for (key, lines) in self.0 {
             let mut label = format!("{key}:");
-            for line in value.lines() {
+            for line in lines {
                 // Writing to a string cannot fail.
-                let _ = writeln!(text, "{label:width$} {}", clean(line));
+                let _ = writeln!(text, "{label:width$} {}", clean(&line));
                 label.clear();
             }
         }

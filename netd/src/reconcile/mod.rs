@@ -7,6 +7,8 @@ mod outcomes;
 mod owner;
 mod pool;
 mod requests;
+#[cfg(test)]
+mod tests;
 mod view;
 mod world;
 

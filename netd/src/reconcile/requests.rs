@@ -306,9 +306,16 @@ impl Owner {
 
     /// The predefined network, if a container is the last on it.
     fn leaves_last(&self, container: &Container, networks: &[NetworkId]) -> Vec<NetworkId> {
+        let leaves = |id: &ContainerId| {
+            *id == container.id
+                || self
+                    .world
+                    .container(id)
+                    .is_some_and(|c| c.phase == Phase::Detaching)
+        };
         let is_last = |id: &&NetworkId| {
             self.world.network(id).is_some_and(Network::is_predefined)
-                && self.world.members(id).all(|member| *member == container.id)
+                && self.world.members(id).all(leaves)
         };
         networks.iter().filter(is_last).cloned().collect()
     }

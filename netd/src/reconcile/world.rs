@@ -317,9 +317,14 @@ impl World {
     /// Whether a network's objects are in the kernel: the predefined network's come with its first container and leave
     /// with its last, so that a host on which nothing is attached holds nothing.
     pub(crate) fn is_present(&self, id: &NetworkId) -> bool {
+        let stays = |id: &ContainerId| {
+            self.containers
+                .get(id)
+                .is_none_or(|c| c.phase != Phase::Detaching)
+        };
         self.networks
             .get(id)
-            .is_some_and(|net| !net.record.is_predefined() || !net.members.is_empty())
+            .is_some_and(|net| !net.record.is_predefined() || net.members.iter().any(stays))
     }
 
     // ---- containers -----------------------------------------------------------------------------------------------

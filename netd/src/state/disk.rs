@@ -7,7 +7,7 @@ use netd_model::record::{Container, Network};
 use netd_model::{ContainerId, NetworkId};
 
 use super::error::{Place, Problem, StateError};
-use super::{Durable, HostState, Loaded, Meta, RunLock, Store, Volatile};
+use super::{Durable, HostState, Loaded, Meta, Store, Volatile};
 
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
@@ -23,21 +23,14 @@ pub fn boot_id() -> Result<String, StateError> {
 pub struct Disk {
     durable: Durable,
     volatile: Volatile,
-    /// Released last.
-    _lock: RunLock,
 }
 
 impl Disk {
-    /// Opens both directories for this process alone.
+    /// Opens both directories. The caller holds the [`RunLock`](super::RunLock) of the run directory.
     pub fn open(state_dir: &Path, run_dir: &Path) -> Result<Self, StateError> {
-        let lock = RunLock::acquire(run_dir)?;
         let durable = Durable::open(state_dir)?;
         let volatile = Volatile::open(run_dir, &boot_id()?)?;
-        Ok(Self {
-            durable,
-            volatile,
-            _lock: lock,
-        })
+        Ok(Self { durable, volatile })
     }
 
     /// The part that survives a reboot.

@@ -138,6 +138,14 @@ pub(super) fn decode_boot<T: DeserializeOwned>(
     }
 }
 
+/// The version of a record that a newer major version wrote.
+pub(super) fn newer_major(bytes: &[u8]) -> Option<Version> {
+    match open(bytes) {
+        Err(Fault::TooNew(found)) => Some(found),
+        _ => None,
+    }
+}
+
 fn open(bytes: &[u8]) -> Result<(Version, Map<String, Value>), Fault> {
     let no_json =
         |error: serde_json::Error| Fault::Damaged(format!("it is no JSON of a record: {error}"));

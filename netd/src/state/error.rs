@@ -80,7 +80,7 @@ pub enum StateError {
         path: PathBuf,
     },
     /// The operating system refused.
-    #[error("{} cannot be {done}: {source}: {}", path.display(), remedy(source, *place))]
+    #[error("{} cannot be {done}: {error}: {}", path.display(), remedy(error, *place))]
     Unavailable {
         /// Where.
         place: Place,
@@ -88,8 +88,8 @@ pub enum StateError {
         done: &'static str,
         /// The file.
         path: PathBuf,
-        /// Its answer.
-        source: io::Error,
+        /// Its answer. Part of the message, and so not a `source` that would repeat it.
+        error: io::Error,
     },
 }
 
@@ -99,13 +99,13 @@ impl StateError {
         place: Place,
         done: &'static str,
         path: &Path,
-        source: io::Error,
+        error: io::Error,
     ) -> Self {
         Self::Unavailable {
             place,
             done,
             path: path.to_owned(),
-            source,
+            error,
         }
     }
 

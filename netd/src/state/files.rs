@@ -27,10 +27,10 @@ pub(super) fn make_dir(place: Place, path: &Path, mode: u32) -> Result<(), State
         .map_err(|error| StateError::unavailable(place, "made", path, error))
 }
 
-/// The name under which a file is written before it gets its own.
-pub(super) fn temporary(path: &Path, number: u64) -> PathBuf {
+/// The name in a directory under which a file is written before it gets its own.
+pub(super) fn temporary(dir: &Path, path: &Path, number: u64) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!("{TEMPORARY}{name}.{number}"))
+    dir.join(format!("{TEMPORARY}{name}.{number}"))
 }
 
 /// Whether a name is that of a file of which the writing never ended.

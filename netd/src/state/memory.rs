@@ -88,12 +88,14 @@ impl Store for Memory {
     fn put_network(&self, network: &Network) -> Result<(), StateError> {
         let record = network.clone();
         self.write(Place::State, |inner| {
-            drop(inner.networks.insert(record.id.clone(), record))
+            inner.networks.insert(record.id.clone(), record);
         })
     }
 
     fn delete_network(&self, id: &NetworkId) -> Result<(), StateError> {
-        self.write(Place::State, |inner| drop(inner.networks.remove(id)))
+        self.write(Place::State, |inner| {
+            inner.networks.remove(id);
+        })
     }
 
     fn put_ula_seed(&self, seed: [u8; 5]) -> Result<(), StateError> {
@@ -103,12 +105,14 @@ impl Store for Memory {
     fn put_container(&self, container: &Container) -> Result<(), StateError> {
         let record = container.clone();
         self.write(Place::Run, |inner| {
-            drop(inner.containers.insert(record.id.clone(), record))
+            inner.containers.insert(record.id.clone(), record);
         })
     }
 
     fn delete_container(&self, id: &ContainerId) -> Result<(), StateError> {
-        self.write(Place::Run, |inner| drop(inner.containers.remove(id)))
+        self.write(Place::Run, |inner| {
+            inner.containers.remove(id);
+        })
     }
 
     fn put_host(&self, host: &HostState) -> Result<(), StateError> {

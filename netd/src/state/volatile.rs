@@ -121,7 +121,13 @@ impl Volatile {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         envelope::encode_boot(key, &self.boot_id, record)
             .map_err(io::Error::from)
-            .and_then(|bytes| files::write(path, &files::temporary(path, number), &bytes))
+            .and_then(|bytes| {
+                files::write(
+                    path,
+                    &files::temporary(&self.containers, path, number),
+                    &bytes,
+                )
+            })
             .map_err(|error| unavailable("written", path, error))
     }
 
@@ -219,8 +225,9 @@ impl Volatile {
                 Found::Damaged(why) => {
                     loaded.problems.push(self.set_damaged_aside(
                         format!("container {id}"),
-                        why,
+                        &why,
                         &path,
+                        "restart the container",
                     )?);
                 }
                 Found::Newer(why) => {
@@ -253,9 +260,10 @@ impl Volatile {
             Some(Found::Good(host)) => return Ok(host),
             Some(Found::Damaged(why) | Found::Newer(why)) => {
                 problems.push(self.set_damaged_aside(
-                    "host settings".to_owned(),
-                    why,
+                    "settings of the host".to_owned(),
+                    &why,
                     &self.host,
+                    "a purge gives back the settings in there no more",
                 )?);
             }
             Some(Found::Stale) | None => {}
@@ -266,17 +274,15 @@ impl Volatile {
     fn set_damaged_aside(
         &self,
         object: String,
-        why: String,
+        why: &str,
         path: &Path,
+        remedy: &str,
     ) -> Result<Problem, StateError> {
         let kept = files::set_aside(path, &self.containers.join(DAMAGED))
             .map_err(|error| unavailable("set aside", path, error))?;
         Ok(Problem {
             why: format!("its record {} is damaged: {why}", path.display()),
-            remedy: format!(
-                "it was kept as {}; detach and attach again what it was for",
-                kept.display()
-            ),
+            remedy: format!("it was kept as {}; {remedy}", kept.display()),
             object,
         })
     }
@@ -314,3 +320,6 @@ fn foreign(path: &Path) -> Problem {
 fn unavailable(done: &'static str, path: &Path, error: io::Error) -> StateError {
     StateError::unavailable(Place::Run, done, path, error)
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,6 +11,7 @@ use std::sync::{Mutex, PoisonError};
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 
 use super::enter::{self, Privileges};
@@ -117,17 +118,19 @@ fn end_left_overs() {
     for process in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
         let stat = std::fs::read_to_string(process.path().join("stat")).unwrap_or_default();
         // "pid (name) state ppid": the name may hold spaces and brackets, but nothing after it.
-        let Some((front, back)) = stat.rsplit_once(") ") else {
+        let mut fields = stat.rsplit(") ").next().unwrap_or_default().split(' ');
+        let (state, parent) = (fields.next(), fields.next());
+        let Ok(pid) = process.file_name().to_string_lossy().parse() else {
             continue;
         };
-        let mut fields = back.split(' ');
-        let (state, parent) = (fields.next(), fields.next());
-        if parent != Some(own.as_str()) || state == Some("Z") {
-            continue;
-        }
-        eprintln!("LEFT BEHIND by a test, killed: {front})");
-        if let Ok(pid) = process.file_name().to_string_lossy().parse() {
+        if parent == Some(own.as_str()) && state != Some("Z") {
+            let line = std::fs::read_to_string(process.path().join("cmdline")).unwrap_or_default();
+            eprintln!(
+                "LEFT BEHIND by a test, killed: {pid} {}",
+                line.replace('\0', " ")
+            );
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            let _ = waitpid(Pid::from_raw(pid), None);
         }
     }
 }

@@ -195,10 +195,15 @@ impl Netns {
 
 impl Drop for Netns {
     fn drop(&mut self) {
+        let own = PathBuf::from(format!("net:[{}]", self.inode()));
         match &mut self.holder {
             Holder::Thread { end, thread } => {
                 drop(end.take());
                 let _ = thread.take().map(JoinHandle::join);
+                // A joined thread is still leaving the kernel, and holds the namespace until then.
+                while std::fs::read_link(&self.path).is_ok_and(|held| held == own) {
+                    std::thread::yield_now();
+                }
             }
             Holder::Process(process) => process.kill(),
         }

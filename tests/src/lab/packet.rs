@@ -18,9 +18,13 @@ pub struct Sniffer {
 impl Netns {
     /// Sends a whole Ethernet frame out of a link.
     pub fn send_frame(&self, link: &str, frame: &[u8]) {
-        let sent = self.run(|| packet_socket(link).and_then(|socket| socket.send(frame)));
+        let sent = self.try_send_frame(link, frame);
         let sent = sent.unwrap_or_else(|e| panic!("a frame out of {link} in {}: {e}", self.name()));
         assert_eq!(sent, frame.len(), "the whole frame leaves");
+    }
+
+    pub(super) fn try_send_frame(&self, link: &str, frame: &[u8]) -> std::io::Result<usize> {
+        self.run(|| packet_socket(link).and_then(|socket| socket.send(frame)))
     }
 
     /// Starts to listen on a link; frames are kept from now on.

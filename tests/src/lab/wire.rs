@@ -4,6 +4,7 @@
 //! netlink through rtnetlink on a small runtime inside the namespace. It shares no code with netd.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use nix::net::if_::if_nametoindex;
@@ -36,12 +37,22 @@ pub fn veth(a: End<'_>, b: End<'_>) {
         }
         end.netns.up(end.link);
     }
-    for end in [a, b] {
-        let what = format!("{} to run", end.describe());
-        wait::wait_for(&what, wait::PATIENCE, || {
-            end.netns.link(end.link).is_some_and(|l| l.running)
-        });
-    }
+    frames_flow(a, b);
+    frames_flow(b, a);
+}
+
+/// Sends frames of the type kept for experiments until one comes through. The flags of a link
+/// say "running" a moment before the kernel stops dropping what is sent.
+fn frames_flow(from: End<'_>, to: End<'_>) {
+    const READY: &[u8] = b"\xff\xff\xff\xff\xff\xff\x02\0\0\0\0\x01\x88\xb5lab: ready?";
+    const ROUND: Duration = Duration::from_millis(20);
+    let sniffer = to.netns.sniff(to.link);
+    let what = format!("frames from {} to {}", from.describe(), to.describe());
+    wait::wait_for(&what, wait::PATIENCE, || {
+        // A link without a carrier may refuse the frame: that too is "not yet".
+        let _ = from.netns.try_send_frame(from.link, READY);
+        sniffer.wait_for(ROUND, |frame| frame == READY).is_some()
+    });
 }
 
 impl End<'_> {

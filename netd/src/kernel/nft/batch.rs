@@ -101,6 +101,17 @@ impl Batch {
         self.labels.push(label);
     }
 
+    /// Adds a message about a table of another family, as other programs do.
+    #[cfg(test)]
+    pub(super) fn message_of(&mut self, family: u8, kind: u16, body: impl FnOnce(&mut Writer)) {
+        let header = Header {
+            family,
+            ..self.header(kind, NLM_F_CREATE)
+        };
+        self.last = Some(self.writer.message(header, body));
+        self.labels.push(Label::step(0));
+    }
+
     /// Adds an element to the message before, if that is of the same kind about the same set, or begins one. `kind` is
     /// `NFT_MSG_NEWSETELEM` or `NFT_MSG_DELSETELEM`; `body` writes items of a list.
     pub(super) fn element(

@@ -115,7 +115,8 @@ pub(super) fn write_set(spec: &SetSpec, id: u32, w: &mut Writer) {
 
 /// Reads a set; `None` for one that netd never makes.
 pub(super) fn read_set(attrs: Attrs<'_>) -> Option<SetShape> {
-    let bits = attrs.u32(NFTA_SET_FLAGS)?;
+    // The kernel leaves flags out when there are none.
+    let bits = attrs.u32(NFTA_SET_FLAGS).unwrap_or_default();
     let key = types_of(attrs.u32(NFTA_SET_KEY_TYPE)?)?;
     let interval = bits & NFT_SET_INTERVAL != 0;
     let kind = match (bits & NFT_SET_MAP != 0, attrs.u32(NFTA_SET_DATA_TYPE)) {

@@ -100,7 +100,7 @@ fn advertisement(mac: Mac, ip: Ipv6Addr) -> io::Result<Vec<u8>> {
 }
 
 /// The address "out of this interface"; a raw packet socket takes all else from the frame.
-fn on_link(index: u32) -> io::Result<SockAddr> {
+pub(super) fn on_link(index: u32) -> io::Result<SockAddr> {
     let mut storage = SockAddrStorage::zeroed();
     #[expect(
         unsafe_code,

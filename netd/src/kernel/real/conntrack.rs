@@ -27,7 +27,6 @@ const PROTO_DST_PORT: u16 = 3;
 const FILTER_ORIG_FLAGS: u16 = 1;
 const FILTER_REPLY_FLAGS: u16 = 2;
 // Which parts of the tuple a dump compares (nf_conntrack_netlink.c, CTA_FILTER_F_*; 5.8).
-const BY_IP_DST: u32 = 1 << 1;
 const BY_PROTO_NUM: u32 = 1 << 3;
 const BY_DST_PORT: u32 = 1 << 5;
 /// `sizeof(struct nfgenmsg)`.
@@ -108,27 +107,22 @@ fn header(family: Family) -> [u8; NFGENMSG] {
     [family.nfproto(), 0, 0, 0]
 }
 
-/// Lists the flows; the kernel leaves out what does not match.
+/// Lists the flows; the kernel leaves out other protocols and ports.
+///
+/// It could compare addresses too, but for IPv6 it then leaves out just those that match (seen on 6.18).
 fn list(flows: Flows<'_>) -> Request {
-    let exact = !flows.ip.is_unspecified();
-    let octets = match flows.ip {
-        IpAddr::V4(v4) => v4.octets().to_vec(),
-        IpAddr::V6(v6) => v6.octets().to_vec(),
-    };
     let proto = Writer::default()
         .attr(PROTO_NUM, &[Proto::Udp.number()])
         .attr(PROTO_DST_PORT, &flows.port.to_be_bytes());
-    let mut tuple = Writer::default();
-    if exact {
-        tuple = tuple.nest(TUPLE_IP, Writer::default().attr(ip_dst(flows.ip), &octets));
-    }
-    let by = BY_PROTO_NUM | BY_DST_PORT | if exact { BY_IP_DST } else { 0 };
     let filter = Writer::default()
-        .attr(FILTER_ORIG_FLAGS, &by.to_ne_bytes())
+        .attr(
+            FILTER_ORIG_FLAGS,
+            &(BY_PROTO_NUM | BY_DST_PORT).to_ne_bytes(),
+        )
         .attr(FILTER_REPLY_FLAGS, &0u32.to_ne_bytes());
     let body = Writer::behind(&header(Family::of(flows.ip)))
-        .nest(TUPLE_ORIG, tuple.nest(TUPLE_PROTO, proto))
-        .nest(FILTER, filter);
+        .nest(TUPLE_ORIG, &Writer::default().nest(TUPLE_PROTO, &proto))
+        .nest(FILTER, &filter);
     Request::raw(GET, NLM_F_DUMP, body.done())
 }
 
@@ -149,7 +143,7 @@ fn read(body: &[u8], flows: Flows<'_>) -> Option<Entry> {
     }
     // By its whole tuple and its id: never another entry that came into its place.
     let mut name = Writer::behind(&header(Family::of(flows.ip)))
-        .nest(TUPLE_ORIG, Writer::behind(attrs.find(TUPLE_ORIG)?))
+        .nest(TUPLE_ORIG, &Writer::behind(attrs.find(TUPLE_ORIG)?))
         .attr(ID, attrs.find(ID)?);
     if let Some(zone) = attrs.find(ZONE) {
         name = name.attr(ZONE, zone);

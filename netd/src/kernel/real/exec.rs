@@ -1,6 +1,6 @@
 //! Carrying out a list of operations: which of them go together, and in which namespace.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
@@ -177,7 +177,7 @@ fn gone(ops: &[Op], error: KernelError) -> Result<(), Failed> {
 
 /// 127.0.0.11 is an address of `lo` for as long as `lo` is up.
 fn bind_dns() -> Result<(UdpSocket, TcpListener), Refusal> {
-    let address = SocketAddr::from((Ipv4Addr::from(DNS_ADDRESS), DNS_PORT));
+    let address = SocketAddr::from((DNS_ADDRESS, DNS_PORT));
     let bound = UdpSocket::bind(address)
         .and_then(|udp| TcpListener::bind(address).map(|tcp| (udp, tcp)))
         .map_err(Refusal::from);

@@ -137,6 +137,13 @@ impl AddressView {
 }
 
 fn route(route: &Route, index: u32) -> Option<RouteMessage> {
+    // The kernel would take an IPv4 route by an IPv6 neighbour; netd has no use for it, and does not read it back.
+    if route
+        .via
+        .is_some_and(|via| Family::of(via) != route.dst.family())
+    {
+        return None;
+    }
     let mut builder = RouteMessageBuilder::<IpAddr>::new()
         .destination_prefix(route.dst.base(), route.dst.len())
         .ok()?

@@ -33,6 +33,9 @@ mod removal;
 mod space;
 mod wire;
 
+#[cfg(test)]
+mod tests;
+
 pub use exec::RealExecutor;
 pub use inet::PROTOCOL;
 

@@ -20,7 +20,9 @@ use super::wire::{Attrs, text, u16_at, u32_at};
 use crate::kernel::{KernelError, KernelErrorKind};
 
 /// Datagrams of a dump are at most 32 KiB (net/netlink/af_netlink.c, netlink_dump), unless one message needs more.
-const BUFFER: usize = 64 << 10;
+const DUMP_BUFFER: usize = 64 << 10;
+/// For acknowledgements and single messages; a link's is 1 to 2 KiB.
+const BUFFER: usize = 16 << 10;
 /// Messages sent at once: their replies have to fit into the default receive buffer of 208 KiB together.
 const WINDOW: usize = 32;
 /// How often a dump that something changed under is taken again (NLM_F_DUMP_INTR).
@@ -171,8 +173,7 @@ pub(super) struct Netlink {
 impl Netlink {
     /// Opens a socket of a protocol (`netlink_sys::protocols`) in the thread's current namespace.
     pub(super) fn open(protocol: isize) -> io::Result<Self> {
-        let mut socket = Socket::new(protocol)?;
-        socket.bind_auto()?;
+        let socket = Socket::new(protocol)?;
         // Connected to the kernel, nobody else in that namespace can put a message in between.
         socket.connect(&SocketAddr::new(0, 0))?;
         socket.set_ext_ack(true)?;
@@ -184,7 +185,7 @@ impl Netlink {
         Ok(Self {
             socket,
             seq: 0,
-            buffer: Vec::new(),
+            buffer: vec![0; BUFFER],
             out: Vec::new(),
         })
     }
@@ -247,9 +248,6 @@ impl Netlink {
 
     /// Reads one datagram; one that does not fit is an error (EMSGSIZE) and makes the buffer grow for the next time.
     fn receive(&mut self) -> io::Result<usize> {
-        if self.buffer.is_empty() {
-            self.buffer = vec![0; BUFFER];
-        }
         loop {
             // With MSG_TRUNC the length is that of the datagram, not of the part that was copied.
             match self
@@ -293,6 +291,9 @@ impl Netlink {
         request: &Request,
         read: &mut dyn FnMut(&[u8]),
     ) -> Result<bool, Refusal> {
+        if self.buffer.len() < DUMP_BUFFER {
+            self.buffer.resize(DUMP_BUFFER, 0);
+        }
         self.send(std::slice::from_ref(request))?;
         let mut whole = true;
         loop {

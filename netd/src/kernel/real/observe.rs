@@ -61,7 +61,8 @@ fn container(shared: &Shared, id: &ContainerId, wanted: &Wanted<'_>, observed: &
         look(shared, &mut space, wanted, &mut inside)
     });
     match seen.and_then(|seen| seen) {
-        Ok(()) => observed.objects.append(&mut inside.objects),
+        // `append` would build the whole map anew for each container.
+        Ok(()) => observed.objects.extend(inside.objects),
         Err(error) => {
             tracing::warn!(container = id.short(), %error, "cannot look into the container's network namespace");
             observed.unseen.insert(id.clone());
@@ -210,6 +211,7 @@ fn look_at_settings(
     wanted: &[&Object],
     observed: &mut Observed,
 ) -> Result<(), Refusal> {
+    let lo_is_up = links.iter().any(|view| view.name == "lo" && view.up);
     for object in wanted {
         match object {
             Object::Sysctl(sysctl) => {
@@ -221,11 +223,7 @@ fn look_at_settings(
                     observed.insert(Object::Sysctl(have));
                 }
             }
-            Object::Loopback(_) => {
-                if links.iter().any(|view| view.name == "lo" && view.up) {
-                    observed.insert((*object).clone());
-                }
-            }
+            Object::Loopback(_) if lo_is_up => observed.insert((*object).clone()),
             _ => {}
         }
     }

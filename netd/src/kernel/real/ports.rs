@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use netd_model::net::{Family, Proto};
@@ -15,9 +15,12 @@ use crate::kernel::KernelErrorKind;
 
 type Key = (IpAddr, Proto, u16);
 
+/// The kernel lets nobody bind an address of a port whose wildcard is held, netd included; and a published port of
+/// one address may stand beside that of all. So where the wildcard is held, it holds for the others too.
 #[derive(Debug)]
 struct Held {
-    socket: Socket,
+    /// None while the wildcard of the same port holds this one.
+    socket: Option<Socket>,
     port: HostPort,
 }
 
@@ -27,6 +30,11 @@ pub(super) struct Ports(Mutex<HashMap<Key, Held>>);
 
 fn key(port: &HostPort) -> Key {
     (port.ip, port.proto, port.port)
+}
+
+/// The wildcard of a port.
+fn wildcard(port: &HostPort) -> Key {
+    (Family::of(port.ip).unspecified(), port.proto, port.port)
 }
 
 impl Ports {
@@ -39,18 +47,21 @@ impl Ports {
     pub(super) fn hold(&self, port: &HostPort) -> Result<(), Refusal> {
         let mut held = self.lock();
         if let Some(own) = held.get(&key(port)) {
-            if own.port.owner == port.owner {
+            if own.port.owner != port.owner {
+                return Err(Refusal::from(Errno::EADDRINUSE)
+                    .of_kind(KernelErrorKind::PortInUse)
+                    .because(format!("netd holds it for {}", own.port.owner)));
+            }
+            if is_held(&held, own) {
                 return Ok(());
             }
-            return Err(Refusal::from(Errno::EADDRINUSE)
-                .of_kind(KernelErrorKind::PortInUse)
-                .because(format!("netd holds it for {}", own.port.owner)));
         }
-        let socket = match bind(port, false) {
-            Err(error) if error.raw_os_error() == Some(Errno::EADDRINUSE as i32) => {
-                beside_own(port, &held)
-            }
-            other => other,
+        let socket = if port.ip.is_unspecified() {
+            bind_over_own(port, &mut held).map(Some)
+        } else if held.contains_key(&wildcard(port)) {
+            UdpSocket::bind(SocketAddr::new(port.ip, 0)).map(|_| None)
+        } else {
+            bind(port).map(Some)
         };
         let socket = socket.map_err(explain)?;
         held.insert(
@@ -65,7 +76,11 @@ impl Ports {
 
     /// Gives a port back.
     pub(super) fn release(&self, port: &HostPort) {
-        let _held = self.lock().remove(&key(port));
+        let mut held = self.lock();
+        // The socket is closed before the ports that it held too are bound.
+        if held.remove(&key(port)).is_some() && port.ip.is_unspecified() {
+            bind_own_again(port, &mut held);
+        }
     }
 
     /// Writes down a new owner.
@@ -79,7 +94,46 @@ impl Ports {
 
     /// What is held.
     pub(super) fn all(&self) -> Vec<HostPort> {
-        self.lock().values().map(|held| held.port.clone()).collect()
+        let held = self.lock();
+        held.values()
+            .filter(|own| is_held(&held, own))
+            .map(|own| own.port.clone())
+            .collect()
+    }
+}
+
+fn is_held(held: &HashMap<Key, Held>, own: &Held) -> bool {
+    own.socket.is_some() || held.contains_key(&wildcard(&own.port))
+}
+
+/// The ports of single addresses that a wildcard covers.
+fn covered<'a>(
+    port: &'a HostPort,
+    held: &'a mut HashMap<Key, Held>,
+) -> impl Iterator<Item = &'a mut Held> {
+    held.values_mut()
+        .filter(move |own| !own.port.ip.is_unspecified() && wildcard(&own.port) == wildcard(port))
+}
+
+/// Binds a wildcard; own sockets make room for a moment, another program's do not.
+fn bind_over_own(port: &HostPort, held: &mut HashMap<Key, Held>) -> io::Result<Socket> {
+    covered(port, held).for_each(|own| own.socket = None);
+    let socket = bind(port);
+    if socket.is_err() {
+        bind_own_again(port, held);
+    }
+    socket
+}
+
+fn bind_own_again(port: &HostPort, held: &mut HashMap<Key, Held>) {
+    for own in covered(port, held) {
+        match bind(&own.port) {
+            Ok(socket) => own.socket = Some(socket),
+            // From now on it is missing when observed, so that netd tries again.
+            Err(error) => {
+                tracing::warn!(port = ?own.port, %error, "a published port is no longer held")
+            }
+        }
     }
 }
 
@@ -99,8 +153,7 @@ fn explain(error: io::Error) -> Refusal {
     }
 }
 
-/// Binds a socket; `shared` beside sockets of ours that allow it.
-fn bind(port: &HostPort, shared: bool) -> io::Result<Socket> {
+fn bind(port: &HostPort) -> io::Result<Socket> {
     let domain = if port.ip.is_ipv4() {
         Domain::IPV4
     } else {
@@ -121,29 +174,8 @@ fn bind(port: &HostPort, shared: bool) -> io::Result<Socket> {
     // TCP: without the flag the bind fails over connections in TIME_WAIT. Left set, another program that sets it too
     // could bind the same port and listen. It never listens, so that a client is refused at once when no element
     // leads it to a container.
-    socket.set_reuse_address(shared || port.proto == Proto::Tcp)?;
+    socket.set_reuse_address(port.proto == Proto::Tcp)?;
     socket.bind(&SocketAddr::new(port.ip, port.port).into())?;
     socket.set_reuse_address(false)?;
     Ok(socket)
-}
-
-/// A port published on one address and, for another container, on all: the kernel takes both sockets of ours for a
-/// conflict, unless both allow it at the time of the bind.
-fn beside_own(port: &HostPort, held: &HashMap<Key, Held>) -> io::Result<Socket> {
-    let overlaps = |own: &&Held| {
-        own.port.proto == port.proto
-            && own.port.port == port.port
-            && Family::of(own.port.ip) == Family::of(port.ip)
-            && (own.port.ip.is_unspecified() || port.ip.is_unspecified())
-    };
-    let own: Vec<&Held> = held.values().filter(overlaps).collect();
-    if own.is_empty() {
-        return Err(Errno::EADDRINUSE.into());
-    }
-    own.iter()
-        .try_for_each(|held| held.socket.set_reuse_address(true))?;
-    let socket = bind(port, true);
-    own.iter()
-        .try_for_each(|held| held.socket.set_reuse_address(false))?;
-    socket
 }

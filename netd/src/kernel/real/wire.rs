@@ -36,7 +36,7 @@ pub(super) fn ip(bytes: &[u8]) -> Option<IpAddr> {
 }
 
 /// The attributes in a piece of a message, as (type, value). A malformed one ends the list.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) struct Attrs<'a>(&'a [u8]);
 
 impl<'a> Attrs<'a> {
@@ -51,17 +51,17 @@ impl<'a> Attrs<'a> {
     }
 
     /// The value of the first attribute of a type.
-    pub(super) fn find(self, kind: u16) -> Option<&'a [u8]> {
-        { self }.find_map(|(found, value)| (found == kind).then_some(value))
+    pub(super) fn find(&self, kind: u16) -> Option<&'a [u8]> {
+        Self(self.0).find_map(|(found, value)| (found == kind).then_some(value))
     }
 
     /// The attributes nested in the first attribute of a type; none when it is missing.
-    pub(super) fn nested(self, kind: u16) -> Self {
+    pub(super) fn nested(&self, kind: u16) -> Self {
         Self(self.find(kind).unwrap_or_default())
     }
 
     /// A number of four bytes in host order.
-    pub(super) fn u32(self, kind: u16) -> Option<u32> {
+    pub(super) fn u32(&self, kind: u16) -> Option<u32> {
         u32_at(self.find(kind)?, 0)
     }
 }
@@ -101,7 +101,7 @@ impl Writer {
 
     /// Adds an attribute that holds others.
     #[must_use]
-    pub(super) fn nest(self, kind: u16, inner: Self) -> Self {
+    pub(super) fn nest(self, kind: u16, inner: &Self) -> Self {
         self.attr(kind | NESTED, &inner.0)
     }
 
@@ -119,10 +119,10 @@ mod tests {
     fn what_is_written_reads_back() {
         let bytes = Writer::default()
             .attr(1, b"abc")
-            .nest(2, Writer::default().attr(3, &7u32.to_ne_bytes()))
+            .nest(2, &Writer::default().attr(3, &7u32.to_ne_bytes()))
             .done();
+        assert_eq!(Attrs::new(&bytes).count(), 2);
         let attrs = Attrs::new(&bytes);
-        assert_eq!(attrs.count(), 2);
         assert_eq!(attrs.find(1), Some(&b"abc"[..]));
         assert_eq!(attrs.nested(2).u32(3), Some(7));
         assert_eq!(attrs.nested(9).count(), 0);

@@ -1,12 +1,12 @@
 //! Addresses, routes, settings, and the facts of a host.
 
 use netlink_packet_core::NLM_F_CREATE;
-use rtnetlink::{LinkUnspec, RouteMessageBuilder};
-use rtnetlink::packet_route::RouteNetlinkMessage;
-use rtnetlink::packet_route::address::AddressMessage;
-use rtnetlink::packet_route::address::AddressAttribute;
-use rtnetlink::packet_route::route::RouteProtocol;
 use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::address::AddressAttribute;
+use rtnetlink::packet_route::address::AddressMessage;
+use rtnetlink::packet_route::route::RouteProtocol;
+use rtnetlink::{LinkUnspec, RouteMessageBuilder};
 
 use super::links::foreign_bridge;
 use super::*;
@@ -16,11 +16,17 @@ use crate::kernel::real::netlink::Request;
 fn foreign_address(space: &mut Space, link: &str, text: &str, prefix_len: u8) {
     let index = space.link(&name(link)).unwrap().unwrap().index;
     let mut message = AddressMessage::default();
-    message.header.family =
-        if ip(text).is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    message.header.family = if ip(text).is_ipv4() {
+        AddressFamily::Inet
+    } else {
+        AddressFamily::Inet6
+    };
     message.header.prefix_len = prefix_len;
     message.header.index = index;
-    message.attributes = vec![AddressAttribute::Local(ip(text)), AddressAttribute::Address(ip(text))];
+    message.attributes = vec![
+        AddressAttribute::Local(ip(text)),
+        AddressAttribute::Address(ip(text)),
+    ];
     let request = Request::set(&RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE);
     space.route.call(&request).unwrap();
 }
@@ -38,7 +44,10 @@ fn foreign_route(space: &mut Space, dst: &str, via: Option<&str>, link: &str, me
         builder = builder.gateway(ip(via)).unwrap();
     }
     let message = RouteNetlinkMessage::NewRoute(builder.build());
-    space.route.call(&Request::set(&message, NLM_F_CREATE)).unwrap();
+    space
+        .route
+        .call(&Request::set(&message, NLM_F_CREATE))
+        .unwrap();
 }
 
 /// A container with a pair on bridge 1, and that bridge.
@@ -55,12 +64,23 @@ fn addresses_of_both_families_come_and_go() {
     in_lab("addresses_of_both_families_come_and_go", |lab| {
         let (_, eth0) = attached(lab);
         for link in [bridge(1), eth0] {
-            for (text, len) in [("10.1.0.1", 24), ("10.1.1.2", 31), ("10.1.2.3", 32), ("fd00:1::1", 64)] {
+            for (text, len) in [
+                ("10.1.0.1", 24),
+                ("10.1.1.2", 31),
+                ("10.1.2.3", 32),
+                ("fd00:1::1", 64),
+            ] {
                 let want = address(&link, text, len);
                 lab.add(&want);
                 assert!(lab.holds(&want), "{want:?}");
-                let wider = Address { prefix_len: len - 1, ..want.clone() };
-                let change = Op::Change { from: want.object(), to: wider.object() };
+                let wider = Address {
+                    prefix_len: len - 1,
+                    ..want.clone()
+                };
+                let change = Op::Change {
+                    from: want.object(),
+                    to: wider.object(),
+                };
                 let back = change.inverse().unwrap();
                 lab.apply(&[change]).unwrap();
                 assert!(lab.holds(&wider));
@@ -71,7 +91,9 @@ fn addresses_of_both_families_come_and_go() {
             }
         }
         lab.remove(&address(&bridge(2), "10.1.0.1", 24));
-        let error = lab.try_add(&address(&bridge(2), "10.1.0.1", 24)).unwrap_err();
+        let error = lab
+            .try_add(&address(&bridge(2), "10.1.0.1", 24))
+            .unwrap_err();
         assert_eq!(error.kind, KernelErrorKind::NoSuchDevice, "{error}");
     });
 }
@@ -81,7 +103,8 @@ fn an_ipv6_address_is_usable_at_once() {
     in_lab("an_ipv6_address_is_usable_at_once", |lab| {
         let (id, eth0) = attached(lab);
         lab.add(&address(&eth0, "fd00:1::2", 64));
-        lab.inside(&id, || UdpSocket::bind("[fd00:1::2]:0")).unwrap();
+        lab.inside(&id, || UdpSocket::bind("[fd00:1::2]:0"))
+            .unwrap();
     });
 }
 
@@ -93,9 +116,20 @@ fn foreign_addresses_and_routes_are_never_seen() {
         foreign_address(&mut lab.space, "foreign", "192.0.2.1", 24);
         foreign_address(&mut lab.space, "br1", "192.0.2.77", 32);
         foreign_address(&mut lab.space, "br1", "fd99::1", 64);
-        foreign_route(&mut lab.space, "198.51.100.0/24", Some("192.0.2.9"), "foreign", 0);
+        foreign_route(
+            &mut lab.space,
+            "198.51.100.0/24",
+            Some("192.0.2.9"),
+            "foreign",
+            0,
+        );
         foreign_route(&mut lab.space, "203.0.113.0/24", None, "br1", 0);
-        assert_eq!(lab.observe().objects.len(), 3, "the bridge and the pair: {:?}", lab.observe());
+        assert_eq!(
+            lab.observe().objects.len(),
+            3,
+            "the bridge and the pair: {:?}",
+            lab.observe()
+        );
         // An address that somebody else set on netd's link becomes netd's when it is wanted.
         let taken = address(&bridge(1), "fd99::1", 64);
         lab.add(&taken);
@@ -132,7 +166,10 @@ fn routes_of_both_families_come_and_go() {
             lab.add(&address(&eth0, own, len));
             for want in [
                 route(&eth0, dst, Some(via)),
-                Route { metric: 7, ..route(&eth0, dst, Some(via)) },
+                Route {
+                    metric: 7,
+                    ..route(&eth0, dst, Some(via))
+                },
                 route(&eth0, dst, None),
             ] {
                 lab.add(&want);
@@ -143,7 +180,12 @@ fn routes_of_both_families_come_and_go() {
             }
         }
         let wrong = route(&eth0, "10.9.0.0/16", Some("fd00:1::1"));
-        assert!(lab.try_add(&wrong).unwrap_err().to_string().contains("two families"));
+        assert!(
+            lab.try_add(&wrong)
+                .unwrap_err()
+                .to_string()
+                .contains("two families")
+        );
     });
 }
 
@@ -155,7 +197,11 @@ fn a_route_changes_and_a_foreign_one_stays() {
         let first = route(&eth0, "0.0.0.0/0", Some("10.1.0.1"));
         let second = route(&eth0, "0.0.0.0/0", Some("10.1.0.9"));
         lab.add(&first);
-        lab.apply(&[Op::Change { from: first.object(), to: second.object() }]).unwrap();
+        lab.apply(&[Op::Change {
+            from: first.object(),
+            to: second.object(),
+        }])
+        .unwrap();
         assert!(lab.holds(&second));
         lab.remove(&second);
         let mut inner = lab.inside(&id, || Space::open(Ns::Host).unwrap());
@@ -169,21 +215,24 @@ fn a_route_changes_and_a_foreign_one_stays() {
 
 #[test]
 fn each_bridge_has_its_local_route_to_the_loopback_address() {
-    in_lab("each_bridge_has_its_local_route_to_the_loopback_address", |lab| {
-        let local = |number: u8| Route {
-            local: true,
-            metric: 0x6e00_0000 + u32::from(number),
-            ..route(&bridge(number), "::1/128", None)
-        };
-        for number in [1, 2] {
-            lab.add(&bridge(number));
-            lab.add(&address(&bridge(number), &format!("fd00:{number}::1"), 64));
-            lab.add(&local(number));
-        }
-        assert!(lab.holds(&local(1)) && lab.holds(&local(2)));
-        lab.remove(&local(1));
-        assert!(!lab.holds(&local(1)) && lab.holds(&local(2)));
-    });
+    in_lab(
+        "each_bridge_has_its_local_route_to_the_loopback_address",
+        |lab| {
+            let local = |number: u8| Route {
+                local: true,
+                metric: 0x6e00_0000 + u32::from(number),
+                ..route(&bridge(number), "::1/128", None)
+            };
+            for number in [1, 2] {
+                lab.add(&bridge(number));
+                lab.add(&address(&bridge(number), &format!("fd00:{number}::1"), 64));
+                lab.add(&local(number));
+            }
+            assert!(lab.holds(&local(1)) && lab.holds(&local(2)));
+            lab.remove(&local(1));
+            assert!(!lab.holds(&local(1)) && lab.holds(&local(2)));
+        },
+    );
 }
 
 #[test]
@@ -203,13 +252,27 @@ fn settings_are_those_of_the_right_namespace() {
             assert!(lab.holds(&setting(link, "1")));
             lab.remove(&setting(link, "1"));
         }
-        let error = lab.try_add(&Sysctl { ns: Ns::Host, ..setting(&eth0, "1") }).unwrap_err();
+        let error = lab
+            .try_add(&Sysctl {
+                ns: Ns::Host,
+                ..setting(&eth0, "1")
+            })
+            .unwrap_err();
         assert_eq!(error.kind, KernelErrorKind::NoSuchDevice, "{error}");
         for bad in ["", "/net", "../etc/x", "net/../../x", "net//x"] {
-            let error = lab.try_add(&Sysctl { path: bad.to_owned(), ..setting(&bridge(1), "1") });
-            assert!(error.unwrap_err().to_string().contains("not a path below"), "{bad}");
+            let error = lab.try_add(&Sysctl {
+                path: bad.to_owned(),
+                ..setting(&bridge(1), "1")
+            });
+            assert!(
+                error.unwrap_err().to_string().contains("not a path below"),
+                "{bad}"
+            );
         }
-        let wrong = Sysctl { value: "many".to_owned(), ..setting(&bridge(1), "1") };
+        let wrong = Sysctl {
+            value: "many".to_owned(),
+            ..setting(&bridge(1), "1")
+        };
         assert_eq!(lab.try_add(&wrong).unwrap_err().errno(), Some(22));
     });
 }
@@ -241,7 +304,13 @@ fn facts_are_read_without_what_is_ours() {
         foreign_address(&mut lab.space, "up1", "192.0.2.1", 24);
         foreign_address(&mut lab.space, "up2", "198.51.100.1", 24);
         foreign_route(&mut lab.space, "0.0.0.0/0", Some("192.0.2.9"), "up1", 200);
-        foreign_route(&mut lab.space, "0.0.0.0/0", Some("198.51.100.9"), "up2", 100);
+        foreign_route(
+            &mut lab.space,
+            "0.0.0.0/0",
+            Some("198.51.100.9"),
+            "up2",
+            100,
+        );
         foreign_route(&mut lab.space, "10.64.0.0/12", Some("192.0.2.9"), "up1", 0);
         lab.add(&bridge(1));
         lab.add(&address(&bridge(1), "10.1.0.1", 24));
@@ -250,9 +319,20 @@ fn facts_are_read_without_what_is_ours() {
         let facts = lab.kernel.facts().unwrap();
         let mut routes: Vec<String> = facts.routes.iter().map(ToString::to_string).collect();
         routes.sort();
-        assert_eq!(routes, ["10.64.0.0/12", "10.99.0.0/16", "192.0.2.0/24", "198.51.100.0/24"]);
+        assert_eq!(
+            routes,
+            [
+                "10.64.0.0/12",
+                "10.99.0.0/16",
+                "192.0.2.0/24",
+                "198.51.100.0/24"
+            ]
+        );
         assert_eq!(facts.uplink_mtu, Some(1450));
         let (up1, up2) = (name("up1"), name("up2"));
-        assert_eq!(facts.accept_ra, if facts.ipv6 { vec![up1, up2] } else { vec![] });
+        assert_eq!(
+            facts.accept_ra,
+            if facts.ipv6 { vec![up1, up2] } else { vec![] }
+        );
     });
 }

@@ -85,7 +85,10 @@ fn in_lab(test: &'static str, body: impl FnOnce(&mut Lab) + Send + 'static) {
 }
 
 fn config() -> Config {
-    Config { resolv_conf: PathBuf::from("/etc/resolv.conf"), daemon: true }
+    Config {
+        resolv_conf: PathBuf::from("/etc/resolv.conf"),
+        daemon: true,
+    }
 }
 
 impl Lab {
@@ -93,7 +96,12 @@ impl Lab {
         let kernel = RealKernel::new(config(), Arc::new(Sink::default())).unwrap();
         let executor = kernel.executor().unwrap();
         let space = Space::open(Ns::Host).unwrap();
-        Self { kernel, executor, space, containers: Vec::new() }
+        Self {
+            kernel,
+            executor,
+            space,
+            containers: Vec::new(),
+        }
     }
 
     /// A container with a namespace of its own.
@@ -116,7 +124,8 @@ impl Lab {
     }
 
     fn try_add(&mut self, part: &impl Part) -> Result<(), KernelError> {
-        self.apply(&[Op::Add(part.object())]).map_err(|failed| failed.error)
+        self.apply(&[Op::Add(part.object())])
+            .map_err(|failed| failed.error)
     }
 
     fn remove(&mut self, part: &impl Part) {
@@ -131,13 +140,19 @@ impl Lab {
     fn holds(&self, part: &impl Part) -> bool {
         let object = part.object();
         let observed = self.kernel.observe(std::slice::from_ref(&object)).unwrap();
-        observed.objects.get(&object.key()).is_some_and(|have| object.is_held_as(have))
+        observed
+            .objects
+            .get(&object.key())
+            .is_some_and(|have| object.is_held_as(have))
     }
 
     /// Runs `work` with the thread inside the container's namespace.
     fn inside<T>(&self, id: &ContainerId, work: impl FnOnce() -> T) -> T {
         let shared = &self.kernel.shared;
-        shared.sandboxes.inside(shared.host(), id, |_| work()).unwrap()
+        shared
+            .sandboxes
+            .inside(shared.host(), id, |_| work())
+            .unwrap()
     }
 }
 
@@ -204,7 +219,10 @@ fn pair(id: &ContainerId, net: u8, number: u16) -> (Link, Link) {
 }
 
 fn add_pair((host, container): &(Link, Link)) -> Op {
-    Op::AddPair { host: host.clone(), container: container.clone() }
+    Op::AddPair {
+        host: host.clone(),
+        container: container.clone(),
+    }
 }
 
 fn address(link: &Link, text: &str, prefix_len: u8) -> Address {

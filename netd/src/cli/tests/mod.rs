@@ -1,0 +1,52 @@
+//! netctl from its arguments to its streams and exit code.
+
+mod arguments;
+mod commands;
+mod failures;
+mod pages;
+mod resolv_conf;
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use netd_model::api::Purged;
+use netd_model::error::{Code, Error, Result};
+
+use super::Exit;
+
+/// What a run left behind.
+#[derive(Debug, PartialEq)]
+struct Outcome {
+    exit: Exit,
+    out: String,
+    err: String,
+}
+
+fn no_purge(_: bool) -> Result<Purged> {
+    Err(Error::new(
+        Code::Internal,
+        "there is nothing to purge in this test",
+    ))
+}
+
+/// Runs netctl against a socket.
+fn netctl(socket: &Path, args: &[&str]) -> Outcome {
+    let words = [
+        "netctl".into(),
+        "--socket".into(),
+        socket.as_os_str().to_owned(),
+    ];
+    let words = words.into_iter().chain(args.iter().map(OsString::from));
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let exit = super::run(words, &mut out, &mut err, no_purge);
+    Outcome {
+        exit,
+        out: String::from_utf8(out).unwrap(),
+        err: String::from_utf8(err).unwrap(),
+    }
+}
+
+/// The same with words separated by spaces.
+fn say(socket: &Path, line: &str) -> Outcome {
+    netctl(socket, &line.split_whitespace().collect::<Vec<_>>())
+}

@@ -1,0 +1,101 @@
+//! Installing and removing rulesets.
+
+use super::*;
+
+kernel_test! {
+    fn the_hosts_ruleset_is_observed_as_it_was_installed() {
+        let mut nft = socket();
+        assert_eq!(nft.observe(&Ns::Host).unwrap(), NftView::default());
+        nft.apply(&[install()]).unwrap();
+        assert!(holds(&mut nft, &[]));
+    }
+}
+
+kernel_test! {
+    fn what_is_held_is_not_written_again() {
+        let mut nft = installed();
+        let before = snapshot(&mut nft);
+        nft.apply(&[install()]).unwrap();
+        nft.apply(&[]).unwrap();
+        assert_eq!(snapshot(&mut nft), before);
+    }
+}
+
+kernel_test! {
+    fn a_removed_ruleset_leaves_nothing() {
+        let mut nft = installed();
+        let empty = snapshot(&mut socket()).len();
+        nft.apply(&[Op::Remove(Object::Ruleset(skeleton::host()))]).unwrap();
+        assert_eq!(objects(&mut nft), []);
+        assert!(empty > 0 && snapshot(&mut nft).is_empty());
+        // Once more: the aim is reached already.
+        nft.apply(&[Op::Remove(Object::Ruleset(skeleton::host()))]).unwrap();
+    }
+}
+
+kernel_test! {
+    fn a_ruleset_and_its_elements_are_one_batch() {
+        let mut nft = socket();
+        let mut ops = vec![install()];
+        ops.extend(add(&of_every_kind()));
+        nft.apply(&ops).unwrap();
+        assert!(holds(&mut nft, &of_every_kind()));
+    }
+}
+
+kernel_test! {
+    fn a_ruleset_removed_and_added_in_one_batch_is_new() {
+        let mut nft = installed();
+        nft.apply(&add(&[published(1)])).unwrap();
+        nft.apply(&[Op::Remove(Object::Ruleset(skeleton::host())), install()]).unwrap();
+        assert!(holds(&mut nft, &[]));
+    }
+}
+
+kernel_test! {
+    fn a_socket_stays_in_its_namespace_whatever_thread_uses_it() {
+        let mut host = installed();
+        with_second_namespace(|mut inside| {
+            let dns = || Object::Ruleset(skeleton::dns(&container()));
+            let ns = Ns::Container(container());
+            assert_eq!(inside.observe(&ns).unwrap(), NftView::default());
+            inside.apply(&[Op::Add(dns())]).unwrap();
+            assert_eq!(inside.observe(&ns).unwrap().objects, [dns()]);
+            assert!(holds(&mut host, &[]));
+            let before = snapshot(&mut inside);
+            inside.apply(&[Op::Add(dns())]).unwrap();
+            assert_eq!(snapshot(&mut inside), before);
+            inside.apply(&[Op::Remove(dns())]).unwrap();
+            assert_eq!(inside.observe(&ns).unwrap(), NftView::default());
+        });
+    }
+}
+
+kernel_test! {
+    fn a_sandbox_that_changed_hands_gets_the_table_of_its_new_container() {
+        let mut nft = socket();
+        let dns = |id: &str| Object::Ruleset(skeleton::dns(&ContainerId::parse(id).unwrap()));
+        let ns = |id: &str| Ns::Container(ContainerId::parse(id).unwrap());
+        nft.apply(&[Op::Add(dns("old"))]).unwrap();
+        let seen = nft.observe(&ns("new")).unwrap().objects;
+        let [Object::Ruleset(seen)] = seen.as_slice() else { panic!("{seen:?}") };
+        assert_eq!(seen.owner, Owner::Container(ContainerId::parse("old").unwrap()));
+        let op = Op::Change { from: Object::Ruleset(seen.clone()), to: dns("new") };
+        nft.apply(&[op]).unwrap();
+        assert_eq!(nft.observe(&ns("new")).unwrap().objects, [dns("new")]);
+    }
+}
+
+kernel_test! {
+    fn a_container_that_runs_netd_itself_is_not_mistaken_for_the_host() {
+        let mut nft = installed();
+        assert_eq!(nft.observe(&Ns::Container(container())).unwrap(), NftView::default());
+    }
+}
+
+kernel_test! {
+    fn operations_that_are_not_for_nftables_are_refused() {
+        let error = socket().apply(&[Op::Add(Object::Loopback(Owner::Host))]).unwrap_err();
+        assert_eq!(error.to_string(), "add lo up in host: it is not for nftables");
+    }
+}
