@@ -124,18 +124,17 @@ fn refused() {
     }
 }
 
-/// A router that does not forward and says nothing: an unanswered neighbour would be noticed, so
-/// the target is a black hole behind it.
+/// A router that does not forward drops without a word. (A missing neighbour would be reported.)
 fn silence() {
     let (client, router, server) = lab::routed();
-    server.down("eth0");
     router.set_sysctl("net/ipv4/ip_forward", "0");
+    router.set_sysctl("net/ipv6/conf/all/forwarding", "0");
     for proto in BOTH {
-        assert_eq!(
-            client.probe(proto, "10.0.2.2:80", SILENCE),
-            Outcome::Timeout,
-            "{proto:?}"
-        );
+        let _server = server.serve(proto, "server", 80);
+        for to in ["10.0.2.2:80", "[fd00:2::2]:80"] {
+            let outcome = client.probe(proto, to, SILENCE);
+            assert_eq!(outcome, Outcome::Timeout, "{proto:?} {to}");
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::api::ApiState;
+use crate::cli::args::Purge;
 use crate::config::{Args, Config, LogFormat};
 use crate::kernel::Kernel;
 use crate::kernel::real::{self, RealKernel};
@@ -190,8 +191,12 @@ fn raise_descriptor_limit() {
 }
 
 /// `netctl purge` without a daemon: takes the daemon's lock and does its work.
-pub fn purge_offline(force: bool) -> Result<Purged, Error> {
-    let config = Config::load(Args::default())?;
+pub fn purge_offline(purge: &Purge) -> Result<Purged, Error> {
+    let config = Config::load(Args {
+        state_dir: purge.state_dir.clone(),
+        run_dir: purge.run_dir.clone(),
+        ..Args::default()
+    })?;
     let _lock = RunLock::acquire(&config.run_dir)?;
     let zone = ZoneHandle::new(Zone::default());
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -212,5 +217,5 @@ pub fn purge_offline(force: bool) -> Result<Purged, Error> {
     let kernel = RealKernel::new(kernel_config(&config, false), names)
         .map_err(|error| Error::new(netd_model::error::Code::KernelFailed, error))?;
     let store = Disk::open(&config.state_dir, &config.run_dir)?;
-    reconcile::purge_offline(Arc::new(kernel), Arc::new(store), force)
+    reconcile::purge_offline(Arc::new(kernel), Arc::new(store), purge.force)
 }

@@ -25,4 +25,5 @@
     reason = "test code: a panic is how a test fails, and its words belong on the terminal"
 )]
 
+pub mod host;
 pub mod lab;

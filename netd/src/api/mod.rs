@@ -52,10 +52,11 @@ pub struct ApiState {
 pub fn router(state: ApiState) -> Router {
     Router::new()
         .route("/v1/networks", get(networks::list).post(networks::create))
-        .route("/v1/networks/prune", post(networks::prune))
         .route(
             "/v1/networks/{network}",
-            get(networks::inspect).delete(networks::remove),
+            get(networks::inspect)
+                .delete(networks::remove)
+                .post(networks::prune),
         )
         .route(
             "/v1/containers",
@@ -123,7 +124,7 @@ async fn no_route(method: Method, uri: Uri) -> answer::Refusal {
     let what = format!("{method} {}", shorten(uri.path()));
     Error::new(
         Code::RouteNotFound,
-        format!("the API has no {what}: see GET /openapi.json or docs/api.md for its paths"),
+        format!("the API has no {what}: look for the path and method in its documentation"),
     )
     .into()
 }

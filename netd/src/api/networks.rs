@@ -1,14 +1,15 @@
 //! `/v1/networks`.
 
 use axum::extract::State;
+use axum::http::{Method, Uri};
 use axum::response::Response;
 use netd_model::api;
 use netd_model::request::CreateNetwork;
 
-use super::ApiState;
 use super::answer::{Reply, created, done, ok, removed};
 use super::find::find;
 use super::input::{Change, Json, Nothing, Params, Segments};
+use super::{ApiState, no_route};
 use crate::reconcile::handle::Request;
 
 pub(super) async fn list(State(state): State<ApiState>, _: Params<Nothing>) -> Response {
@@ -48,7 +49,17 @@ pub(super) async fn remove(
     ))
 }
 
-pub(super) async fn prune(State(state): State<ApiState>, Params(query): Params<Change>) -> Reply {
+/// `POST /v1/networks/prune`. Not a route of its own: it would hide a network that is called prune.
+pub(super) async fn prune(
+    State(state): State<ApiState>,
+    Segments(word): Segments<String>,
+    Params(query): Params<Change>,
+    method: Method,
+    uri: Uri,
+) -> Reply {
+    if word != "prune" {
+        return Err(no_route(method, uri).await);
+    }
     Ok(done(
         state
             .handle

@@ -11,6 +11,20 @@ use clap_complete::Shell;
 /// Where the daemon listens unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/netd/netd.sock";
 
+/// What to purge, and where the records are when no daemon runs that knows.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Purge {
+    /// Even with containers attached
+    #[arg(long)]
+    pub force: bool,
+    /// Without a daemon: its state directory, if not the default
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Without a daemon: its run directory, if not the default
+    #[arg(long, value_name = "DIR")]
+    pub run_dir: Option<PathBuf>,
+}
+
 /// Controls netd, the container networking daemon of this host.
 #[derive(Debug, Parser)]
 #[command(
@@ -30,11 +44,12 @@ pub struct Cli {
         value_name = "PATH",
         env = "NETD_SOCKET",
         hide_env_values = true,
+        help_heading = "Global options",
         default_value = DEFAULT_SOCKET
     )]
     pub socket: PathBuf,
     /// How results are printed
-    #[arg(short, long, global = true, value_enum, value_name = "FORMAT", default_value_t = Format::Table)]
+    #[arg(short, long, global = true, value_enum, value_name = "FORMAT", default_value_t = Format::Table, help_heading = "Global options")]
     pub output: Format,
     /// What to do
     #[command(subcommand)]
@@ -44,11 +59,9 @@ pub struct Cli {
 /// How results are printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
-    /// For people
+    // No doc comments here: they would make the help of every command nine lines longer.
     Table,
-    /// One JSON document
     Json,
-    /// One YAML document
     Yaml,
 }
 
@@ -115,9 +128,8 @@ pub enum Command {
     /// Remove everything of netd's from the kernel and forget it; works without a running daemon too
     #[command(after_help = "Example: netctl purge --force")]
     Purge {
-        /// Even with containers attached
-        #[arg(long)]
-        force: bool,
+        #[command(flatten)]
+        purge: Purge,
         #[command(flatten)]
         change: Change,
     },
@@ -219,7 +231,7 @@ pub struct NetworkCreate {
     /// An option of the driver, such as bridge=NAME; may be repeated
     #[arg(long, value_name = "K=V")]
     pub opt: Vec<String>,
-    /// Also: `--dry-run`.
+    /// `--dry-run`.
     #[command(flatten)]
     pub change: Change,
 }
@@ -253,7 +265,7 @@ pub struct Attach {
     /// Write the container's resolv.conf here when it is attached
     #[arg(long, value_name = "FILE")]
     pub resolv_conf: Option<PathBuf>,
-    /// Also: `--dry-run`.
+    /// `--dry-run`.
     #[command(flatten)]
     pub change: Change,
 }
@@ -284,7 +296,7 @@ pub struct Connect {
     /// A further name on this network; may be repeated
     #[arg(long, value_name = "A")]
     pub alias: Vec<String>,
-    /// Also: `--dry-run`.
+    /// `--dry-run`.
     #[command(flatten)]
     pub change: Change,
 }

@@ -37,8 +37,8 @@ use failure::Failure;
 use output::Terminal;
 use session::{Page, Session};
 
-/// Purges without a daemon; the argument is `--force`.
-pub type OfflinePurge = fn(force: bool) -> error::Result<api::Purged>;
+/// Purges without a daemon.
+pub type OfflinePurge = fn(&args::Purge) -> error::Result<api::Purged>;
 
 /// The program netctl: `args` begin with its name.
 pub fn main(args: impl IntoIterator<Item = OsString>, offline_purge: OfflinePurge) -> ExitCode {

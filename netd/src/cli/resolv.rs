@@ -14,8 +14,10 @@ use nix::fcntl::OFlag;
 /// read-only), the file is overwritten.
 ///
 /// The path often lies in the root of a container, whose image decides what is there: a symbolic link at its end is
-/// replaced, never followed.
+/// replaced, never followed. What is neither a file nor a link to one (`/dev/null`, `/dev/stdout`) is refused: it
+/// would be gone for every other program.
 pub(super) fn write(path: &Path, text: &str) -> io::Result<()> {
+    check_target(path)?;
     match replace(path, text) {
         Err(refusal) if is_refusal(&refusal) => match overwrite(path, text) {
             // There is nothing to overwrite: what hinders is the refusal.
@@ -24,6 +26,25 @@ pub(super) fn write(path: &Path, text: &str) -> io::Result<()> {
         },
         done => done,
     }
+}
+
+fn check_target(path: &Path) -> io::Result<()> {
+    let kind = match std::fs::symlink_metadata(path) {
+        Ok(metadata) => metadata.file_type(),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    // Links into /proc, such as /dev/stdout, are doors to open descriptors and no names of files.
+    let leads_to_file =
+        || std::fs::read_link(path).is_ok_and(|target| !target.starts_with("/proc"));
+    if kind.is_file() || (kind.is_symlink() && leads_to_file()) {
+        return Ok(());
+    }
+    Err(not_a_file())
+}
+
+fn not_a_file() -> io::Error {
+    io::Error::new(ErrorKind::InvalidInput, "it is not a regular file")
 }
 
 /// Whether the directory or the mount says no; a full disk or a missing directory is the same for both ways.
@@ -80,10 +101,7 @@ pub(super) fn overwrite(path: &Path, text: &str) -> io::Result<()> {
         .custom_flags(no_link.bits())
         .open(path)?;
     if !file.metadata()?.is_file() {
-        return Err(io::Error::new(
-            ErrorKind::InvalidInput,
-            "it is not a regular file",
-        ));
+        return Err(not_a_file());
     }
     file.set_len(0)?;
     fill(&mut file, text)

@@ -5,7 +5,7 @@ use netd_model::api;
 use serde_json::{Map, Value, json};
 
 use super::OfflinePurge;
-use super::args::{Attach, Command, Connect, Network, NetworkCreate};
+use super::args::{Attach, Command, Connect, Network, NetworkCreate, Purge};
 use super::failure::{Failure, NO_DAEMON, RESOLV_CONF_FAILED};
 use super::output::Terminal;
 use super::session::{Ops, Page, Session, change, lines, path, warnings};
@@ -46,7 +46,7 @@ impl Session {
             Command::Status { wait: false } => self.get(&["status"], view::status),
             Command::Status { wait: true } => self.wait(terminal),
             Command::Plan => self.plan(),
-            Command::Purge { force, change } => self.purge(force, change.dry_run, offline_purge),
+            Command::Purge { purge, change } => self.purge(&purge, change.dry_run, offline_purge),
             // Needs no daemon: done before there is a session.
             Command::Completion { .. } => Ok(Page::default()),
         }
@@ -217,17 +217,17 @@ impl Session {
 
     fn purge(
         &self,
-        force: bool,
+        purge: &Purge,
         dry_run: bool,
         offline_purge: OfflinePurge,
     ) -> Result<Page, Failure> {
-        let target = format!("/v1/purge?force={force}&dry_run={dry_run}");
+        let target = format!("/v1/purge?force={}&dry_run={dry_run}", purge.force);
         match self.ask(Method::POST, &target) {
             Ok(body) if dry_run => self.ops(&body),
             Ok(body) => self.show(&body, view::purged),
             Err(failure) if failure.code == NO_DAEMON && !dry_run => {
                 // The only call of the purge without a daemon.
-                let purged = offline_purge(force)?;
+                let purged = offline_purge(purge)?;
                 self.own(&purged, view::purged(&purged))
             }
             Err(failure) => Err(failure),

@@ -93,6 +93,9 @@ impl World {
 
     /// The network with this id, name, or unique prefix of an id.
     pub(crate) fn find_network(&self, reference: &str) -> Result<NetworkId> {
+        if let Some((id, _)) = self.networks.get_key_value(reference) {
+            return Ok(id.clone());
+        }
         if let Some(id) = self.network_names.get(reference) {
             return Ok(id.clone());
         }

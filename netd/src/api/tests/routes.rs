@@ -282,6 +282,7 @@ fn unknown_paths_and_methods_are_one_kind_of_error() {
         (Method::PUT, "/v1/networks"),
         (Method::PATCH, "/v1/networks/front"),
         (Method::POST, "/v1/plan"),
+        (Method::POST, "/v1/networks/front"),
         (Method::GET, "/v1/audit"),
         (Method::DELETE, "/healthz"),
     ] {
@@ -299,6 +300,20 @@ fn unknown_paths_and_methods_are_one_kind_of_error() {
             "{answer}"
         );
     }
+}
+
+#[test]
+fn a_network_may_be_called_prune() {
+    let daemon = Daemon::start();
+    let (status, answer) = daemon.json(Method::GET, "/v1/networks/prune", b"");
+    assert_eq!((status, code(&answer)), (404, "network_not_found"));
+    assert_eq!(
+        daemon
+            .call(Method::DELETE, "/v1/networks/prune", b"")
+            .status,
+        200
+    );
+    assert_eq!(daemon.asked(), ["RemoveNetwork(\"prune\")"]);
 }
 
 #[test]

@@ -200,9 +200,9 @@ fn purge_works_without_a_daemon() {
         clippy::unnecessary_wraps,
         reason = "the signature is that of the purge"
     )]
-    fn offline(force: bool) -> netd_model::error::Result<Purged> {
+    fn offline(purge: &crate::cli::args::Purge) -> netd_model::error::Result<Purged> {
         Ok(Purged {
-            containers: usize::from(force),
+            containers: usize::from(purge.force),
             networks: 2,
             orphans: 0,
         })

@@ -22,7 +22,7 @@ struct Outcome {
     err: String,
 }
 
-fn no_purge(_: bool) -> Result<Purged> {
+fn no_purge(_: &super::args::Purge) -> Result<Purged> {
     Err(Error::new(
         Code::Internal,
         "there is nothing to purge in this test",

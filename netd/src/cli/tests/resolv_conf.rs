@@ -99,6 +99,25 @@ fn a_file_that_cannot_be_replaced_is_overwritten_and_a_link_is_not() {
 }
 
 #[test]
+fn what_is_no_file_is_never_replaced() {
+    let dir = Dir::new();
+    let (pipe, door) = (dir.0.join("pipe"), dir.0.join("stdout"));
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    symlink("/proc/self/fd/1", &door).unwrap();
+    for path in [&pipe, &door, &dir.0] {
+        let error = resolv::write(path, TEXT).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "it is not a regular file",
+            "{}",
+            path.display()
+        );
+    }
+    assert!(door.is_symlink());
+    assert_eq!(names(&dir), ["pipe", "stdout"]);
+}
+
+#[test]
 fn without_the_file_the_container_stays_attached_and_the_message_says_so() {
     let (daemon, dir) = (Daemon::start(), Dir::new());
     let missing = dir.0.join("no").join("resolv.conf");

@@ -243,11 +243,11 @@ mod tests {
         let mut batch = Batch::new(u32::MAX - 1, packing);
         for step in 0..count {
             batch.element(step, NFT_MSG_NEWSETELEM, ("t", "s"), |w| {
-                w.put(NFTA_LIST_ELEM, &[7; 96])
+                w.put(NFTA_LIST_ELEM, &[7; 96]);
             });
         }
         batch.element(count, NFT_MSG_DELSETELEM, ("t", "s"), |w| {
-            w.put(NFTA_LIST_ELEM, &[7; 96])
+            w.put(NFTA_LIST_ELEM, &[7; 96]);
         });
         batch.element(count + 1, NFT_MSG_DELSETELEM, ("t", "u"), |_| ());
         batch.seal()

@@ -3,6 +3,10 @@
 //! Written by hand over a plain netlink socket. Of `netlink-socket2` only the transport would have been of use, and it
 //! asks for an answer to each message of a batch, stops reading at the first error and has no say over the socket's
 //! buffers: a batch of 10,000 elements needs the opposite of each.
+#![allow(
+    clippy::wildcard_imports,
+    reason = "of `abi` only, which is a table of numbers"
+)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -190,8 +194,11 @@ impl NftSocket {
                     tables.insert(index, None);
                 }
                 Action::Install(ruleset) => {
-                    let table = Table::read(&mut self.transport, ruleset)
-                        .map_err(|error| KernelError::new(step.op, error))?;
+                    let failed = |error| KernelError::new(step.op, error);
+                    let mut table = Table::read(&mut self.transport, ruleset).map_err(failed)?;
+                    if let Some(table) = &mut table {
+                        table.wake(&mut self.transport, ruleset).map_err(failed)?;
+                    }
                     let is_held =
                         |table: &Table| table.difference(ruleset, &ruleset.digest()).is_none();
                     if !table.as_ref().is_some_and(is_held) {
@@ -214,9 +221,10 @@ fn encode_element(
 ) -> Result<(), KernelError> {
     let invalid = |why| refused(step.op, io::ErrorKind::InvalidInput, why);
     let key = &element.key;
-    let spec = match key.table == HOST.ruleset.table {
-        true => HOST.ruleset.set(&key.set),
-        false => None,
+    let spec = if key.table == HOST.ruleset.table {
+        HOST.ruleset.set(&key.set)
+    } else {
+        None
     };
     let spec = spec.ok_or_else(|| invalid("netd has no such set"))?;
     // What is to be removed was observed, and may have been put there by someone else with other data.
@@ -226,11 +234,11 @@ fn encode_element(
     let place = (key.table.name.as_str(), key.set.as_str());
     if add {
         batch.element(index, NFT_MSG_NEWSETELEM, place, |w| {
-            element::write(spec, element, w)
+            element::write(spec, element, w);
         });
     } else {
         batch.element(index, NFT_MSG_DELSETELEM, place, |w| {
-            element::write_removal(spec, key, w)
+            element::write_removal(spec, key, w);
         });
     }
     Ok(())

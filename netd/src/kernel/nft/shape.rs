@@ -31,7 +31,7 @@ const TYPES: [(Field, u32); 6] = [
 const TYPE_BITS: u32 = 6;
 
 /// Writes hook, type and policy of a base chain.
-pub(super) fn write_hook(hook: &Hook, w: &mut Writer) {
+pub(super) fn write_hook(hook: Hook, w: &mut Writer) {
     let point = POINTS.iter().find(|(point, _)| *point == hook.point);
     let kind = KINDS.iter().find(|(kind, _)| *kind == hook.kind);
     w.nest(NFTA_CHAIN_HOOK, |w| {
@@ -50,9 +50,10 @@ pub(super) fn write_hook(hook: &Hook, w: &mut Writer) {
 pub(super) fn read_chain(attrs: Attrs<'_>) -> ChainShape {
     let base = attrs.get(NFTA_CHAIN_HOOK).is_some();
     let hook = read_hook(attrs);
-    let accepts = match base {
-        true => hook.is_some() && attrs.u32(NFTA_CHAIN_POLICY) == Some(NF_ACCEPT),
-        false => true,
+    let accepts = if base {
+        hook.is_some() && attrs.u32(NFTA_CHAIN_POLICY) == Some(NF_ACCEPT)
+    } else {
+        true
     };
     ChainShape {
         hook,
@@ -214,7 +215,7 @@ mod tests {
     fn chains_read_back_as_they_were_written() {
         for chain in skeleton::host().chains {
             let mut w = Writer::default();
-            if let Some(hook) = &chain.hook {
+            if let Some(hook) = chain.hook {
                 write_hook(hook, &mut w);
             }
             let want = ChainShape {

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::io;
 
 use netd_model::Owner;
-use netd_model::nft::digest::{RulesetDigest, tag};
+use netd_model::nft::digest::{ChainShape, RulesetDigest, tag};
 use netd_model::nft::{Chain, Ruleset};
 
 use super::abi::*;
 use super::attr::Attrs;
-use super::batch::{Batch, Label};
+use super::batch::{Batch, Label, Packing};
 use super::transport::Transport;
 use super::{compile, shape, userdata};
 
@@ -59,6 +59,24 @@ impl Table {
         digest.difference(&self.digest)
     }
 
+    /// Switches a table of the ruleset's owner on that someone switched off.
+    ///
+    /// In a batch of its own: the kernel refuses a batch that changes a table's flags and its base chains
+    /// (`nft_table_pending_update`, net/netfilter/nf_tables_api.c).
+    pub(super) fn wake(&mut self, transport: &mut Transport, ruleset: &Ruleset) -> io::Result<()> {
+        if !self.dormant || self.owner.as_ref() != Some(&ruleset.owner) {
+            return Ok(());
+        }
+        let mut batch = Batch::new(transport.next_seq(), Packing::Together);
+        add_table(ruleset, 0, &mut batch);
+        let sealed = batch.seal();
+        if let Some(failure) = transport.commit(sealed.bytes(), sealed.messages())?.first() {
+            return Err(io::Error::from_raw_os_error(failure.errno));
+        }
+        self.dormant = false;
+        Ok(())
+    }
+
     /// Whether a set is of the types that are wanted, so that its elements can be read.
     pub(super) fn has_set(&self, wanted: &RulesetDigest, name: &str) -> bool {
         let shape = self.digest.sets.get(name);
@@ -74,7 +92,7 @@ fn read_chains(
     let table = ruleset.table.name.as_str();
     let chains = transport.dump(NFT_MSG_GETCHAIN, NFPROTO_INET, |_| ())?;
     let rules = transport.dump(NFT_MSG_GETRULE, NFPROTO_INET, |w| {
-        w.put_text(NFTA_RULE_TABLE, table)
+        w.put_text(NFTA_RULE_TABLE, table);
     })?;
     let mut tags: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for attrs in rules.iter().map(|message| message.attrs()) {
@@ -118,7 +136,7 @@ fn read_sets(
 ) -> io::Result<()> {
     let table = ruleset.table.name.as_str();
     let sets = transport.dump(NFT_MSG_GETSET, NFPROTO_INET, |w| {
-        w.put_text(NFTA_SET_TABLE, table)
+        w.put_text(NFTA_SET_TABLE, table);
     })?;
     for attrs in sets.iter().map(|message| message.attrs()) {
         let Some(name) = attrs.text(NFTA_SET_NAME) else {
@@ -160,14 +178,13 @@ pub(super) fn install(
         }
     }
     for chain in &ruleset.chains {
-        add_chain(ruleset, chain, step, batch);
+        let right = |shape: &ChainShape| shape.hook == chain.hook && shape.accepts;
+        if !have.chains.get(&chain.name).is_some_and(right) {
+            add_chain(ruleset, chain, step, batch);
+        }
     }
     for chain in &ruleset.chains {
         add_rules(ruleset, chain, step, batch)?;
-    }
-    if table.is_some_and(|table| table.dormant) {
-        // Last: the kernel takes no new base chain after a table was switched on in the same batch.
-        add_table(ruleset, step, batch);
     }
     Ok(())
 }
@@ -214,12 +231,12 @@ fn in_the_way(ruleset: &Ruleset, table: &Table) -> Option<String> {
         return Some(format!("the set {name} is there with another type"));
     }
     let users = ruleset.chains.iter().filter(|chain| chain.rules.is_none());
-    let hooked = users.filter_map(|chain| {
+    let mut hooked = users.filter_map(|chain| {
         let shape = table.digest.chains.get(&chain.name)?;
-        (shape.hook != chain.hook).then(|| chain.name.as_str())
+        (shape.hook != chain.hook).then_some(chain.name.as_str())
     });
     hooked
-        .last()
+        .next_back()
         .map(|name| format!("the chain {name} is there with another hook"))
 }
 
@@ -235,8 +252,9 @@ fn clear(ruleset: &Ruleset, have: &RulesetDigest, step: usize, batch: &mut Batch
     }
     for (name, shape) in &have.chains {
         let wanted = ruleset.chains.iter().find(|chain| chain.name == *name);
-        // Where a chain is hooked in cannot be changed; a hook that netd cannot read is no base chain to it.
-        if wanted.is_none_or(|chain| chain.hook != shape.hook || !shape.accepts) {
+        // Where a chain is hooked in cannot be changed, only its policy can.
+        let unreadable = shape.hook.is_none() && !shape.accepts;
+        if wanted.is_none_or(|chain| chain.hook != shape.hook || unreadable) {
             batch.message(label("chain", name), NFT_MSG_DELCHAIN, 0, |w| {
                 w.put_text(NFTA_CHAIN_TABLE, table);
                 w.put_text(NFTA_CHAIN_NAME, name);
@@ -257,7 +275,7 @@ fn add_chain(ruleset: &Ruleset, chain: &Chain, step: usize, batch: &mut Batch) {
     batch.message(label, NFT_MSG_NEWCHAIN, NLM_F_CREATE, |w| {
         w.put_text(NFTA_CHAIN_TABLE, &ruleset.table.name);
         w.put_text(NFTA_CHAIN_NAME, &chain.name);
-        if let Some(hook) = &chain.hook {
+        if let Some(hook) = chain.hook {
             shape::write_hook(hook, w);
         }
         if chain.rules.is_some() {

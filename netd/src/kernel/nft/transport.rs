@@ -15,8 +15,8 @@ use super::attr::{Header, Message, Writer, messages};
 const RECEIVE: usize = 64 * 1024;
 /// Room for the errors of a batch of which everything fails.
 const RECEIVE_QUEUE: usize = 4 * 1024 * 1024;
-/// A batch that needs more is cut even where the kernel would take it.
-const SEND_QUEUE_MAX: usize = 64 * 1024 * 1024;
+/// Some 400,000 elements.
+const BATCH_MAX: usize = 64 * 1024 * 1024;
 /// What `netlink_sendmsg` (net/netlink/af_netlink.c) keeps back from the send buffer.
 const SEND_OVERHEAD: usize = 32;
 /// How often a dump is repeated that others' changes interrupt.
@@ -30,6 +30,8 @@ pub(super) struct Transport {
     socket: Socket,
     seq: u32,
     send_queue: usize,
+    /// A batch that is longer is cut even where the kernel would take it.
+    pub(super) batch_max: usize,
     buffer: Vec<u8>,
 }
 
@@ -69,11 +71,13 @@ impl Transport {
         setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_QUEUE)
             .or_else(|_| setsockopt(&socket, sockopt::RcvBuf, &RECEIVE_QUEUE))?;
         let send_queue = getsockopt(&socket, sockopt::SndBuf)?;
+        let buffer = Vec::with_capacity(RECEIVE);
         Ok(Self {
             socket,
             seq: 1,
             send_queue,
-            buffer: Vec::with_capacity(RECEIVE),
+            batch_max: BATCH_MAX,
+            buffer,
         })
     }
 
@@ -84,16 +88,17 @@ impl Transport {
 
     /// Whether a batch of this length can be sent, after the send buffer was grown as far as the kernel allows.
     pub(super) fn has_room(&mut self, len: usize) -> io::Result<bool> {
-        let fits = |queue: usize| len.saturating_add(SEND_OVERHEAD) <= queue;
-        if fits(self.send_queue) {
-            return Ok(true);
+        if len > self.batch_max {
+            return Ok(false);
         }
-        // Doubled by the kernel; so it is not grown for each batch that is a little longer than the last.
-        let want = len.saturating_add(SEND_OVERHEAD).min(SEND_QUEUE_MAX);
-        setsockopt(&self.socket, sockopt::SndBufForce, &want)
-            .or_else(|_| setsockopt(&self.socket, sockopt::SndBuf, &want))?;
-        self.send_queue = getsockopt(&self.socket, sockopt::SndBuf)?;
-        Ok(fits(self.send_queue) && len <= SEND_QUEUE_MAX)
+        let need = len.saturating_add(SEND_OVERHEAD);
+        if need > self.send_queue {
+            // The kernel doubles it, so it is not grown for each batch that is a little longer than the last.
+            setsockopt(&self.socket, sockopt::SndBufForce, &need)
+                .or_else(|_| setsockopt(&self.socket, sockopt::SndBuf, &need))?;
+            self.send_queue = getsockopt(&self.socket, sockopt::SndBuf)?;
+        }
+        Ok(need <= self.send_queue)
     }
 
     /// Sends a batch of so many messages, numbered from [`Self::next_seq`], the first and last being the frame. The

@@ -25,17 +25,19 @@ const TLLA: [u8; 2] = [2, 1];
 const HOP_LIMIT: u8 = 255;
 
 /// How long to wait for the bridge to pass the port's frames.
-const PATIENCE: Duration = Duration::from_millis(100);
+const PATIENCE: Duration = Duration::from_millis(50);
 const PAUSE: Duration = Duration::from_micros(100);
 
 /// Sends an announcement of each address, once. Works inside the container's namespace.
+///
+/// Gives the socket back, because closing it takes long.
 pub(super) fn announce(
     host: &mut Space,
     inside: &mut Space,
     ifname: &IfName,
     mac: Mac,
     ips: &[IpAddr],
-) -> Result<(), Refusal> {
+) -> Result<Socket, Refusal> {
     let index = inside.index(ifname)?;
     wait_for_port(host, inside, index)?;
     let socket = Socket::new_raw(Domain::PACKET, Type::RAW, None)?;
@@ -46,11 +48,11 @@ pub(super) fn announce(
         };
         socket.send_to(&frame, &on_link(index)?)?;
     }
-    Ok(())
+    Ok(socket)
 }
 
-/// A port passes frames only some time after both ends are up: the kernel tells the bridge from a work queue
-/// (net/core/link_watch.c). What is sent before is lost.
+/// A port may pass frames only some time after both ends are up: where the kernel has noted it as down in between, it
+/// tells the bridge from a work queue (net/core/link_watch.c). What is sent before is lost.
 fn wait_for_port(host: &mut Space, inside: &mut Space, index: u32) -> Result<(), Refusal> {
     let start = Instant::now();
     let peer =

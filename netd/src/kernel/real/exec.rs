@@ -26,7 +26,30 @@ pub struct RealExecutor {
 /// How many operations of a list were done, and why the next was not.
 struct Failed {
     done: usize,
+    /// Which of the list it was, if that is known.
+    culprit: Option<usize>,
     error: KernelError,
+}
+
+impl Failed {
+    /// The operation behind those that are done.
+    fn at(done: usize, error: KernelError) -> Self {
+        Self {
+            done,
+            culprit: Some(done),
+            error,
+        }
+    }
+
+    /// The same in a list that starts earlier.
+    fn behind(self, count: usize) -> Self {
+        let culprit = self.culprit.map(|at| at + count);
+        Self {
+            done: self.done + count,
+            culprit,
+            ..self
+        }
+    }
 }
 
 /// What operations have to have in common to be carried out together.
@@ -80,11 +103,10 @@ impl Executor for RealExecutor {
             // Sockets are handed over by themselves: the sink must not be called from inside a container.
             let len = run_of(&ops[done..], |op| (place(op), kind(op) == Kind::Dns));
             let run = &ops[done..done + len];
-            if let Err(failed) = self.run(run) {
-                done += failed.done;
+            if let Err(failed) = self.run(run).map_err(|failed| failed.behind(done)) {
                 return Err(ApplyError {
-                    done,
-                    failed: ops.get(done).cloned(),
+                    done: failed.done,
+                    failed: failed.culprit.and_then(|at| ops.get(at)).cloned(),
                     error: failed.error,
                 });
             }
@@ -123,7 +145,7 @@ impl RealExecutor {
         let entered = shared.sandboxes.inside(shared.host(), id, |fd| {
             let space = Space::open(Ns::Container(id.clone()))
                 .map_err(|source| KernelError::new("open a netlink socket", source))
-                .map_err(|error| Failed { done: 0, error })?;
+                .map_err(|error| Failed::at(0, error))?;
             Steps {
                 shared,
                 host,
@@ -143,7 +165,7 @@ impl RealExecutor {
                 }
                 _ => self.listen(id).map_err(|refusal| refusal.on(op)),
             };
-            result.map_err(|error| Failed { done, error })?;
+            result.map_err(|error| Failed::at(done, error))?;
         }
         Ok(())
     }
@@ -172,7 +194,16 @@ fn gone(ops: &[Op], error: KernelError) -> Result<(), Failed> {
     if done == ops.len() {
         return Ok(());
     }
-    Err(Failed { done, error })
+    Err(Failed::at(done, error))
+}
+
+/// The operation of an atomic batch that the text of an error starts with.
+fn named(ops: &[Op], what: &str) -> Option<usize> {
+    let is_named = |op: &Op| {
+        let rest = what.strip_prefix(&op.to_string());
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(": "))
+    };
+    ops.iter().position(is_named)
 }
 
 /// 127.0.0.11 is an address of `lo` for as long as `lo` is up.
@@ -217,15 +248,11 @@ impl Steps<'_> {
                     len = run_of(&ops[done..], |op| kind(op) == Kind::RemoveLink);
                     self.remove_links(&ops[done..done + len])
                 }
-                Kind::Dns | Kind::Single => self.single(first).map_err(|refusal| Failed {
-                    done: 0,
-                    error: refusal.on(first),
-                }),
+                Kind::Dns | Kind::Single => self
+                    .single(first)
+                    .map_err(|refusal| Failed::at(0, refusal.on(first))),
             };
-            result.map_err(|failed| Failed {
-                done: done + failed.done,
-                ..failed
-            })?;
+            result.map_err(|failed| failed.behind(done))?;
             done += len;
         }
         Ok(())
@@ -233,8 +260,11 @@ impl Steps<'_> {
 
     fn nft(&mut self, ops: &[Op]) -> Result<(), Failed> {
         let nft = self.space().nft();
-        nft.and_then(|nft| nft.apply(ops))
-            .map_err(|error| Failed { done: 0, error })
+        nft.and_then(|nft| nft.apply(ops)).map_err(|error| Failed {
+            done: 0,
+            culprit: named(ops, &error.what),
+            error,
+        })
     }
 
     fn remove_links(&mut self, ops: &[Op]) -> Result<(), Failed> {
@@ -246,10 +276,8 @@ impl Steps<'_> {
             })
             .collect();
         let groups = &self.shared.groups;
-        removal::remove_links(self.space(), &links, groups).map_err(|(done, refusal)| Failed {
-            done,
-            error: refusal.on(&ops[done]),
-        })
+        removal::remove_links(self.space(), &links, groups)
+            .map_err(|(done, refusal)| Failed::at(done, refusal.on(&ops[done])))
     }
 
     fn single(&mut self, op: &Op) -> Result<(), Refusal> {
@@ -269,7 +297,9 @@ impl Steps<'_> {
                 let Some((inside, _)) = &mut self.inside else {
                     return Err(not_here());
                 };
-                announce::announce(self.host, inside, ifname, *mac, ips)
+                let socket = announce::announce(self.host, inside, ifname, *mac, ips)?;
+                self.shared.closer.close(socket);
+                Ok(())
             }
             Op::ForgetUdpFlows { ip, port, except } => {
                 let flows = Flows {

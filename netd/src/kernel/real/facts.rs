@@ -45,7 +45,7 @@ pub(super) fn read(space: &mut Space, resolv_conf: &Path) -> Result<HostFacts, K
             .filter(|route| takes_addresses(route))
             .map(|route| route.dst)
             .collect(),
-        resolvers: resolvers(&fs::read_to_string(resolv_conf).unwrap_or_default()),
+        resolvers: resolvers(&read_resolv_conf(resolv_conf)),
         uplink_mtu: uplink(&foreign)
             .and_then(|index| links.iter().find(|view| view.index == index))
             .map(|view| view.mtu),
@@ -115,6 +115,13 @@ fn uplink(routes: &[RouteView]) -> Option<u32> {
         routes.min_by_key(|route| route.metric)?.oif
     };
     best(Family::V4).or_else(|| best(Family::V6))
+}
+
+fn read_resolv_conf(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|error| {
+        tracing::warn!(path = %path.display(), %error, "the host's resolvers are unknown");
+        String::new()
+    })
 }
 
 /// The `nameserver` lines (resolv.conf(5)); a scope behind `%` is left off.

@@ -4,6 +4,7 @@
 //! of a foreign interface that the crate does not understand would fail a whole dump. [`super::wire`] picks the few
 //! attributes that netd needs.
 
+use std::fmt;
 use std::io;
 use std::time::Duration;
 
@@ -126,7 +127,7 @@ impl Refusal {
     }
 
     /// As an error of an operation.
-    pub(super) fn on(self, what: impl std::fmt::Display) -> KernelError {
+    pub(super) fn on(self, what: impl fmt::Display) -> KernelError {
         let error = KernelError::new(what, self.source).of_kind(self.kind);
         KernelError {
             detail: self.text,
@@ -158,11 +159,19 @@ pub(super) fn gone_is_done(answer: Answer, gone: &[Errno]) -> Result<(), Refusal
     }
 }
 
+impl fmt::Debug for Netlink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Without 64 KiB of buffer.
+        f.debug_struct("Netlink")
+            .field("socket", &self.socket)
+            .finish_non_exhaustive()
+    }
+}
+
 /// The answer to one request: the payload of its reply, empty for a bare acknowledgement.
 pub(super) type Answer = Result<Vec<u8>, Refusal>;
 
 /// A netlink socket. It belongs to the namespace that the thread was in when it was opened.
-#[derive(Debug)]
 pub(super) struct Netlink {
     socket: Socket,
     seq: u32,

@@ -74,11 +74,18 @@ impl Ports {
         Ok(())
     }
 
-    /// Gives a port back.
+    /// Gives a port back; one that is another owner's by now stays.
     pub(super) fn release(&self, port: &HostPort) {
         let mut held = self.lock();
+        if held
+            .get(&key(port))
+            .is_none_or(|own| own.port.owner != port.owner)
+        {
+            return;
+        }
         // The socket is closed before the ports that it held too are bound.
-        if held.remove(&key(port)).is_some() && port.ip.is_unspecified() {
+        held.remove(&key(port));
+        if port.ip.is_unspecified() {
             bind_own_again(port, &mut held);
         }
     }
@@ -131,7 +138,7 @@ fn bind_own_again(port: &HostPort, held: &mut HashMap<Key, Held>) {
             Ok(socket) => own.socket = Some(socket),
             // From now on it is missing when observed, so that netd tries again.
             Err(error) => {
-                tracing::warn!(port = ?own.port, %error, "a published port is no longer held")
+                tracing::warn!(port = ?own.port, %error, "a published port is no longer held");
             }
         }
     }

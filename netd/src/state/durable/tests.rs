@@ -1,17 +1,16 @@
 use std::os::unix::fs::PermissionsExt as _;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 
 use netd_model::error::Code;
-use nix::errno::Errno;
 use proptest::prelude::*;
-use redb::StorageBackend;
 use redb::backends::FileBackend;
 use serde_json::{Value, json};
 
 use super::database::open_backend;
 use super::*;
 use crate::state::testing::{Scratch, add_fields, network, network_id, network_json, new_fields};
+
+mod damage;
+mod failing;
 
 fn open(scratch: &Scratch) -> Durable {
     Durable::open(scratch.path()).unwrap()
@@ -233,106 +232,6 @@ fn one_damaged_record_does_not_hide_the_others_and_stays() {
     }
 }
 
-/// Opens a file with these bytes; whatever comes of it, a failure leaves every byte.
-fn try_open(scratch: &Scratch, bytes: &[u8]) -> Result<Records<Network>, StateError> {
-    fs::write(file(scratch), bytes).unwrap();
-    let opened = Durable::open(scratch.path());
-    if let Err(error) = &opened {
-        assert_eq!(error.code(), Code::StateDamaged, "{error}");
-        assert!(
-            error
-                .to_string()
-                .ends_with("or move it away to start without it"),
-            "{error}"
-        );
-        assert!(
-            fs::read(file(scratch)).unwrap() == bytes,
-            "changed: {error}"
-        );
-    }
-    opened?.networks()
-}
-
-#[test]
-fn a_truncated_database_is_damaged_and_kept() {
-    let scratch = filled();
-    let whole = fs::read(file(&scratch)).unwrap();
-    let lengths = (0..400)
-        .step_by(7)
-        .chain((1..whole.len()).step_by(16 * 1024 - 1));
-    for length in lengths {
-        let error = try_open(&scratch, &whole[..length]).unwrap_err();
-        assert!(
-            error.to_string().contains("netd.redb is damaged: "),
-            "{error}"
-        );
-    }
-}
-
-#[test]
-fn a_database_that_is_none_is_damaged_and_kept() {
-    let scratch = Scratch::new();
-    for bytes in [&b"hello"[..], &[0; 4096], &[0xff; 70_000]] {
-        try_open(&scratch, bytes).unwrap_err();
-    }
-    fs::remove_file(file(&scratch)).unwrap();
-    let database = open_backend(
-        FileBackend::new(
-            fs::OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create_new(true)
-                .open(file(&scratch))
-                .unwrap(),
-        )
-        .unwrap(),
-    )
-    .unwrap();
-    drop(database);
-    let error = Durable::open(scratch.path()).unwrap_err();
-    assert!(
-        error.to_string().contains("netd did not make it"),
-        "{error}"
-    );
-}
-
-/// A database as a stop leaves it, and as `kill -9` does.
-fn images() -> [Vec<u8>; 2] {
-    let scratch = filled();
-    let stopped = fs::read(file(&scratch)).unwrap();
-    let durable = open(&scratch);
-    durable.put_network(&network(4)).unwrap();
-    let killed = fs::read(file(&scratch)).unwrap();
-    drop(durable);
-    [stopped, killed]
-}
-
-#[test]
-fn no_damage_goes_unnoticed() {
-    let scratch = Scratch::new();
-    for whole in images() {
-        let want = try_open(&scratch, &whole).unwrap();
-        let mut noticed = 0;
-        for (page, content) in whole.chunks(4096).enumerate() {
-            if content.iter().all(|byte| *byte == 0) {
-                continue;
-            }
-            for (start, length, mask) in [(0, 4096, None), (0, 64, Some(0x10)), (17, 1, Some(0x01))]
-            {
-                let mut bytes = whole.clone();
-                let area = &mut bytes[page * 4096 + start..][..length];
-                area.iter_mut()
-                    .for_each(|byte| *byte = mask.map_or(0, |mask| *byte ^ mask));
-                match try_open(&scratch, &bytes) {
-                    Ok(loaded) => assert_eq!(loaded, want, "page {page} is one of the past"),
-                    Err(_) => noticed += 1,
-                }
-            }
-        }
-        assert!(noticed > 10, "{noticed}");
-    }
-}
-
 #[test]
 fn a_crash_while_the_database_is_made_leaves_nothing_that_hinders() {
     let scratch = Scratch::new();
@@ -350,102 +249,6 @@ fn a_state_dir_that_cannot_be_made_is_named_with_the_remedy() {
     let text = error.to_string();
     assert!(text.contains("file/state cannot be made: "), "{text}");
     assert!(text.ends_with("use another --state-dir"), "{text}");
-}
-
-/// A disk that is full, or gone, after some writes.
-#[derive(Debug)]
-struct Failing {
-    file: FileBackend,
-    left: Arc<AtomicI64>,
-}
-
-impl Failing {
-    fn count(&self) -> std::io::Result<()> {
-        match self.left.fetch_sub(1, Ordering::SeqCst) {
-            left if left > 0 => Ok(()),
-            _ => Err(Errno::ENOSPC.into()),
-        }
-    }
-}
-
-impl StorageBackend for Failing {
-    fn len(&self) -> std::io::Result<u64> {
-        self.file.len()
-    }
-    fn read(&self, offset: u64, out: &mut [u8]) -> std::io::Result<()> {
-        self.file.read(offset, out)
-    }
-    fn set_len(&self, len: u64) -> std::io::Result<()> {
-        self.count()?;
-        self.file.set_len(len)
-    }
-    fn sync_data(&self) -> std::io::Result<()> {
-        self.count()
-    }
-    fn write(&self, offset: u64, data: &[u8]) -> std::io::Result<()> {
-        self.count()?;
-        self.file.write(offset, data)
-    }
-}
-
-fn open_failing(scratch: &Scratch, left: &Arc<AtomicI64>) -> Durable {
-    let left = Arc::clone(left);
-    let open = move |path: &Path| {
-        let file = fs::OpenOptions::new().read(true).write(true).open(path)?;
-        let left = Arc::clone(&left);
-        Ok(open_backend(Failing {
-            file: FileBackend::new(file)?,
-            left,
-        })?)
-    };
-    Durable::open_with(scratch.path(), Box::new(open)).unwrap()
-}
-
-#[test]
-fn when_the_disk_has_space_again_the_next_write_succeeds() {
-    let scratch = filled();
-    let left = Arc::new(AtomicI64::new(i64::MAX));
-    let durable = open_failing(&scratch, &left);
-    left.store(0, Ordering::SeqCst);
-    for _ in 0..3 {
-        let error = durable.put_network(&network(4)).unwrap_err();
-        assert_eq!(error.code(), Code::StoreUnavailable);
-        assert!(
-            error.to_string().ends_with("free some space there"),
-            "{error}"
-        );
-    }
-    left.store(i64::MAX, Ordering::SeqCst);
-    assert_eq!(durable.networks().unwrap().records.len(), 3);
-    durable.put_network(&network(4)).unwrap();
-    assert_eq!(durable.networks().unwrap().records.len(), 4);
-}
-
-#[test]
-fn a_crash_at_any_write_leaves_the_old_or_the_new_records() {
-    let (mut old, mut new) = (0, 0);
-    for writes in 0.. {
-        let scratch = filled();
-        let left = Arc::new(AtomicI64::new(i64::MAX));
-        let durable = open_failing(&scratch, &left);
-        left.store(writes, Ordering::SeqCst);
-        let result = durable.put_network(&network(4));
-        // Nothing more reaches the disk, not even when the database is closed.
-        left.store(0, Ordering::SeqCst);
-        drop(durable);
-        let loaded = open(&scratch).networks().unwrap();
-        assert_eq!(loaded.problems, []);
-        match loaded.records.len() {
-            3 => old += 1,
-            4 => new += 1,
-            other => panic!("{other} networks after a crash at write {writes}"),
-        }
-        if result.is_ok() {
-            assert_eq!(loaded.records.len(), 4, "what was acknowledged is there");
-            break;
-        }
-    }
-    assert!(old > 0 && new > 0, "{old} {new}");
 }
 
 proptest! {

@@ -62,25 +62,29 @@ kernel_test! {
 
 kernel_test! {
     fn a_chain_that_drops_by_policy() {
-        is_repaired(|batch| {
-            message(batch, NFT_MSG_NEWCHAIN, |w| {
-                w.put_text(NFTA_CHAIN_TABLE, skeleton::TABLE);
-                w.put_text(NFTA_CHAIN_NAME, "forward");
-                w.put_u32(NFTA_CHAIN_POLICY, NF_DROP);
-            });
-        });
+        is_repaired(drop_by_policy);
     }
 }
 
 kernel_test! {
     fn a_table_that_is_switched_off() {
-        is_repaired(|batch| {
-            message(batch, NFT_MSG_NEWTABLE, |w| {
-                w.put_text(NFTA_TABLE_NAME, skeleton::TABLE);
-                w.put_u32(NFTA_TABLE_FLAGS, NFT_TABLE_F_DORMANT);
-            });
-        });
+        is_repaired(switch_off);
     }
+}
+
+fn drop_by_policy(batch: &mut Batch) {
+    message(batch, NFT_MSG_NEWCHAIN, |w| {
+        w.put_text(NFTA_CHAIN_TABLE, skeleton::TABLE);
+        w.put_text(NFTA_CHAIN_NAME, "forward");
+        w.put_u32(NFTA_CHAIN_POLICY, NF_DROP);
+    });
+}
+
+fn switch_off(batch: &mut Batch) {
+    message(batch, NFT_MSG_NEWTABLE, |w| {
+        w.put_text(NFTA_TABLE_NAME, skeleton::TABLE);
+        w.put_u32(NFTA_TABLE_FLAGS, NFT_TABLE_F_DORMANT);
+    });
 }
 
 /// Deletes a base chain with its rules.
@@ -96,20 +100,18 @@ fn new_chain(batch: &mut Batch, chain: &Chain) {
     message(batch, NFT_MSG_NEWCHAIN, |w| {
         w.put_text(NFTA_CHAIN_TABLE, skeleton::TABLE);
         w.put_text(NFTA_CHAIN_NAME, &chain.name);
-        if let Some(hook) = &chain.hook {
+        if let Some(hook) = chain.hook {
             shape::write_hook(hook, w);
         }
     });
 }
 
 kernel_test! {
-    fn a_missing_chain_in_a_table_that_is_switched_off() {
+    fn a_table_that_is_switched_off_and_harmed_in_more_than_one_way() {
         is_repaired(|batch| {
-            delete_chain(batch, "raw");
-            message(batch, NFT_MSG_NEWTABLE, |w| {
-                w.put_text(NFTA_TABLE_NAME, skeleton::TABLE);
-                w.put_u32(NFTA_TABLE_FLAGS, NFT_TABLE_F_DORMANT);
-            });
+            by_hand(|batch| delete_chain(batch, "raw"));
+            by_hand(drop_by_policy);
+            switch_off(batch);
         });
     }
 }
@@ -198,14 +200,14 @@ kernel_test! {
     fn what_another_version_left_is_cleared_away() {
         let mut nft = socket();
         let other = Op::Add(Object::Ruleset(other_version()));
-        nft.apply(&[other.clone()]).unwrap();
+        nft.apply(std::slice::from_ref(&other)).unwrap();
         nft.apply(&add(&of_every_kind())).unwrap();
         by_hand(|batch| foreign_rule(batch, skeleton::USER_FORWARD));
         assert_eq!(ruleset(&mut nft), Some(skeleton::host().emptied()));
         for _ in 0..2 {
             nft.apply(&[install()]).unwrap();
             assert!(holds(&mut nft, &of_every_kind()));
-            nft.apply(&[other.clone()]).unwrap();
+            nft.apply(std::slice::from_ref(&other)).unwrap();
         }
         assert_eq!(rules_in(&mut nft, skeleton::USER_FORWARD), 1);
     }

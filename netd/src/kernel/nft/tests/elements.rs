@@ -209,3 +209,22 @@ kernel_test! {
         assert_eq!(elements(&mut nft), []);
     }
 }
+
+kernel_test! {
+    /// Where the kernel grants no larger send buffer.
+    fn a_batch_that_is_too_long_is_cut_and_still_leaves_nothing_when_it_fails() {
+        let mut nft = installed();
+        nft.transport.batch_max = 20_000;
+        let many: Vec<Element> = (1..=1000).map(published).collect();
+        nft.apply(&add(&many)).unwrap();
+        assert!(holds(&mut nft, &many));
+        let nowhere = ElementData::Verdict(Verdict::Goto("no-such-chain".to_owned()));
+        let mut bad = remove(&many);
+        bad.extend(add(&[single("from", vec![name("br9")], nowhere)]));
+        let error = nft.apply(&bad).unwrap_err();
+        assert!(error.to_string().starts_with("add element from { br9 : "), "{error}");
+        assert!(holds(&mut nft, &many));
+        nft.apply(&remove(&many)).unwrap();
+        assert!(holds(&mut nft, &[]));
+    }
+}

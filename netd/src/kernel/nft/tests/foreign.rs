@@ -6,7 +6,7 @@ use super::*;
 
 fn new_table(batch: &mut Batch, table: &str) {
     message(batch, NFT_MSG_NEWTABLE, |w| {
-        w.put_text(NFTA_TABLE_NAME, table)
+        w.put_text(NFTA_TABLE_NAME, table);
     });
 }
 
@@ -88,7 +88,7 @@ fn base_chain(
     (point, policy): (u32, u32),
 ) {
     batch.message_of(family, NFT_MSG_NEWTABLE, |w| {
-        w.put_text(NFTA_TABLE_NAME, table)
+        w.put_text(NFTA_TABLE_NAME, table);
     });
     batch.message_of(family, NFT_MSG_NEWCHAIN, |w| {
         w.put_text(NFTA_CHAIN_TABLE, table);

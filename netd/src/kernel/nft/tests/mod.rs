@@ -105,13 +105,16 @@ fn ruleset(nft: &mut NftSocket) -> Option<Ruleset> {
 fn holds(nft: &mut NftSocket, wanted: &[Element]) -> bool {
     let found = elements(nft);
     let wanted = sorted(wanted.to_vec());
+    if found == wanted {
+        return ruleset(nft) == Some(skeleton::host());
+    }
     for element in found.iter().filter(|element| !wanted.contains(element)) {
         println!("not wanted: {element} {}", element.owner);
     }
     for element in wanted.iter().filter(|element| !found.contains(element)) {
         println!("missing: {element} {}", element.owner);
     }
-    ruleset(nft) == Some(skeleton::host()) && found == wanted
+    false
 }
 
 fn add(elements: &[Element]) -> Vec<Op> {
@@ -214,7 +217,7 @@ fn flush(batch: &mut Batch, chain: &str) {
 
 fn delete_table(batch: &mut Batch, table: &str) {
     message(batch, NFT_MSG_DELTABLE, |w| {
-        w.put_text(NFTA_TABLE_NAME, table)
+        w.put_text(NFTA_TABLE_NAME, table);
     });
 }
 

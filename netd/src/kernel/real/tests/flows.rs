@@ -183,7 +183,9 @@ fn check(ip_text: &str, except: &[&str], gone: &[usize]) {
         }
         lab.add(&address(&bridge(1), "fd00:1::1", 64));
         let mut socket = Netlink::open(NETLINK_NETFILTER).unwrap();
-        FLOWS.iter().for_each(|flow| track(&mut socket, *flow));
+        for flow in FLOWS {
+            track(&mut socket, flow);
+        }
         assert_eq!(tracked(&mut socket).len(), FLOWS.len());
         let forget = Op::ForgetUdpFlows {
             ip: ip(&ip_text),

@@ -196,6 +196,8 @@ fn a_port_is_handed_over_without_a_gap() {
         }])
         .unwrap();
         assert!(lab.holds(&to) && !lab.holds(&from));
+        lab.remove(&from);
+        assert!(lab.holds(&to), "the old owner gives nothing back");
         assert!(is_taken("0.0.0.0", Proto::Tcp, 85));
     });
 }

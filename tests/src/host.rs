@@ -1,0 +1,412 @@
+//! A host with netd on it: a namespace, the real daemon in a process of its own, and netctl.
+//!
+//! Owns the leak check: [`Host::done`] says that nothing of netd's is left but its constant ruleset.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::lab::{self, LinkInfo, Netns, Process, Signal};
+
+/// The programs that a test binary can be: pass it to `lab::dispatch`.
+pub const PROGRAMS: &[(&str, lab::Program)] = &[("__netd", netd), ("__netctl", netctl)];
+
+fn netd(args: Vec<String>) -> i32 {
+    exit_code(netd::daemon::main(with_name("netd", args)))
+}
+
+fn netctl(args: Vec<String>) -> i32 {
+    exit_code(netd::cli::main(
+        with_name("netctl", args),
+        netd::daemon::purge_offline,
+    ))
+}
+
+fn with_name(name: &str, args: Vec<String>) -> impl Iterator<Item = std::ffi::OsString> {
+    std::iter::once(name.to_owned()).chain(args).map(Into::into)
+}
+
+/// `ExitCode` cannot be read, but it can be compared.
+fn exit_code(code: std::process::ExitCode) -> i32 {
+    (0..=255u8)
+        .find(|n| format!("{:?}", std::process::ExitCode::from(*n)) == format!("{code:?}"))
+        .map_or(1, i32::from)
+}
+
+/// A host.
+#[derive(Debug)]
+pub struct Host {
+    /// Its namespace.
+    pub netns: Netns,
+    dir: PathBuf,
+    daemon: Option<Process>,
+    links: BTreeSet<String>,
+}
+
+/// How a command ended.
+#[derive(Debug)]
+pub struct Output {
+    /// The exit code.
+    pub code: i32,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+}
+
+impl Output {
+    /// The document on standard output.
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout)
+            .unwrap_or_else(|error| panic!("{error}: {:?} {:?}", self.stdout, self.stderr))
+    }
+
+    /// The code of the error.
+    pub fn error_code(&self) -> String {
+        assert_ne!(self.code, 0, "{self:?}");
+        self.json()["error"]["code"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
+    }
+}
+
+impl Host {
+    /// A host with a running daemon.
+    pub fn start(name: &str) -> Self {
+        Self::on(Netns::host(name))
+    }
+
+    /// The same in a namespace that was prepared.
+    pub fn on(netns: Netns) -> Self {
+        Self::with_resolvers(netns, "")
+    }
+
+    /// A host whose daemon is not started yet.
+    pub fn prepare(netns: Netns) -> Self {
+        let dir = lab::scratch(netns.name());
+        let links = netns.links().into_iter().map(|link| link.name).collect();
+        Self {
+            netns,
+            dir,
+            daemon: None,
+            links,
+        }
+    }
+
+    /// Starts the daemon and waits until it is ready.
+    pub fn start_daemon(&mut self) {
+        let command = self.netns.self_command("__netd", &self.daemon_args());
+        self.daemon = Some(
+            self.netns
+                .start(&format!("netd on {}", self.netns.name()), command),
+        );
+        let code = self.netctl(&["status", "--wait"]).code;
+        assert_eq!(code, 0, "netd is not ready: {}", self.log());
+    }
+
+    fn daemon_args(&self) -> [String; 6] {
+        let dir = |name: &str| self.dir.join(name).to_string_lossy().into_owned();
+        [
+            "--run-dir".to_owned(),
+            dir("run"),
+            "--state-dir".to_owned(),
+            dir("state"),
+            "--resolv-conf".to_owned(),
+            dir("resolv.conf"),
+        ]
+    }
+
+    /// What the daemon logged so far.
+    pub fn log(&self) -> String {
+        self.daemon
+            .as_ref()
+            .map_or_else(String::new, Process::stderr)
+    }
+
+    /// The daemon's process id.
+    pub fn pid(&self) -> u32 {
+        self.daemon.as_ref().expect("the daemon runs").pid()
+    }
+
+    /// Ends the daemon in order.
+    pub fn stop_daemon(&mut self) {
+        let status = self.daemon.take().expect("the daemon runs").stop();
+        assert!(status.success(), "{status}");
+    }
+
+    /// kill -9.
+    pub fn kill_daemon(&mut self) {
+        let mut daemon = self.daemon.take().expect("the daemon runs");
+        daemon.signal(Signal::SIGKILL);
+        daemon.wait(lab::PATIENCE);
+    }
+
+    /// The API's socket.
+    pub fn socket(&self) -> PathBuf {
+        self.dir.join("run/netd.sock")
+    }
+
+    /// Directory of this host's files: `run`, `state`, `resolv.conf`.
+    pub fn dir(&self) -> &std::path::Path {
+        &self.dir
+    }
+
+    /// Names the host's resolvers. The daemon reads them at its start.
+    pub fn set_resolvers(&self, text: &str) {
+        std::fs::write(self.dir.join("resolv.conf"), text).unwrap();
+    }
+
+    /// Runs netctl on this host, whatever comes of it. Output is JSON.
+    pub fn netctl(&self, args: &[&str]) -> Output {
+        let mut words = vec!["-o", "json"];
+        words.extend(args);
+        self.netctl_raw(&words)
+    }
+
+    /// The same without `-o json`.
+    pub fn netctl_raw(&self, args: &[&str]) -> Output {
+        let mut command = self.netns.self_command("__netctl", args);
+        command.env("NETD_SOCKET", self.socket());
+        let mut process = self.netns.start("netctl", command);
+        let status = process.wait(Duration::from_secs(60));
+        Output {
+            code: status.code().unwrap_or(-1),
+            stdout: process.stdout(),
+            stderr: process.stderr(),
+        }
+    }
+
+    /// Runs netctl, which has to succeed; the answer is its document.
+    pub fn ok(&self, args: &[&str]) -> Value {
+        let output = self.netctl(args);
+        assert_eq!(
+            output.code,
+            0,
+            "netctl {args:?}: {output:?}\n{}",
+            self.log()
+        );
+        output.json()
+    }
+
+    /// Attaches a namespace under its own name.
+    pub fn attach(&self, container: &Netns, args: &[&str]) -> Value {
+        let path = container.path().to_string_lossy().into_owned();
+        let mut words = vec!["attach", &path, "--name", container.name()];
+        words.extend(args);
+        self.ok(&words)
+    }
+
+    /// The repairs the next audit would make; empty is healthy.
+    pub fn plan(&self) -> Vec<String> {
+        let plan = self.ok(&["plan"]);
+        let lines = plan["text"].as_array().expect("a plan has text");
+        lines
+            .iter()
+            .map(|line| line.as_str().unwrap_or_default().to_owned())
+            .collect()
+    }
+
+    /// The daemon finds nothing to repair.
+    pub fn assert_healthy(&self) {
+        assert_eq!(self.plan(), Vec::<String>::new(), "\n{}", self.log());
+    }
+
+    /// Links that came since the start.
+    pub fn new_links(&self) -> Vec<LinkInfo> {
+        self.netns
+            .links()
+            .into_iter()
+            .filter(|link| !self.links.contains(&link.name))
+            .collect()
+    }
+
+    /// After detach and rm: no link, no element, no socket and no record of netd's is left, without `purge`.
+    pub fn assert_clean(&self) {
+        self.assert_healthy();
+        assert_eq!(self.new_links(), Vec::new());
+        let rules = self
+            .netns
+            .run(|| netd::kernel::nft::NftSocket::open()?.observe(&netd_model::Ns::Host));
+        let left: Vec<String> = rules
+            .expect("the rules can be read")
+            .objects
+            .iter()
+            .filter(|object| !matches!(object, netd_model::Object::Ruleset(_)))
+            .filter(|object| *object.owner() != netd_model::Owner::Host)
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(left, Vec::<String>::new());
+        let records = std::fs::read_dir(self.dir.join("run/containers")).unwrap();
+        let files: Vec<_> = records
+            .filter_map(Result::ok)
+            .filter(|entry| entry.path().extension().is_some_and(|e| e == "json"))
+            .map(|entry| entry.path())
+            .collect();
+        assert_eq!(files, Vec::<PathBuf>::new());
+    }
+
+    /// Detaches every container, removes every network, and checks that nothing is left.
+    pub fn done(&self) {
+        for container in self.ok(&["ps"]).as_array().expect("ps is a list") {
+            self.ok(&["detach", container["id"].as_str().unwrap_or_default()]);
+        }
+        for network in self
+            .ok(&["network", "ls"])
+            .as_array()
+            .expect("ls is a list")
+        {
+            let name = network["name"].as_str().unwrap_or_default();
+            if name != "bridge" {
+                self.ok(&["network", "rm", name]);
+            }
+        }
+        self.assert_clean();
+    }
+}
+
+/// An answer of the API.
+#[derive(Debug)]
+pub struct Answer {
+    /// The HTTP status.
+    pub status: u16,
+    /// The document.
+    pub body: Value,
+}
+
+/// Requests by hand, and looks at everything that a request can change.
+impl Host {
+    /// A host whose daemon starts with these resolvers.
+    pub fn with_resolvers(netns: Netns, text: &str) -> Self {
+        let mut host = Self::prepare(netns);
+        host.set_resolvers(text);
+        host.start_daemon();
+        host
+    }
+
+    /// Tries to start a daemon, which has to give up by itself; what it said is in the output.
+    pub fn start_refused(&self) -> Output {
+        let command = self.netns.self_command("__netd", &self.daemon_args());
+        let mut process = self.netns.start("refused netd", command);
+        let status = process.wait(lab::PATIENCE);
+        Output {
+            code: status.code().unwrap_or(-1),
+            stdout: process.stdout(),
+            stderr: process.stderr(),
+        }
+    }
+
+    /// Runs netctl, which has to fail with exit code 1: one line on standard error, one document on standard output.
+    /// The answer is the error's code.
+    #[track_caller]
+    pub fn refused(&self, args: &[&str]) -> String {
+        let output = self.netctl(args);
+        assert_eq!(output.code, 1, "netctl {args:?}: {output:?}");
+        assert_eq!(
+            output.stderr.trim_end().lines().count(),
+            1,
+            "netctl {args:?}: {output:?}"
+        );
+        let code = output.error_code();
+        let message = output.json()["error"]["message"].clone();
+        let message = message.as_str().unwrap_or_default();
+        assert!(
+            !message.is_empty() && !message.contains('\n') && message.len() < 1000,
+            "netctl {args:?}: {message:?}"
+        );
+        code
+    }
+
+    /// Sends bytes to the API's socket and reads the answer.
+    pub fn http(&self, request: &[u8]) -> Answer {
+        use std::io::{Read, Write};
+        let mut stream = std::os::unix::net::UnixStream::connect(self.socket()).unwrap();
+        stream.set_read_timeout(Some(lab::PATIENCE)).unwrap();
+        // Whoever is refused early may find the other end closed: the answer counts.
+        let _ = stream.write_all(request);
+        let mut bytes = Vec::new();
+        let read = stream.read_to_end(&mut bytes);
+        let text = String::from_utf8_lossy(&bytes);
+        let (head, body) = text
+            .split_once("\r\n\r\n")
+            .unwrap_or_else(|| panic!("no answer of HTTP: {read:?} {text:?}"));
+        Answer {
+            status: head
+                .split(' ')
+                .nth(1)
+                .and_then(|word| word.parse().ok())
+                .unwrap_or(0),
+            body: serde_json::from_str(body).unwrap_or(Value::Null),
+        }
+    }
+
+    /// A request to the API.
+    pub fn api(&self, method: &str, target: &str, body: &str) -> Answer {
+        let length = body.len();
+        self.http(
+            format!(
+                "{method} {target} HTTP/1.1\r\nhost: netd\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+            )
+            .as_bytes(),
+        )
+    }
+
+    /// What nftables holds of netd's on the host, a line for each object.
+    pub fn rules(&self) -> Vec<String> {
+        let rules = self
+            .netns
+            .run(|| netd::kernel::nft::NftSocket::open()?.observe(&netd_model::Ns::Host));
+        let objects = rules.expect("the rules can be read").objects;
+        let mut lines: Vec<_> = objects.iter().map(|object| format!("{object:?}")).collect();
+        lines.sort();
+        lines
+    }
+
+    /// The records of containers, a line for each file.
+    pub fn records(&self) -> Vec<String> {
+        let files = std::fs::read_dir(self.dir.join("run/containers"));
+        let mut lines: Vec<_> = files
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter(|entry| entry.path().is_file())
+            .map(|entry| {
+                let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
+                format!("{} {text}", entry.path().display())
+            })
+            .collect();
+        lines.sort();
+        lines
+    }
+
+    /// Links, addresses, routes, rules and records: everything that outlives the daemon.
+    pub fn kernel_state(&self) -> Vec<String> {
+        [self.netns.snapshot(), self.rules(), self.records()].concat()
+    }
+
+    /// The same, and what the daemon says of it.
+    pub fn state(&self) -> Vec<String> {
+        let mut lines = self.kernel_state();
+        for path in ["/v1/networks", "/v1/containers", "/v1/plan"] {
+            let answer = self.api("GET", path, "");
+            assert_eq!(answer.status, 200, "{path}: {answer:?}");
+            lines.push(format!("{path} {}", answer.body));
+        }
+        lines
+    }
+}
+
+/// Panics with the lines that came or went.
+#[track_caller]
+pub fn assert_same(what: &str, before: &[String], after: &[String]) {
+    let only = |sign: char, of: &[String], less: &[String]| -> Vec<String> {
+        of.iter()
+            .filter(|line| !less.contains(line))
+            .map(|line| format!("{sign} {line}"))
+            .collect()
+    };
+    let changes = [only('-', before, after), only('+', after, before)].concat();
+    assert!(changes.is_empty(), "{what}:\n{}", changes.join("\n"));
+}

@@ -1,0 +1,20 @@
+//! Who reaches whom: the one table, the places it speaks of, and the packets that judge it.
+//!
+//! Owns everything of the reach tests but their stories. `table` says what is right, `world` builds
+//! hosts and containers, `rows` joins the two into single checks, `run` sends the packets and
+//! collects what was wrong; `forged` does the same for frames that no socket would send, and
+//! `foreign` plays another program's firewall.
+
+mod foreign;
+mod forged;
+mod rows;
+mod run;
+mod table;
+mod world;
+
+pub use foreign::Foreign;
+pub use forged::check_forged;
+pub use rows::{Row, Via, rows};
+pub use run::{Report, check};
+pub use table::{Circumstances, Who};
+pub use world::{World, has_ipv6, host_netns, wire};

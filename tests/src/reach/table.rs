@@ -1,0 +1,113 @@
+//! What is right.
+//!
+//! Owns the table of who reaches whom in nat mode and what its circumstances change. Everything
+//! else in these tests only finds out which cell an attempt belongs to.
+
+use std::net::IpAddr;
+
+/// Who asks: a column of the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Who {
+    /// A container of a nat network.
+    Nat,
+    /// A container of an internal network.
+    Internal,
+    /// The host that netd runs on.
+    Host,
+    /// Another host.
+    Outside,
+}
+
+/// What is asked, as the one who asks stands to it: a row of the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum What {
+    /// The own address of a container of the same network; its port may be published or not.
+    OwnNetwork,
+    /// The own address of a container of another, nat network; its port may be published or not.
+    OtherNetwork,
+    /// The own address of a container of another, internal network.
+    InternalNetwork,
+    /// A port published on the host's address that is asked; the one who asks may be behind it.
+    Published,
+    /// The same on 127.0.0.1 or ::1, which only the host itself can ask.
+    Loopback,
+    /// A port published on other addresses of the host than the one that is asked, or on none.
+    Closed,
+    /// A server of the host's own, on any of its addresses.
+    Host,
+    /// Another host, through this one.
+    Outside,
+}
+
+/// As whom the server sees the one who asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum As {
+    /// By its own address.
+    Itself,
+    /// As the gateway of the network the server is in.
+    Gateway,
+    /// As the address that was asked: the host picks it for what it sends to itself.
+    Asked,
+    /// As the host, on the wire that leads to the server.
+    HostWire,
+}
+
+use As::{Asked, Gateway, HostWire, Itself};
+
+/// None: no packet arrives.
+type Cell = Option<As>;
+
+#[rustfmt::skip]
+const TABLE: [(What, [Cell; 4]); 8] = [
+    // asked                 by nat container  internal container  host            outside
+    (What::OwnNetwork,      [Some(Itself),     Some(Itself),       None,           None]),
+    (What::OtherNetwork,    [None,             None,               Some(Gateway),  None]),
+    (What::InternalNetwork, [None,             None,               Some(Gateway),  None]),
+    (What::Published,       [Some(Gateway),    None,               Some(Asked),    Some(Itself)]),
+    (What::Loopback,        [None,             None,               Some(Gateway),  None]),
+    (What::Closed,          [None,             None,               None,           None]),
+    (What::Host,            [Some(Itself),     Some(Itself),       Some(Asked),    Some(Itself)]),
+    // From outside to outside: a host that netd made forward does not become a router.
+    (What::Outside,         [Some(HostWire),   None,               Some(HostWire), None]),
+];
+
+/// The state of the host that the table is tried in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Circumstances {
+    /// Bridged packets pass the IP hooks too: net.bridge.bridge-nf-call-iptables and -ip6tables.
+    pub bridge_nf: bool,
+    /// Another program drops what is forwarded.
+    pub forward_drop: bool,
+}
+
+/// What an attempt should come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Right {
+    /// An answer.
+    Answer(As),
+    /// No answer, but what was asked may have arrived.
+    Lost,
+    /// Nothing arrives.
+    Silence,
+}
+
+pub(super) fn right(who: Who, what: What, to: IpAddr, now: Circumstances) -> Right {
+    let row = TABLE.iter().find(|row| row.0 == what);
+    let cell = row.expect("the table has a row for everything").1[who as usize];
+    match cell {
+        None => Right::Silence,
+        Some(_) if now.forward_drop && is_forwarded(who, what, now) => Right::Silence,
+        // On the way back the bridge looks for a route for ::1 and there is none.
+        Some(_) if now.bridge_nf && what == What::Loopback && to.is_ipv6() => Right::Lost,
+        Some(seen) => Right::Answer(seen),
+    }
+}
+
+/// Whether the packets pass the forward hook: what the host itself sends or receives does not.
+fn is_forwarded(who: Who, what: What, now: Circumstances) -> bool {
+    match what {
+        What::OwnNetwork => now.bridge_nf,
+        What::Published | What::Outside => who != Who::Host,
+        _ => false,
+    }
+}

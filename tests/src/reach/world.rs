@@ -1,0 +1,388 @@
+//! The places: a host with netd, containers on four networks, and two hosts outside.
+//!
+//! Owns the set-up and what is known about it: who has which address, who publishes what.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::table::{Circumstances, Who};
+use crate::host::Host;
+use crate::lab::{self, Netns, Proto, Server};
+
+/// The port of a container's server that is published where anything is, and that of the other.
+pub(super) const CONTAINER_PORT: u16 = 80;
+pub(super) const UNPUBLISHED_PORT: u16 = 81;
+/// The port of the servers of the hosts.
+pub(super) const HOST_PORT: u16 = 9000;
+
+/// Every published port, on whatever address.
+pub(super) const PUBLISHED_PORTS: [u16; 4] = [8001, 8002, 8003, 8004];
+
+/// The predefined network; it has IPv4 only.
+const PREDEFINED: &str = "bridge";
+const NETWORKS: [(&str, Who); 4] = [
+    ("n1", Who::Nat),
+    ("n2", Who::Nat),
+    (PREDEFINED, Who::Nat),
+    ("int1", Who::Internal),
+];
+
+struct Plan {
+    name: &'static str,
+    network: &'static str,
+    /// Host address (empty: all) and host port; each for TCP and UDP.
+    publish: &'static [(&'static str, u16)],
+}
+
+const CONTAINERS: [Plan; 7] = [
+    Plan {
+        name: "a",
+        network: "n1",
+        publish: &[("", 8001)],
+    },
+    Plan {
+        name: "a2",
+        network: "n1",
+        publish: &[],
+    },
+    Plan {
+        name: "b",
+        network: "n2",
+        // The second pair takes single addresses from a's port on all of them.
+        publish: &[
+            ("192.0.2.1", 8002),
+            ("2001:db8::1", 8002),
+            ("192.0.2.2", 8001),
+            ("2001:db8::2", 8001),
+        ],
+    },
+    Plan {
+        name: "c",
+        network: "n2",
+        publish: &[("127.0.0.1", 8003), ("::1", 8003)],
+    },
+    Plan {
+        name: "d",
+        network: PREDEFINED,
+        publish: &[("", 8004)],
+    },
+    Plan {
+        name: "i1",
+        network: "int1",
+        publish: &[],
+    },
+    Plan {
+        name: "i2",
+        network: "int1",
+        publish: &[],
+    },
+];
+
+/// A host outside and its wire: name, the host's link, the host's and its own addresses.
+type Wire = (
+    &'static str,
+    &'static str,
+    &'static [&'static str],
+    &'static [&'static str],
+);
+const WIRES: [Wire; 2] = [
+    (
+        "outside",
+        "wan",
+        &[
+            "192.0.2.1/24",
+            "192.0.2.2/24",
+            "2001:db8::1/64",
+            "2001:db8::2/64",
+        ],
+        &["192.0.2.9/24", "2001:db8::9/64"],
+    ),
+    (
+        "beyond",
+        "lan",
+        &["198.51.100.1/24", "2001:db8:1::1/64"],
+        &["198.51.100.9/24", "2001:db8:1::9/64"],
+    ),
+];
+
+/// Somebody who can ask and answer.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub(super) name: &'static str,
+    pub(super) who: Who,
+    /// The network of a container.
+    pub(super) network: Option<&'static str>,
+    /// Its addresses; those of the host without loopback.
+    pub(super) ips: Vec<IpAddr>,
+    /// The host's addresses where its own wire or network ends.
+    pub(super) gateways: Vec<IpAddr>,
+    /// None is the host.
+    netns: Option<Netns>,
+}
+
+/// Everything of one run of the table.
+#[derive(Debug)]
+pub struct World {
+    /// The host, with netd.
+    pub host: Host,
+    /// What the answers to the attaches warned of.
+    pub warnings: Vec<Vec<String>>,
+    pub(super) places: Vec<Place>,
+    pub(super) ipv6: bool,
+    _servers: Vec<Server>,
+}
+
+/// Whether this kernel has IPv6 at all (`ipv6.disable=1` takes it away).
+pub fn has_ipv6() -> bool {
+    Path::new("/proc/sys/net/ipv6").exists()
+}
+
+/// As `Netns::host`, also on a kernel without IPv6.
+pub fn host_netns(name: &str) -> Netns {
+    let netns = Netns::new(name);
+    if has_ipv6() {
+        netns.no_dad();
+    }
+    netns.up("lo");
+    netns
+}
+
+/// Joins a host outside to the host: eth0 there, `link` here; its default routes lead here.
+pub fn wire(host: &Netns, link: &str, ours: &[&str], outside: &Netns, theirs: &[&str]) {
+    let ours = of_this_kernel(ours);
+    lab::veth(
+        outside.end("eth0", &of_this_kernel(theirs)),
+        host.end(link, &ours),
+    );
+    let mut families = Vec::new();
+    for gateway in ours {
+        let ip = ip_of(gateway);
+        if !families.contains(&ip.is_ipv4()) {
+            outside.add_route("default", &ip.to_string());
+            families.push(ip.is_ipv4());
+        }
+    }
+}
+
+impl World {
+    /// Builds everything; `prepare` changes the host's namespace before netd starts there.
+    pub fn new(now: Circumstances, prepare: impl FnOnce(&Netns)) -> Self {
+        let ipv6 = has_ipv6();
+        let netns = host_netns("host");
+        set_bridge_nf(&netns, now.bridge_nf);
+        set_forwarding(&netns, ipv6);
+        let outsiders = WIRES.map(|plan| outsider(&netns, &plan));
+        prepare(&netns);
+        let host = Host::on(netns);
+        let mut world = Self {
+            host,
+            warnings: Vec::new(),
+            places: outsiders.into(),
+            ipv6,
+            _servers: Vec::new(),
+        };
+        world.create_networks();
+        for plan in &CONTAINERS {
+            let place = world.attach(plan);
+            world.places.push(place);
+        }
+        world.add_host();
+        world._servers = world.places.iter().flat_map(|p| world.serve(p)).collect();
+        world
+    }
+
+    pub(super) fn netns(&self, place: &Place) -> &Netns {
+        netns(&self.host, place)
+    }
+
+    pub(super) fn place(&self, name: &str) -> &Place {
+        let place = self.places.iter().find(|place| place.name == name);
+        place.unwrap_or_else(|| panic!("no place is called {name}"))
+    }
+
+    /// The container behind a port of an address of the host: the exact address before all.
+    pub(super) fn published(&self, ip: IpAddr, port: u16) -> Option<&Place> {
+        let publishes = |host_ip: Option<IpAddr>| {
+            let plan = CONTAINERS.iter().find(|plan| {
+                let mut publish = plan.publish.iter();
+                publish.any(|(text, number)| *number == port && text.parse().ok() == host_ip)
+            });
+            plan.map(|plan| self.place(plan.name))
+        };
+        let behind = publishes(Some(ip)).or_else(|| publishes(None))?;
+        behind
+            .ips
+            .iter()
+            .any(|own| same_family(*own, ip))
+            .then_some(behind)
+    }
+
+    fn create_networks(&self) {
+        for (name, who) in NETWORKS.iter().filter(|network| network.0 != PREDEFINED) {
+            let mut words = vec!["network", "create", *name];
+            words.extend(self.ipv6.then_some("--ipv6"));
+            words.extend((*who == Who::Internal).then_some("--internal"));
+            self.host.ok(&words);
+        }
+    }
+
+    fn attach(&mut self, plan: &Plan) -> Place {
+        let netns = Netns::new(plan.name);
+        let publish = plan
+            .publish
+            .iter()
+            .filter(|publish| self.ipv6 || !publish.0.contains(':'))
+            .flat_map(|(ip, port)| publish_words(ip, *port));
+        let publish: Vec<_> = publish.collect();
+        let mut words = vec!["--network", plan.network];
+        words.extend(publish.iter().flat_map(|text| ["--publish", text.as_str()]));
+        let made = self.host.attach(&netns, &words);
+        self.warnings.push(strings(&made["warnings"]));
+        let network = self.host.ok(&["network", "inspect", plan.network]);
+        let place = Place {
+            name: plan.name,
+            who: who_is_on(plan.network),
+            network: Some(plan.network),
+            ips: ["ipv4", "ipv6"]
+                .into_iter()
+                .filter_map(|key| made["endpoints"][0][key].as_str())
+                .map(ip_of)
+                .collect(),
+            gateways: subnets(&network)
+                .filter_map(|subnet| subnet["gateway"].as_str())
+                .map(ip_of)
+                .collect(),
+            netns: Some(netns),
+        };
+        if plan.name == "i1" {
+            self.break_out(&place);
+        }
+        place
+    }
+
+    /// Internal containers get no default route; this one has helped itself to one.
+    fn break_out(&self, place: &Place) {
+        for gateway in &place.gateways {
+            self.netns(place)
+                .add_route("default", &gateway.to_string());
+        }
+    }
+
+    /// The host's addresses are those of its wires and the gateways of its networks.
+    fn add_host(&mut self) {
+        let mut ips: Vec<IpAddr> = Vec::new();
+        for gateway in self.places.iter().flat_map(|place| &place.gateways) {
+            if !ips.contains(gateway) {
+                ips.push(*gateway);
+            }
+        }
+        self.places.push(Place {
+            name: "host",
+            who: Who::Host,
+            network: None,
+            ips,
+            gateways: Vec::new(),
+            netns: None,
+        });
+    }
+
+    fn serve(&self, place: &Place) -> Vec<Server> {
+        let ports: &[u16] = match place.network {
+            Some(_) => &[CONTAINER_PORT, UNPUBLISHED_PORT],
+            None => &[HOST_PORT],
+        };
+        let mut everywhere = vec![IpAddr::from(Ipv4Addr::UNSPECIFIED)];
+        everywhere.extend(self.ipv6.then_some(IpAddr::from(Ipv6Addr::UNSPECIFIED)));
+        let mut servers = Vec::new();
+        for port in ports {
+            for address in everywhere.iter().map(|ip| (*ip, *port).into()) {
+                for proto in [Proto::Tcp, Proto::Udp] {
+                    servers.push(self.netns(place).serve_on(proto, place.name, address));
+                }
+            }
+        }
+        servers
+    }
+}
+
+pub(super) fn same_family(a: IpAddr, b: IpAddr) -> bool {
+    a.is_ipv4() == b.is_ipv4()
+}
+
+fn netns<'a>(host: &'a Host, place: &'a Place) -> &'a Netns {
+    place.netns.as_ref().unwrap_or(&host.netns)
+}
+
+/// The words of `strings` in a JSON list; none where there is no list.
+pub(super) fn strings(list: &Value) -> Vec<String> {
+    let texts = list.as_array().into_iter().flatten();
+    texts
+        .filter_map(|text| text.as_str().map(str::to_owned))
+        .collect()
+}
+
+fn subnets(network: &Value) -> impl Iterator<Item = &Value> {
+    network["subnets"].as_array().into_iter().flatten()
+}
+
+fn who_is_on(network: &str) -> Who {
+    let found = NETWORKS.iter().find(|(name, _)| *name == network);
+    found.expect("a network of the plan").1
+}
+
+/// What `--publish` takes for TCP and UDP.
+fn publish_words(ip: &str, port: u16) -> [String; 2] {
+    let ip = match (ip.is_empty(), ip.contains(':')) {
+        (true, _) => String::new(),
+        (_, true) => format!("[{ip}]:"),
+        (_, false) => format!("{ip}:"),
+    };
+    ["tcp", "udp"].map(|proto| format!("{ip}{port}:{CONTAINER_PORT}/{proto}"))
+}
+
+/// The address of "ADDRESS/LENGTH" or "ADDRESS".
+fn ip_of(text: &str) -> IpAddr {
+    let ip = text.split('/').next().unwrap_or_default();
+    ip.parse().unwrap_or_else(|e| panic!("{text:?}: {e}"))
+}
+
+fn of_this_kernel<'a>(addresses: &[&'a str]) -> Vec<&'a str> {
+    let ipv6 = has_ipv6();
+    let known = addresses.iter().filter(|text| ipv6 || !text.contains(':'));
+    known.copied().collect()
+}
+
+fn outsider(host: &Netns, (name, link, ours, theirs): &Wire) -> Place {
+    let netns = host_netns(name);
+    wire(host, link, ours, &netns, theirs);
+    let ips = |list: &[&str]| of_this_kernel(list).into_iter().map(ip_of).collect();
+    Place {
+        name,
+        who: Who::Outside,
+        network: None,
+        ips: ips(theirs),
+        gateways: ips(ours),
+        netns: Some(netns),
+    }
+}
+
+/// Sets whether bridged packets pass the IP hooks; without the module they do not.
+fn set_bridge_nf(host: &Netns, on: bool) {
+    for key in ["iptables", "ip6tables"].map(|name| format!("net/bridge/bridge-nf-call-{name}")) {
+        match (host.sysctl(&key), on) {
+            (Some(_), _) => host.set_sysctl(&key, if on { "1" } else { "0" }),
+            (None, false) => {}
+            (None, true) => lab::skip(&format!("/proc/sys/{key} is missing: no br_netfilter")),
+        }
+    }
+}
+
+/// Switches forwarding off, so that it is netd which switches it on.
+fn set_forwarding(host: &Netns, ipv6: bool) {
+    host.set_sysctl("net/ipv4/ip_forward", "0");
+    if ipv6 {
+        host.set_sysctl("net/ipv6/conf/all/forwarding", "0");
+    }
+}
