@@ -82,8 +82,9 @@ impl Stage {
                 .map(|word| word.replace("{spare}", &path))
                 .collect()
         };
+        let before = self.state();
         for (code, words) in cases {
-            self.refuse(code, &fill(words));
+            self.refuse_in(&before, code, &fill(words));
             self.would_do(&fill(right));
         }
         self.host.ok(&borrowed(&fill(right)));
@@ -91,9 +92,13 @@ impl Stage {
 
     #[track_caller]
     fn refuse(&self, code: &str, words: &[String]) {
-        let before = self.state();
+        self.refuse_in(&self.state(), code, words);
+    }
+
+    #[track_caller]
+    fn refuse_in(&self, before: &[String], code: &str, words: &[String]) {
         assert_eq!(self.host.refused(&borrowed(words)), code, "{words:?}");
-        assert_same(&format!("{words:?}"), &before, &self.state());
+        assert_same(&format!("{words:?}"), before, &self.state());
     }
 
     /// A dry run says what a command would do, so it finds what a refused one still holds.
@@ -326,7 +331,7 @@ fn what_is_there_already() {
         words.map(str::to_owned)
     };
     stage.refuse("ifname_in_use", &attach("web"));
-    stage.refuse("ifname_in_use", &attach("inner,ifname=eth0"));
+    stage.refuse("ifname_in_use", &attach("four,ifname=eth0"));
     stage.host.ok(&borrowed(&attach("web,ifname=net0")));
     let connect = ["connect", "inner", "new"].map(str::to_owned);
     stage.refuse("ifname_in_use", &connect);

@@ -421,6 +421,8 @@ mod tests {
                 let wanted = host.objects();
                 let plan = diff(&wanted, &kernel, |_| true);
                 prop_assert!(plan.orphans.is_empty());
+                let text = serde_json::to_string(&plan.ops).unwrap();
+                prop_assert_eq!(&serde_json::from_str::<Vec<Op>>(&text).unwrap(), &plan.ops);
                 apply_all(&mut kernel, &plan.ops);
                 let again = diff(&wanted, &kernel, |_| true);
                 prop_assert_eq!(&again.ops, &Vec::new());

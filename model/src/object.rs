@@ -222,7 +222,7 @@ pub enum Object {
     /// A network interface.
     Link(Link),
     /// `lo` is up in a container: without it 127.0.0.11 is unreachable. Never removed.
-    Loopback(Owner),
+    Loopback(#[serde(with = "owner_only")] Owner),
     /// Flags of a bridge port.
     BridgePort(BridgePort),
     /// An address.
@@ -234,7 +234,27 @@ pub enum Object {
     /// An nftables element.
     Element(Element),
     /// The listening DNS sockets of a container, inside its namespace.
-    DnsSocket(Owner),
+    DnsSocket(#[serde(with = "owner_only")] Owner),
+}
+
+/// An object that is nothing but its owner, as `{"owner": ...}`: a tagged enum needs a map.
+mod owner_only {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::Owner;
+
+    #[derive(Serialize, Deserialize)]
+    struct Wrapped {
+        owner: Owner,
+    }
+
+    pub(super) fn serialize<S: Serializer>(owner: &Owner, to: S) -> Result<S::Ok, S::Error> {
+        Wrapped { owner: owner.clone() }.serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Owner, D::Error> {
+        Wrapped::deserialize(from).map(|wrapped| wrapped.owner)
+    }
 }
 
 /// The identity of an object: two objects with one key are versions of the same thing.

@@ -1,7 +1,8 @@
 //! Records: what netd keeps about networks and containers, in memory and on disk.
 //!
 //! A record keeps the fields it does not know (invariant I8): a newer daemon of the same major version may have
-//! written them, and an older one must not lose them.
+//! written them, and an older one must not lose them. What a minor version adds is therefore a key of a network, a
+//! container or an endpoint; the smaller parts (a subnet, a port, a request) change with a major version only.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -262,7 +262,11 @@ pub(crate) fn kernel_error(failed: &ApplyError) -> Error {
             Code::PortInUse,
             "another program holds it: stop that, or choose another host port",
         ),
-        KernelErrorKind::IfnameInUse => (
+        KernelErrorKind::AddressNotHere => (
+            Code::InvalidPublish,
+            "publish on an address of this host, or on all of them",
+        ),
+        KernelErrorKind::IfnameInUse | KernelErrorKind::HostIfnameInUse => (
             Code::IfnameInUse,
             "an interface of that name is there already: choose another",
         ),

@@ -8,17 +8,20 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use super::run::Report;
-use super::world::{CONTAINER_PORT, Place, World};
-use crate::lab::{Netns, PATIENCE, Sniffer, frame, poll_until};
+use super::world::{Place, World};
+use crate::lab::{Netns, PATIENCE, Sniffer, frame};
 
 /// How long to listen to silence once the frames that should arrive have arrived.
 const SILENCE: Duration = Duration::from_millis(300);
 
-/// A port of a server of the host's on all addresses.
+/// A port that the host itself listens on, on all addresses.
 const SINK_PORT: u16 = 9001;
 
-/// A frame to the host: who sends it, from where (empty: its own address), to where, and the
-/// container or host at which it should arrive (empty: at none).
+/// The payload of a forged frame is this and its number.
+const MARK: &str = "forged ";
+
+/// A frame to the host: who sends it, from where (empty: its own address), to where, and at which
+/// container or host it should arrive (empty: at none).
 type Forgery = (&'static str, &'static str, &'static str, &'static str);
 
 const FORGERIES: [Forgery; 21] = [
@@ -51,8 +54,11 @@ const FORGERIES: [Forgery; 21] = [
 /// Where an arrival is noticed.
 enum Observer {
     Container(Sniffer, Vec<IpAddr>),
-    Host(Vec<UdpSocket>),
+    Host(UdpSocket),
 }
+
+/// Where a forged frame arrived, and which.
+type Arrival = (&'static str, u16);
 
 /// Sends every forged frame and compares where they arrive.
 pub fn check_forged(world: &World, title: &str, report: &mut Report) {
@@ -64,57 +70,48 @@ pub fn check_forged(world: &World, title: &str, report: &mut Report) {
     for (number, (from, source, to, _)) in &sent {
         send(world, world.place(from), source, to, *number);
     }
-    let expected: BTreeSet<_> = sent
+    let expected: BTreeSet<Arrival> = sent
         .iter()
         .filter(|(_, forgery)| !forgery.3.is_empty())
         .map(|(number, forgery)| (forgery.3, *number))
         .collect();
     let arrived = arrivals(&observers, &expected);
-    let describe = |at: &str, number: &u16, how: &str| {
-        let (from, source, to, _) = FORGERIES[usize::from(*number)];
-        format!("forged frame {from} ({source}) -> {to} {how} {at}")
-    };
-    let lost = expected
-        .difference(&arrived)
-        .map(|(at, number)| describe(at, number, "never arrived at"));
-    let leaked = arrived
-        .difference(&expected)
-        .map(|(at, number)| describe(at, number, "LEAKED to"));
+    let lost = expected.difference(&arrived);
+    let lost = lost.map(|arrival| describe(*arrival, "did not arrive at"));
+    let leaked = arrived.difference(&expected);
+    let leaked = leaked.map(|arrival| describe(*arrival, "LEAKED to"));
     let failures: Vec<_> = lost.chain(leaked).collect();
     report.add(&format!("{title}, forged frames"), sent.len(), failures);
 }
 
-fn observers(world: &World) -> Vec<(&'static str, Observer)> {
-    let containers = world.places.iter().filter(|place| place.network.is_some());
-    let mut observers: Vec<_> = containers
-        .map(|place| {
-            let sniffer = world.netns(place).sniff("eth0");
-            (place.name, Observer::Container(sniffer, place.ips.clone()))
-        })
-        .collect();
-    let families = if world.ipv6 { 2 } else { 1 };
-    let sinks = ["0.0.0.0", "::"].into_iter().take(families);
-    let sinks = sinks.map(|ip| sink(&world.host.netns, ip)).collect();
-    observers.push(("host", Observer::Host(sinks)));
-    observers
+fn describe((at, number): Arrival, how: &str) -> String {
+    let (from, source, to, _) = FORGERIES[usize::from(number)];
+    format!("a frame of {from} (source {source:?}) to {to} {how} {at}")
 }
 
-fn sink(host: &Netns, ip: &str) -> UdpSocket {
-    let address = SocketAddr::new(ip.parse().unwrap(), SINK_PORT);
-    let socket = host.run(|| super::world::udp_socket(address));
-    socket.set_nonblocking(true).unwrap();
-    socket
+fn observers(world: &World) -> Vec<(&'static str, Observer)> {
+    let containers = world.places.iter().filter(|place| place.network.is_some());
+    let observer = |place: &Place| {
+        let sniffer = world.netns(place).sniff("eth0");
+        (place.name, Observer::Container(sniffer, place.ips.clone()))
+    };
+    let mut observers: Vec<_> = containers.map(observer).collect();
+    // [::] takes IPv4 too.
+    let everywhere = if world.ipv6 { "[::]" } else { "0.0.0.0" };
+    let sink = world.host.netns.run(|| UdpSocket::bind(format!("{everywhere}:{SINK_PORT}")));
+    observers.push(("host", Observer::Host(sink.unwrap())));
+    observers
 }
 
 /// A datagram that carries its number, straight to the host's end of the wire.
 fn send(world: &World, from: &Place, source: &str, to: &str, number: u16) {
     let to: SocketAddr = to.parse().unwrap();
     let own = from.ips.iter().find(|ip| ip.is_ipv4() == to.is_ipv4());
-    let source = source.parse().ok().or(own.copied());
+    let source = source.parse().ok().or_else(|| own.copied());
     let source = SocketAddr::new(source.expect("an address of that family"), 40_000 + number);
     let netns = world.netns(from);
-    let macs = (mac(netns, "eth0"), mac(&world.host.netns, &world.link_of(from)));
-    let frame = frame::udp(macs, source, to, format!("forged {number}").as_bytes());
+    let macs = (mac(netns, "eth0"), mac(&world.host.netns, &from.link));
+    let frame = frame::udp(macs, source, to, format!("{MARK}{number}").as_bytes());
     netns.send_frame("eth0", &frame);
 }
 
@@ -123,44 +120,63 @@ fn mac(netns: &Netns, link: &str) -> frame::Mac {
     link.mac.try_into().expect("an Ethernet link")
 }
 
+/// Waits at all observers for what should arrive, and a little for what should not.
 fn arrivals(
     observers: &[(&'static str, Observer)],
-    expected: &BTreeSet<(&'static str, u16)>,
-) -> BTreeSet<(&'static str, u16)> {
-    let mut arrived = BTreeSet::new();
-    let end = std::time::Instant::now() + PATIENCE;
-    while !expected.is_subset(&arrived) && std::time::Instant::now() < end {
-        look(observers, Duration::from_millis(10), &mut arrived);
-    }
-    look(observers, SILENCE, &mut arrived);
-    arrived
-}
-
-/// Takes what has come in; waits `silence` for more at the first observer, which covers all.
-fn look(
-    observers: &[(&'static str, Observer)],
-    silence: Duration,
-    arrived: &mut BTreeSet<(&'static str, u16)>,
-) {
-    std::thread::sleep(silence);
-    for (name, observer) in observers {
-        let numbers = match observer {
-            Observer::Container(sniffer, ips) => in_container(sniffer, ips),
-            Observer::Host(sinks) => sinks.iter().flat_map(in_socket).collect(),
-        };
-        arrived.extend(numbers.into_iter().map(|number| (*name, number)));
-    }
-}
-
-fn in_container(sniffer: &Sniffer, ips: &[IpAddr]) -> Vec<u16> {
-    let is_here = |to: &SocketAddr| ips.contains(&to.ip()) && to.port() == CONTAINER_PORT;
-    let read = |frame: &[u8]| {
-        let (_, to, payload) = frame::parse_udp(frame)?;
-        is_here(&to).then(|| number(payload)).flatten()
-    };
-    std::iter::from_fn(|| {
-        let frame = sniffer.wait_for(Duration::ZERO, |frame| read(frame).is_some())?;
-        read(&frame)
+    expected: &BTreeSet<Arrival>,
+) -> BTreeSet<Arrival> {
+    std::thread::scope(|scope| {
+        let waiting: Vec<_> = observers
+            .iter()
+            .map(|(name, observer)| scope.spawn(|| observe(name, observer, expected)))
+            .collect();
+        let arrived = waiting.into_iter().flat_map(|thread| thread.join().unwrap());
+        arrived.collect()
     })
-    .collect()
+}
+
+fn observe(
+    name: &'static str,
+    observer: &Observer,
+    expected: &BTreeSet<Arrival>,
+) -> BTreeSet<Arrival> {
+    let mut missing: BTreeSet<_> = expected.iter().filter(|(at, _)| *at == name).collect();
+    let mut arrived = BTreeSet::new();
+    loop {
+        let patience = if missing.is_empty() { SILENCE } else { PATIENCE };
+        let Some(number) = observer.next(patience) else {
+            return arrived;
+        };
+        missing.remove(&(name, number));
+        arrived.insert((name, number));
+    }
+}
+
+impl Observer {
+    /// The number of the next forged frame that arrives.
+    fn next(&self, patience: Duration) -> Option<u16> {
+        match self {
+            Self::Container(sniffer, ips) => {
+                let frame = sniffer.wait_for(patience, |frame| arrived_at(frame, ips).is_some())?;
+                arrived_at(&frame, ips)
+            }
+            Self::Host(sink) => {
+                let mut buffer = [0; 64];
+                sink.set_read_timeout(Some(patience)).unwrap();
+                let length = sink.recv(&mut buffer).ok()?;
+                number(&buffer[..length])
+            }
+        }
+    }
+}
+
+/// A sniffer also sees what the container itself sends: only its own addresses count.
+fn arrived_at(frame: &[u8], ips: &[IpAddr]) -> Option<u16> {
+    let (_, to, payload) = frame::parse_udp(frame)?;
+    ips.contains(&to.ip()).then(|| number(payload)).flatten()
+}
+
+fn number(payload: &[u8]) -> Option<u16> {
+    let text = std::str::from_utf8(payload).ok()?;
+    text.strip_prefix(MARK)?.parse().ok()
 }

@@ -116,8 +116,10 @@ pub(super) struct Place {
     pub(super) network: Option<&'static str>,
     /// Its addresses; those of the host without loopback.
     pub(super) ips: Vec<IpAddr>,
-    /// The host's addresses where its own wire or network ends.
+    /// The host's addresses where its wire or network ends.
     pub(super) gateways: Vec<IpAddr>,
+    /// The host's link there.
+    pub(super) link: String,
     /// None is the host.
     netns: Option<Netns>,
 }
@@ -254,6 +256,7 @@ impl World {
                 .filter_map(|subnet| subnet["gateway"].as_str())
                 .map(ip_of)
                 .collect(),
+            link: network["interface"].as_str().unwrap_or_default().to_owned(),
             netns: Some(netns),
         };
         if plan.name == "i1" {
@@ -284,6 +287,7 @@ impl World {
             network: None,
             ips,
             gateways: Vec::new(),
+            link: "lo".to_owned(),
             netns: None,
         });
     }
@@ -364,6 +368,7 @@ fn outsider(host: &Netns, (name, link, ours, theirs): &Wire) -> Place {
         network: None,
         ips: ips(theirs),
         gateways: ips(ours),
+        link: (*link).to_owned(),
         netns: Some(netns),
     }
 }
