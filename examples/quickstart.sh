@@ -55,7 +55,7 @@ build_and_enter() {
     now
     QUICKSTART_BUILT=$clock
     export QUICKSTART_STARTED QUICKSTART_BUILT
-    exec "$@" host --timeout 300 -- sh examples/quickstart.sh --inside
+    exec "$@" host --timeout 120 -- sh examples/quickstart.sh --inside
 }
 
 # --- Inside: the words of the story ------------------------------------------------------------

@@ -42,9 +42,6 @@ struct Stage {
     _outside: Netns,
 }
 
-/// What is expected, and what is typed. `{spare}` is the path of the namespace that is not attached.
-type Case = (&'static str, &'static [&'static str]);
-
 impl Stage {
     fn set() -> Self {
         let (netns, outside) = (Netns::host("h1"), Netns::host("outside"));
@@ -72,22 +69,29 @@ impl Stage {
         }
     }
 
-    /// Each case is refused and changes nothing; after each the right words would do, and after all they do.
+    /// Each case is refused and changes nothing; after each the right command would do, and after all it does.
     #[track_caller]
-    fn refuse_all(&self, cases: &[Case], right: &[&str]) {
-        let path = self.spare.path().to_string_lossy().into_owned();
-        let fill = |words: &[&str]| -> Vec<String> {
-            words
-                .iter()
-                .map(|word| word.replace("{spare}", &path))
-                .collect()
-        };
+    fn refuse_all(&self, table: &words::Table, right: &str) {
         let before = self.state();
-        for (code, words) in cases {
-            self.refuse_in(&before, code, &fill(words));
-            self.would_do(&fill(right));
+        let right = self.words(right);
+        for (code, words) in table.cases() {
+            self.refuse_in(&before, code, &self.fill(&words));
+            self.would_do(&right);
         }
-        self.host.ok(&borrowed(&fill(right)));
+        self.host.ok(&borrowed(&right));
+    }
+
+    /// `{spare}` is the path of the namespace that is not attached.
+    fn fill(&self, words: &[String]) -> Vec<String> {
+        let path = self.spare.path().to_string_lossy();
+        words
+            .iter()
+            .map(|word| word.replace("{spare}", &path))
+            .collect()
+    }
+
+    fn words(&self, command: &str) -> Vec<String> {
+        self.fill(&command.split(' ').map(str::to_owned).collect::<Vec<_>>())
     }
 
     #[track_caller]
@@ -99,6 +103,11 @@ impl Stage {
     fn refuse_in(&self, before: &[String], code: &str, words: &[String]) {
         assert_eq!(self.host.refused(&borrowed(words)), code, "{words:?}");
         assert_same(&format!("{words:?}"), before, &self.state());
+    }
+
+    #[track_caller]
+    fn succeed(&self, command: &str) {
+        self.host.ok(&borrowed(&self.words(command)));
     }
 
     /// A dry run says what a command would do, so it finds what a refused one still holds.
@@ -137,31 +146,9 @@ fn words_of_a_network() {
     {
         stage.refuse(code, &["network", "create", "--", word].map(str::to_owned));
     }
-    let right = [
-        "network",
-        "create",
-        "new",
-        "--subnet",
-        "10.30.0.0/24",
-        "--gateway",
-        "10.30.0.254",
-        "--ip-range",
-        "10.30.0.128/25",
-        "--mtu",
-        "1400",
-        "--opt",
-        "bridge=newbr",
-        "--driver",
-        "bridge",
-        "--mode",
-        "nat",
-        "--icc=true",
-        "--label",
-        "a=b",
-        "--dns",
-        "192.0.2.53",
-    ];
-    stage.refuse_all(words::NETWORK, &right);
+    let right = "network create new --subnet=10.30.0.0/24 --gateway=10.30.0.254 --ip-range=10.30.0.128/25 --mtu=1400 \
+                 --opt=bridge=newbr --driver=bridge --mode=nat --icc=true --label=a=b --dns=192.0.2.53";
+    stage.refuse_all(&words::NETWORK, right);
     stage.done();
 }
 
@@ -184,30 +171,17 @@ fn words_of_a_container() {
             );
         }
     }
-    let right = [
-        "attach",
-        "{spare}",
-        "--name=new",
-        "--id=new-1",
-        "--hostname=new.example",
-        "--label=a=b",
-        "--dns=192.0.2.53",
-        "--network=web,alias=other",
-    ];
-    stage.refuse_all(words::CONTAINER, &right);
+    let right = "attach {spare} --name=new --id=new-1 --hostname=new.example --label=a=b --dns=192.0.2.53 \
+                 --network=web,alias=other";
+    stage.refuse_all(&words::CONTAINER, right);
     stage.done();
 }
 
 fn attachments() {
     let stage = Stage::set();
-    let right = [
-        "attach",
-        "{spare}",
-        "--name=new",
-        "--network=web,ip=10.20.0.11,ip6=fd20::11,mac=02:00:00:00:00:11,ifname=fifteen-letters",
-        "--network=inner",
-    ];
-    stage.refuse_all(words::ATTACHMENT, &right);
+    let right = "attach {spare} --name=new --network=inner \
+                 --network=web,ip=10.20.0.11,ip6=fd20::11,mac=02:00:00:00:00:11,ifname=fifteen-letters";
+    stage.refuse_all(&words::ATTACHMENT, right);
     stage.done();
 }
 
@@ -216,19 +190,12 @@ fn published_ports() {
     // Another program, on the middle of a range too: the first port of the range has to be given back.
     let tcp = stage.host.netns.serve(Proto::Tcp, "other", 9090);
     let udp = stage.host.netns.serve(Proto::Udp, "other", 9090);
-    let right = [
-        "attach",
-        "{spare}",
-        "--name=new",
-        "--network=web",
-        "--publish=9089:80",
-        "--publish=127.0.0.1:9092:80/udp",
-    ];
-    stage.refuse_all(words::PUBLISH, &right);
+    let right =
+        "attach {spare} --name=new --network=web --publish=9089:80 --publish=127.0.0.1:9092:80/udp";
+    stage.refuse_all(&words::PUBLISH, right);
     stage.host.ok(&["detach", "new"]);
     drop((tcp, udp));
-    let freed = ["attach", "{spare}", "--name=new", "--publish=9090:80"];
-    stage.refuse_all(&[], &freed);
+    stage.succeed("attach {spare} --name=new --publish=9090:80 --publish=9090:80/udp");
     stage.done();
 }
 
@@ -237,13 +204,20 @@ fn namespaces() {
     let dir = stage.host.dir();
     let mode = nix::sys::stat::Mode::S_IRWXU;
     nix::unistd::mkfifo(&dir.join("fifo"), mode).unwrap();
-    let mut dead = stage.spare.start("dead", lab::self_command("__pause", &[""; 0]));
+    let mut dead = stage
+        .spare
+        .start("dead", lab::self_command("__pause", &[""; 0]));
     dead.kill();
     let own = format!("pid:{}", stage.host.pid());
     let dead = format!("pid:{}", dead.pid());
     let held = stage.held.path().to_string_lossy();
     let place = |name: &str| dir.join(name).to_string_lossy().into_owned();
-    let files = [place("resolv.conf"), place("fifo"), place("nowhere"), place("run")];
+    let files = [
+        place("resolv.conf"),
+        place("fifo"),
+        place("nowhere"),
+        place("run"),
+    ];
     let host = stage.host.netns.path().to_string_lossy();
     let long = format!("/{}", "p".repeat(5000));
     let dynamic = [&own, &dead, &long].into_iter().chain(&files);
@@ -252,7 +226,7 @@ fn namespaces() {
         stage.refuse("invalid_netns", &attach_words(path));
     }
     stage.refuse("netns_in_use", &attach_words(&held));
-    stage.refuse_all(&[], &["attach", "{spare}", "--name=new"]);
+    stage.succeed("attach {spare} --name=new");
     stage.done();
 }
 
@@ -262,8 +236,10 @@ fn attach_words(netns: &str) -> [String; 5] {
 
 fn references() {
     let stage = Stage::set();
-    let right = ["attach", "{spare}", "--name=new", "--network=inner"];
-    stage.refuse_all(words::REFERENCE, &right);
+    stage.refuse_all(
+        &words::REFERENCE,
+        "attach {spare} --name=new --network=inner",
+    );
     // What failed because of the container works without it.
     stage.host.ok(&["detach", "held"]);
     stage.host.ok(&["network", "rm", "web"]);
@@ -309,7 +285,10 @@ fn the_id_goes_before_the_name(host: &Host, id: &str) {
     host.ok(&["network", "create", id, "--internal"]);
     assert_eq!(host.ok(&["network", "inspect", id])["name"], "n5");
     host.ok(&["network", "rm", id]);
-    assert_eq!(host.refused(&["network", "inspect", "n5"]), "network_not_found");
+    assert_eq!(
+        host.refused(&["network", "inspect", "n5"]),
+        "network_not_found"
+    );
     assert_eq!(host.ok(&["network", "inspect", id])["name"], id);
 }
 
@@ -344,7 +323,11 @@ fn what_is_there_already() {
 
 fn full_networks() {
     let host = Host::start("h1");
-    for (subnet, room) in [("10.30.0.0/30", 1), ("10.31.0.0/29", 5), ("10.32.0.0/31", 1)] {
+    for (subnet, room) in [
+        ("10.30.0.0/30", 1),
+        ("10.31.0.0/29", 5),
+        ("10.32.0.0/31", 1),
+    ] {
         host.ok(&["network", "create", "full", "--subnet", subnet]);
         let containers: Vec<Netns> = (0..=room).map(|n| Netns::new(&format!("c{n}"))).collect();
         let (last, first) = containers.split_last().unwrap();
@@ -373,7 +356,10 @@ fn no_subnet_is_left() {
         host.netns.add_route(route, "192.0.2.2");
     }
     let before = host.state();
-    assert_eq!(host.refused(&["network", "create", "auto"]), "pool_exhausted");
+    assert_eq!(
+        host.refused(&["network", "create", "auto"]),
+        "pool_exhausted"
+    );
     assert_same("network create auto", &before, &host.state());
     // Inside a wider route there is room for who asks for it by name.
     host.ok(&["network", "create", "chosen", "--subnet", "10.30.0.0/24"]);
@@ -384,17 +370,18 @@ fn exit_codes_and_lines() {
     let stage = Stage::set();
     let host = &stage.host;
     for words in words::USAGE {
-        let output = host.netctl_raw(words);
+        let words: Vec<&str> = words.split(' ').filter(|word| !word.is_empty()).collect();
+        let output = host.netctl_raw(&words);
         assert_eq!(output.code, 2, "{words:?}: {output:?}");
         assert_eq!(output.stdout, "", "{words:?}");
     }
     let format = host.netctl_raw(&["-o", "xml", "ps"]);
     assert_eq!(format.code, 1, "{format:?}");
     for words in words::NO_DAEMON {
-        let nobody = [&["--socket", "/run/nobody/netd.sock"], *words].concat();
-        let output = host.netctl(&nobody);
-        assert_eq!(output.code, 3, "{words:?}: {output:?}");
-        assert_eq!(output.json()["error"]["code"], "no_daemon", "{words:?}");
+        let words = words.split(' ').collect();
+        let output = host.netctl(&[vec!["--socket", "/run/nobody/netd.sock"], words].concat());
+        assert_eq!(output.code, 3, "{output:?}");
+        assert_eq!(output.json()["error"]["code"], "no_daemon", "{output:?}");
     }
     let output = host.netctl_raw(&["network", "rm", "web"]);
     assert_eq!((output.code, output.stdout.as_str()), (1, ""));

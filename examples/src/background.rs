@@ -3,12 +3,11 @@
 //! Each is this program once more, started under a name of its own. It writes one line when it is ready, and only
 //! then does the command that started it return.
 
-use std::fmt::Display;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
 use std::process::Stdio;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail};
 use netd_tests::lab;
 use nix::sched::{CloneFlags, unshare};
 
@@ -37,13 +36,7 @@ pub(crate) fn server(netns: &str, port: &str) -> Result<()> {
 
 /// The program `HOLD`.
 pub(crate) fn hold(_args: Vec<String>) -> i32 {
-    let made = unshare(CloneFlags::CLONE_NEWNET).context("making a network namespace");
-    ended(made.map(|()| {
-        ready();
-        loop {
-            nix::unistd::pause();
-        }
-    }))
+    ended(hold_for_ever())
 }
 
 /// The program `SERVE`, with a namespace and a port.
@@ -51,9 +44,17 @@ pub(crate) fn serve(args: Vec<String>) -> i32 {
     ended(serve_for_ever(&args))
 }
 
+fn hold_for_ever() -> Result<()> {
+    unshare(CloneFlags::CLONE_NEWNET).context("making a network namespace")?;
+    ready();
+    loop {
+        nix::unistd::pause();
+    }
+}
+
 fn serve_for_ever(args: &[String]) -> Result<()> {
     let [netns, port] = args else {
-        anyhow::bail!("a namespace and a port are needed");
+        bail!("a namespace and a port are needed");
     };
     let port: u16 = port.parse().with_context(|| format!("port {port:?}"))?;
     netns::join(netns)?;
@@ -65,25 +66,31 @@ fn serve_for_ever(args: &[String]) -> Result<()> {
     for stream in listener.incoming() {
         // A visitor who has left already is no reason to stop.
         let Ok(mut stream) = stream else { continue };
-        let Ok(peer) = stream.peer_addr() else { continue };
+        let Ok(peer) = stream.peer_addr() else {
+            continue;
+        };
         let _ = writeln!(stream, "{netns} says hello to {}", peer.ip().to_canonical());
     }
     Ok(())
 }
 
 fn start(program: &str, args: &[&str]) -> Result<u32> {
+    // It inherits no descriptor: whoever reads our output would wait for its end.
     let mut child = lab::self_command(program, args)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
         .spawn()
         .context("starting another nslab")?;
     let mut line = String::new();
     if let Some(stdout) = child.stdout.take() {
         BufReader::new(stdout).read_line(&mut line)?;
     }
-    // It has said why on standard error.
-    ensure!(line == READY, "nothing was started");
-    Ok(child.id())
+    if line == READY {
+        return Ok(child.id());
+    }
+    let words = child.wait_with_output()?.stderr;
+    bail!("{}", String::from_utf8_lossy(&words).trim_end())
 }
 
 fn ready() {
@@ -92,11 +99,12 @@ fn ready() {
     let _ = std::io::stdout().flush();
 }
 
-fn ended<T, E: Display>(result: Result<T, E>) -> i32 {
+/// The exit code; the words go to the nslab that started us.
+fn ended(result: Result<()>) -> i32 {
     match result {
-        Ok(_) => 0,
+        Ok(()) => 0,
         Err(error) => {
-            eprintln!("nslab: {error:#}");
+            eprintln!("{error:#}");
             1
         }
     }

@@ -45,7 +45,9 @@ pub(crate) fn run(timeout: Option<u32>, program: &str, args: &[&str]) -> Result<
     let mut command = host.command(program, args);
     command.arg0(program).env("PATH", search_path()?);
     command.env_remove("NETD_SOCKET");
-    let child = command.spawn().with_context(|| format!("running {program}"))?;
+    let child = command
+        .spawn()
+        .with_context(|| format!("running {program}"))?;
     let child = Pid::from_raw(i32::try_from(child.id())?);
     if let Some(seconds) = timeout {
         alarm::set(seconds);
@@ -124,7 +126,12 @@ fn end_everything() -> Result<()> {
         let mut left = 0;
         for entry in std::fs::read_dir("/proc").context("the list of processes")? {
             let Ok(entry) = entry else { continue };
-            let Ok(pid) = entry.file_name().to_string_lossy().parse().map(Pid::from_raw) else {
+            let Ok(pid) = entry
+                .file_name()
+                .to_string_lossy()
+                .parse()
+                .map(Pid::from_raw)
+            else {
                 continue;
             };
             let theirs = std::fs::read_link(entry.path().join("ns/mnt"));
@@ -133,7 +140,8 @@ fn end_everything() -> Result<()> {
                 left += 1;
             }
         }
-        while waitpid(None, Some(WaitPidFlag::WNOHANG)).is_ok_and(|s| s != WaitStatus::StillAlive) {}
+        while waitpid(None, Some(WaitPidFlag::WNOHANG)).is_ok_and(|s| s != WaitStatus::StillAlive) {
+        }
         if left == 0 {
             return Ok(());
         }

@@ -39,7 +39,11 @@ pub(crate) fn lookup(netns: &str, name: &str) -> Result<String> {
     netns::join(netns)?;
     let addresses = addresses(name)?;
     Ok(addresses.iter().fold(String::new(), |mut text, ip| {
-        let kind = if ip.is_ipv4() { "address" } else { "IPv6 address" };
+        let kind = if ip.is_ipv4() {
+            "address"
+        } else {
+            "IPv6 address"
+        };
         let _ = writeln!(text, "{name} has {kind} {ip}");
         text
     }))

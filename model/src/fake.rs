@@ -512,9 +512,8 @@ mod tests {
                 .map(crate::nft::Datum::field)
                 .collect();
             assert_eq!(fields, set.key, "{element}");
-            assert_eq!(
-                element.key.first != element.key.last && !set.interval,
-                false,
+            assert!(
+                element.key.first == element.key.last || set.interval,
                 "{element}"
             );
             seen.insert(element.key.set.clone());
@@ -535,7 +534,10 @@ mod tests {
             .for_each(|object| kernel.insert(object));
         let plan = diff(&wanted, &kernel, |owner| *owner == Owner::Host);
         assert_eq!(plan.ops, Vec::new());
-        let marked = kernel.objects.values().filter(|object| !matches!(object, Object::Sysctl(_)));
+        let marked = kernel
+            .objects
+            .values()
+            .filter(|object| !matches!(object, Object::Sysctl(_)));
         assert_eq!(plan.orphans.len(), marked.count() - 1);
     }
 }

@@ -249,7 +249,10 @@ mod owner_only {
     }
 
     pub(super) fn serialize<S: Serializer>(owner: &Owner, to: S) -> Result<S::Ok, S::Error> {
-        Wrapped { owner: owner.clone() }.serialize(to)
+        Wrapped {
+            owner: owner.clone(),
+        }
+        .serialize(to)
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Owner, D::Error> {

@@ -28,6 +28,7 @@ impl Observed {
 
 /// Facts about the host, read at start and at each audit.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct HostFacts {
     /// Whether the host can do IPv6 at all (`ipv6.disable=1` makes it false).
     pub ipv6: bool,

@@ -60,14 +60,15 @@ impl Op {
     pub fn inverse(&self) -> Option<Op> {
         match self {
             Self::AddPair { host, .. } => Some(Self::Remove(Object::Link(host.clone()))),
-            Self::Add(Object::Loopback(_) | Object::Sysctl(_)) => None,
+            Self::Add(Object::Loopback(_) | Object::Sysctl(_))
+            | Self::Announce { .. }
+            | Self::ForgetUdpFlows { .. } => None,
             Self::Add(object) => Some(Self::Remove(object.clone())),
             Self::Change { from, to } => Some(Self::Change {
                 from: to.clone(),
                 to: from.clone(),
             }),
             Self::Remove(object) => Some(Self::Add(object.clone())),
-            Self::Announce { .. } | Self::ForgetUdpFlows { .. } => None,
         }
     }
 }

@@ -5,10 +5,18 @@ use netd_model::error::Code;
 #[test]
 fn the_documented_codes_are_those_of_the_source() {
     let documented = include_str!("../../docs/errors.md");
-    let rows: Vec<&str> = documented.lines().filter(|line| line.starts_with("| `")).collect();
+    let rows: Vec<&str> = documented
+        .lines()
+        .filter(|line| line.starts_with("| `"))
+        .collect();
     let expected: Vec<String> = Code::ALL
         .iter()
         .map(|code| format!("| `{code}` | {} | {} |", code.http_status(), code.meaning()))
         .collect();
-    assert_eq!(rows, expected, "docs/errors.md should have these rows:\n{}", expected.join("\n"));
+    assert_eq!(
+        rows,
+        expected,
+        "docs/errors.md should have these rows:\n{}",
+        expected.join("\n")
+    );
 }

@@ -1,10 +1,22 @@
 //! Invariant I1, held by reading the sources: the pure crates stay pure, and only `netd/src/kernel/` touches the kernel.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 use std::path::{Path, PathBuf};
 
 /// Dependencies that do IO, or bring a runtime.
 const IO_CRATES: [&str; 12] = [
-    "tokio", "axum", "hyper", "rtnetlink", "netlink-", "nix", "rustix", "socket2", "redb", "etcd-client", "netd-dns",
+    "tokio",
+    "axum",
+    "hyper",
+    "rtnetlink",
+    "netlink-",
+    "nix",
+    "rustix",
+    "socket2",
+    "redb",
+    "etcd-client",
+    "netd-dns",
     "getrandom",
 ];
 
@@ -26,11 +38,21 @@ const IO_WORDS: [&str; 13] = [
 ];
 
 /// What only the kernel seam says.
-const KERNEL_WORDS: [&str; 7] =
-    ["netlink_sys", "netlink_packet", "netlink_bindings", "rtnetlink", "setns", "/proc/sys/net", "AF_NETLINK"];
+const KERNEL_WORDS: [&str; 7] = [
+    "netlink_sys",
+    "netlink_packet",
+    "netlink_bindings",
+    "rtnetlink",
+    "setns",
+    "/proc/sys/net",
+    "AF_NETLINK",
+];
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap()
+        .to_owned()
 }
 
 fn sources(dir: &Path) -> Vec<(PathBuf, String)> {
@@ -66,7 +88,11 @@ fn dependencies(name: &str) -> Vec<String> {
     let manifest = std::fs::read_to_string(root().join(name).join("Cargo.toml")).unwrap();
     let section = manifest.split("\n[dependencies]").nth(1).unwrap();
     let section = section.split("\n[").next().unwrap();
-    section.lines().filter_map(|line| line.split(['.', ' ', '=']).next()).map(str::to_owned).collect()
+    section
+        .lines()
+        .filter_map(|line| line.split(['.', ' ', '=']).next())
+        .map(str::to_owned)
+        .collect()
 }
 
 #[test]
@@ -87,10 +113,18 @@ fn pure_sources_do_no_io() {
     // The sockets of the DNS crate.
     let io_part = ["server", "forward", "exchange"];
     let is_io = |path: &Path| {
-        let inside = path.strip_prefix(root().join("dns/src")).unwrap().to_string_lossy().into_owned();
+        let inside = path
+            .strip_prefix(root().join("dns/src"))
+            .unwrap()
+            .to_string_lossy()
+            .into_owned();
         io_part.iter().any(|part| inside.starts_with(part))
     };
-    files.extend(sources(&root().join("dns/src")).into_iter().filter(|(path, _)| !is_io(path)));
+    files.extend(
+        sources(&root().join("dns/src"))
+            .into_iter()
+            .filter(|(path, _)| !is_io(path)),
+    );
     assert!(files.len() > 20, "the sources were not found");
     let found: Vec<String> = offences(&files, &IO_WORDS);
     assert!(found.is_empty(), "{found:#?}");
@@ -99,8 +133,10 @@ fn pure_sources_do_no_io() {
 #[test]
 fn only_the_kernel_seam_touches_the_kernel() {
     let kernel = root().join("netd/src/kernel");
-    let files: Vec<_> =
-        sources(&root().join("netd/src")).into_iter().filter(|(path, _)| !path.starts_with(&kernel)).collect();
+    let files: Vec<_> = sources(&root().join("netd/src"))
+        .into_iter()
+        .filter(|(path, _)| !path.starts_with(&kernel))
+        .collect();
     assert!(files.len() > 10, "the sources were not found");
     let found = offences(&files, &KERNEL_WORDS);
     assert!(found.is_empty(), "{found:#?}");
@@ -109,7 +145,13 @@ fn only_the_kernel_seam_touches_the_kernel() {
 #[test]
 fn the_search_finds_what_it_looks_for() {
     let file = |text: &str| vec![(PathBuf::from("x.rs"), text.to_owned())];
-    assert_eq!(offences(&file("use std::fs;\n// std::fs\n"), &IO_WORDS).len(), 1);
-    assert_eq!(offences(&file("#[cfg(test)]\nuse std::fs;"), &IO_WORDS).len(), 0);
+    assert_eq!(
+        offences(&file("use std::fs;\n// std::fs\n"), &IO_WORDS).len(),
+        1
+    );
+    assert_eq!(
+        offences(&file("#[cfg(test)]\nuse std::fs;"), &IO_WORDS).len(),
+        0
+    );
     assert!(dependencies("netd").iter().any(|name| name == "tokio"));
 }

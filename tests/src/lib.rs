@@ -27,3 +27,4 @@
 
 pub mod host;
 pub mod lab;
+pub mod reach;

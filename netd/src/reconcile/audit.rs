@@ -82,7 +82,7 @@ impl Owner {
         self.failures = vec![format!("the last audit failed: {}", error.message)];
         match purpose {
             Purpose::Plan { reply } | Purpose::Repair { reply: Some(reply) } => {
-                answer(reply, Err(error))
+                answer(reply, Err(error));
             }
             Purpose::Purge { reply, .. } => {
                 self.purging = false;

@@ -46,13 +46,12 @@ pub fn start(
     timing: Timing,
 ) -> Result<(Handle, impl Future<Output = ()> + Send)> {
     let loaded = store.load()?;
-    let seed = match loaded.ula_seed {
-        Some(seed) => seed,
-        None => {
-            let seed = random()?;
-            store.put_ula_seed(seed)?;
-            seed
-        }
+    let seed = if let Some(seed) = loaded.ula_seed {
+        seed
+    } else {
+        let seed = random()?;
+        store.put_ula_seed(seed)?;
+        seed
     };
     let facts = kernel
         .facts()

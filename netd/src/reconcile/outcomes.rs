@@ -35,15 +35,15 @@ impl Owner {
             },
             Then::NetworkMade { id, reply } => self.network_made(&id, outcome, reply),
             Then::NetworksRemoved { ids, prune, reply } => {
-                self.networks_removed(&ids, prune, outcome, reply)
+                self.networks_removed(&ids, prune, outcome, reply);
             }
             Then::Attached { id, reply } => self.attach_ended(&id, outcome, reply),
             Then::Detached { id, reply } => self.detach_ended(&id, outcome, reply),
             Then::Connected { id, network, reply } => {
-                self.connect_ended(&id, &network, outcome, reply)
+                self.connect_ended(&id, &network, outcome, reply);
             }
             Then::Disconnected { id, network, reply } => {
-                self.disconnect_ended(&id, &network, outcome, reply)
+                self.disconnect_ended(&id, &network, outcome, reply);
             }
             Then::Observed { purpose } => self.audit_observed(purpose, outcome),
             Then::Repaired { plan, reply } => self.audit_repaired(*plan, reply, outcome),

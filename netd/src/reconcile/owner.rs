@@ -135,7 +135,7 @@ pub struct Timing {
 impl Default for Timing {
     fn default() -> Self {
         Self {
-            audit: Duration::from_secs(300),
+            audit: Duration::from_mins(5),
             sweep: Duration::from_secs(5),
         }
     }
@@ -143,7 +143,7 @@ impl Default for Timing {
 
 /// The owner of all state.
 #[derive(Debug)]
-pub struct Owner {
+pub(crate) struct Owner {
     pub(crate) world: World,
     pub(crate) tools: Tools,
     pub(crate) pool: Pool,
@@ -181,7 +181,7 @@ impl Owner {
     }
 
     /// Serves until every handle is gone.
-    pub async fn run(
+    pub(crate) async fn run(
         mut self,
         mut messages: mpsc::Receiver<Message>,
         mut outcomes: UnboundedReceiver<(Token, Outcome)>,
@@ -238,7 +238,7 @@ impl Owner {
             let free = !self.purging
                 && self.is_free(&message.request)
                 && needs.iter().all(|subject| !blocked.contains(subject))
-                && !(exclusive && !blocked.is_empty());
+                && (!exclusive || blocked.is_empty());
             if free {
                 self.begin(message);
             } else {

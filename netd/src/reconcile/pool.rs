@@ -57,12 +57,12 @@ impl Pool {
         };
         for n in 0..EXECUTORS {
             let (worker, queue, removals) = (worker()?, Arc::clone(&queue), removals.clone());
-            spawn(format!("executor-{n}"), move || {
-                worker.execute(&queue, &removals)
+            spawn(&format!("executor-{n}"), move || {
+                worker.execute(&queue, &removals);
             })?;
         }
         let remover = worker()?;
-        spawn("remover".to_owned(), move || remover.remove(&removal_queue))?;
+        spawn("remover", move || remover.remove(&removal_queue))?;
         Ok(Self { jobs })
     }
 
@@ -75,10 +75,10 @@ impl Pool {
     }
 }
 
-fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> Result<(), KernelError> {
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), KernelError> {
     // The default of 2 MiB is address space only, but 512 KiB is plenty and keeps limits on it harmless.
     let started = std::thread::Builder::new()
-        .name(name.clone())
+        .name(name.to_owned())
         .stack_size(512 * 1024)
         .spawn(body);
     started

@@ -57,7 +57,7 @@ impl Owner {
             },
             Request::Connect { container, join } => self.connect(&container, &join, dry_run, reply),
             Request::Disconnect { container, network } => {
-                self.disconnect(&container, &network, dry_run, reply)
+                self.disconnect(&container, &network, dry_run, reply);
             }
             Request::Ready => answer(reply, Ok(Answer::Done)),
             Request::Plan => self.start_audit(Purpose::Plan { reply }),
@@ -445,25 +445,25 @@ impl Owner {
             let name = self
                 .world
                 .network(&network)
-                .map_or(network.to_string(), |net| net.name.to_string());
+                .map_or_else(|| network.to_string(), |net| net.name.to_string());
             Err(Error::new(
                 Code::EndpointNotFound,
                 format!("container {} is not on network {name}", old.name),
             ))
         });
         match found {
-            Ok((old, network)) => self.leave(old, network, dry_run, reply),
+            Ok((old, network)) => self.leave(&old, network, dry_run, reply),
             Err(error) => answer(reply, Err(error)),
         }
     }
 
-    fn leave(&mut self, old: Container, network: NetworkId, dry_run: bool, reply: Reply) {
+    fn leave(&mut self, old: &Container, network: NetworkId, dry_run: bool, reply: Reply) {
         let id = old.id.clone();
-        let last = self.leaves_last(&old, std::slice::from_ref(&network));
+        let last = self.leaves_last(old, std::slice::from_ref(&network));
         let mut new = old.clone();
         new.endpoints.retain(|endpoint| endpoint.network != network);
         let mut held = self.world.objects(&last, []);
-        held.extend(self.world.container_objects(&old));
+        held.extend(self.world.container_objects(old));
         let ops = self.ops(held, &self.world.container_objects(&new));
         if dry_run {
             return answer(reply, Ok(Answer::DryRun(DryRun::new(ops))));

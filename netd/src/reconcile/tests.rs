@@ -27,8 +27,8 @@ struct Lab {
 }
 
 const FOREVER: Timing = Timing {
-    audit: Duration::from_secs(86_400),
-    sweep: Duration::from_secs(86_400),
+    audit: Duration::from_hours(24),
+    sweep: Duration::from_hours(24),
 };
 
 impl Lab {

@@ -340,10 +340,6 @@ impl World {
         self.containers.get(id)
     }
 
-    pub(crate) fn container_named(&self, name: &str) -> Option<&ContainerId> {
-        self.container_names.get(name)
-    }
-
     /// The container with this id, name, or unique prefix of an id.
     pub(crate) fn find_container(&self, reference: &str) -> Result<ContainerId> {
         if let Some((id, _)) = self.containers.get_key_value(reference) {
@@ -442,7 +438,7 @@ impl World {
                 let name = self
                     .containers
                     .get(other)
-                    .map_or(other.short(), |c| c.name.as_str());
+                    .map_or_else(|| other.short(), |c| c.name.as_str());
                 return Err(Error::new(
                     Code::PortInUse,
                     format!("host port {port} is published by container {name} as {held}: choose another host port"),
@@ -750,10 +746,6 @@ impl World {
             })
             .collect()
     }
-
-    pub(crate) fn port_count(&self) -> usize {
-        self.ports.values().map(Vec::len).sum()
-    }
 }
 
 impl Net {
@@ -873,7 +865,8 @@ fn free_ifname(container: &Container, join: &Join) -> Result<IfName> {
             .iter()
             .any(|join| join.ifname.as_ref().is_some_and(|n| n.as_str() == name))
     };
-    let name = (0..)
+    let limit = container.endpoints.len() + container.request.networks.len();
+    let name = (0..=limit)
         .map(|n| format!("eth{n}"))
         .find(|name| !taken(name) && !asked(name));
     IfName::parse(&name.unwrap_or_default())

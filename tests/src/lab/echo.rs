@@ -18,7 +18,7 @@ use nix::sys::socket::{
 };
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{Netns, Proto};
+use super::{Netns, Proto, has_ipv6};
 
 /// A running server; dropping it closes its sockets and connections.
 #[derive(Debug)]
@@ -29,11 +29,13 @@ pub struct Server {
 }
 
 impl Netns {
-    /// A server on this port of every address, IPv4 and IPv6; port 0 picks a free one.
+    /// A server on this port of every address of the families the kernel has; port 0 picks one.
     pub fn serve(&self, proto: Proto, name: &str, port: u16) -> Server {
         let mut sockets = self.listen(proto, (Ipv4Addr::UNSPECIFIED, port).into());
         let v6 = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port_of(&sockets[0])));
-        sockets.extend(self.listen(proto, v6));
+        if has_ipv6() {
+            sockets.extend(self.listen(proto, v6));
+        }
         Server::start(name, proto, sockets)
     }
 

@@ -54,6 +54,11 @@ pub fn privileges() -> Privileges {
     lab().privileges
 }
 
+/// Whether this kernel has IPv6 at all; `ipv6.disable=1` takes it away.
+pub fn has_ipv6() -> bool {
+    Path::new("/proc/sys/net/ipv6").exists()
+}
+
 /// A new empty directory for state, sockets and files: `scratch("h1")`. Its path is short enough
 /// for a unix socket, and it is gone when the test binary ends.
 pub fn scratch(name: &str) -> PathBuf {

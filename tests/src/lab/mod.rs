@@ -22,7 +22,7 @@ mod wire;
 pub use commands::{Program, dispatch, self_command};
 pub use dns::{Reply, Transport, dns_exchange, dns_query};
 pub use echo::Server;
-pub use enter::{Privileges, enter, privileges, scratch};
+pub use enter::{Privileges, enter, has_ipv6, privileges, scratch};
 pub use harness::{TestResult, main, skip, test};
 pub use inspect::{AddressInfo, LinkInfo, RouteInfo};
 pub use netns::{Bound, Netns};

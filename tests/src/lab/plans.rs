@@ -2,6 +2,7 @@
 //!
 //! Owns the three shapes that most tests begin with. Anything else is wired with `veth`.
 
+use super::wire::known_families;
 use super::{End, Netns, veth};
 
 /// Two hosts "a" and "b" on one wire: eth0 with 10.0.0.1 and .2, fd00::1 and ::2.
@@ -27,10 +28,10 @@ pub fn routed() -> (Netns, Netns, Netns) {
         server.end("eth0", &["10.0.2.2/24", "fd00:2::2/64"]),
     );
     router.forwarding();
-    for gateway in ["10.0.1.1", "fd00:1::1"] {
+    for gateway in known_families(&["10.0.1.1", "fd00:1::1"]) {
         client.add_route("default", gateway);
     }
-    for gateway in ["10.0.2.1", "fd00:2::1"] {
+    for gateway in known_families(&["10.0.2.1", "fd00:2::1"]) {
         server.add_route("default", gateway);
     }
     (client, router, server)

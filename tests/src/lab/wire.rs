@@ -14,7 +14,7 @@ use rtnetlink::{
     Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
 };
 
-use super::{Netns, wait};
+use super::{Netns, has_ipv6, wait};
 
 /// One end of a wire: a namespace, the name of the link there, and its addresses.
 #[derive(Debug, Clone, Copy)]
@@ -28,11 +28,12 @@ pub struct End<'a> {
 type LinkChange = LinkMessageBuilder<LinkUnspec>;
 
 /// Joins two namespaces with a veth pair, gives the ends their addresses, sets them up and waits
-/// until frames can flow: `veth(a.end("eth0", &["10.0.0.1/24"]), b.end("eth0", &[]))`.
+/// until frames can flow: `veth(a.end("eth0", &["10.0.0.1/24"]), b.end("eth0", &[]))`. IPv6
+/// addresses are left out on a kernel without IPv6.
 pub fn veth(a: End<'_>, b: End<'_>) {
     create_veth(a, b).unwrap_or_else(|e| panic!("veth {} - {}: {e:#}", a.describe(), b.describe()));
     for end in [a, b] {
-        for address in end.addresses {
+        for address in known_families(end.addresses) {
             end.netns.add_address(end.link, address);
         }
         end.netns.up(end.link);
@@ -165,15 +166,17 @@ impl Netns {
 
     /// Switches duplicate address detection off for present and future links.
     pub fn no_dad(&self) {
-        for scope in ["all", "default"] {
+        for scope in ["all", "default"].iter().filter(|_| has_ipv6()) {
             self.set_sysctl(&format!("net/ipv6/conf/{scope}/accept_dad"), "0");
         }
     }
 
-    /// Makes the namespace a router for both families.
+    /// Makes the namespace a router for the families the kernel has.
     pub fn forwarding(&self) {
         self.set_sysctl("net/ipv4/ip_forward", "1");
-        self.set_sysctl("net/ipv6/conf/all/forwarding", "1");
+        if has_ipv6() {
+            self.set_sysctl("net/ipv6/conf/all/forwarding", "1");
+        }
     }
 
     fn insert_route(&self, what: &str, route: RouteMessageBuilder<IpAddr>) {
@@ -224,6 +227,14 @@ fn create_veth(a: End<'_>, b: End<'_>) -> Result<()> {
         .build();
     a.netns
         .run(|| with_netlink(async |handle| Ok(handle.link().add(pair).execute().await?)))
+}
+
+/// The addresses, without those of IPv6 on a kernel that has none.
+pub(super) fn known_families<'a>(addresses: &'a [&'a str]) -> impl Iterator<Item = &'a str> {
+    let known = addresses
+        .iter()
+        .filter(|text| has_ipv6() || !text.contains(':'));
+    known.copied()
 }
 
 /// Splits "ADDRESS/LENGTH"; without a length the whole address counts.

@@ -81,7 +81,7 @@ pub fn check_forged(world: &World, title: &str, report: &mut Report) {
     let leaked = arrived.difference(&expected);
     let leaked = leaked.map(|arrival| describe(*arrival, "LEAKED to"));
     let failures: Vec<_> = lost.chain(leaked).collect();
-    report.add(&format!("{title}, forged frames"), sent.len(), failures);
+    report.add(&format!("{title}, forged frames"), "", sent.len(), failures);
 }
 
 fn describe((at, number): Arrival, how: &str) -> String {
@@ -98,7 +98,10 @@ fn observers(world: &World) -> Vec<(&'static str, Observer)> {
     let mut observers: Vec<_> = containers.map(observer).collect();
     // [::] takes IPv4 too.
     let everywhere = if world.ipv6 { "[::]" } else { "0.0.0.0" };
-    let sink = world.host.netns.run(|| UdpSocket::bind(format!("{everywhere}:{SINK_PORT}")));
+    let sink = world
+        .host
+        .netns
+        .run(|| UdpSocket::bind(format!("{everywhere}:{SINK_PORT}")));
     observers.push(("host", Observer::Host(sink.unwrap())));
     observers
 }
@@ -130,7 +133,9 @@ fn arrivals(
             .iter()
             .map(|(name, observer)| scope.spawn(|| observe(name, observer, expected)))
             .collect();
-        let arrived = waiting.into_iter().flat_map(|thread| thread.join().unwrap());
+        let arrived = waiting
+            .into_iter()
+            .flat_map(|thread| thread.join().unwrap());
         arrived.collect()
     })
 }
@@ -143,7 +148,11 @@ fn observe(
     let mut missing: BTreeSet<_> = expected.iter().filter(|(at, _)| *at == name).collect();
     let mut arrived = BTreeSet::new();
     loop {
-        let patience = if missing.is_empty() { SILENCE } else { PATIENCE };
+        let patience = if missing.is_empty() {
+            SILENCE
+        } else {
+            PATIENCE
+        };
         let Some(number) = observer.next(patience) else {
             return arrived;
         };

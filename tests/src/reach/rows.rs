@@ -73,7 +73,11 @@ impl fmt::Display for Row<'_> {
 
 /// All attempts, with what should come of each.
 pub fn rows(world: &World, now: Circumstances) -> Vec<Row<'_>> {
-    let targets: Vec<_> = world.places.iter().flat_map(|p| targets(world, p)).collect();
+    let targets: Vec<_> = world
+        .places
+        .iter()
+        .flat_map(|p| targets(world, p))
+        .collect();
     let mut rows = Vec::new();
     for from in &world.places {
         for target in &targets {
@@ -112,8 +116,7 @@ fn targets<'a>(world: &World, place: &'a Place) -> Vec<Target<'a>> {
 
 fn label(world: &World, place: &Place, ip: IpAddr, port: Option<u16>) -> String {
     let port = port.map_or_else(String::new, |port| format!(":{port}"));
-    let end = || world.places.iter().find(|p| p.gateways.contains(&ip));
-    match (place.who, end()) {
+    match (place.who, end_of(world, ip)) {
         (Who::Host, Some(end)) => {
             let wire = end.network.unwrap_or(end.name);
             format!("host's end of {wire}{port}")
@@ -138,7 +141,7 @@ fn attempts<'a>(
         Right::Lost => Expect::Lost,
         Right::Answer(seen) => Expect::Answer {
             name: server.name,
-            seen: addresses(from, target, server, seen),
+            seen: addresses(world, from, target, server, seen),
         },
     };
     let vias: &[Via] = if target.port.is_some() {
@@ -158,11 +161,7 @@ fn attempts<'a>(
 }
 
 /// How `from` stands to the target, and who should answer; none where there is nothing to ask.
-fn relation<'a>(
-    world: &'a World,
-    from: &Place,
-    target: &Target<'a>,
-) -> Option<(What, &'a Place)> {
+fn relation<'a>(world: &'a World, from: &Place, target: &Target<'a>) -> Option<(What, &'a Place)> {
     let place = target.place;
     let speaks = from.ips.iter().any(|own| same_family(*own, target.ip));
     let own_loopback = target.ip.is_loopback() && from.who != Who::Host;
@@ -178,7 +177,8 @@ fn relation<'a>(
         Who::Nat => Some((What::OtherNetwork, place)),
         Who::Internal => Some((What::InternalNetwork, place)),
         Who::Host => Some(match target.port {
-            None | Some(HOST_PORT) => (What::Host, place),
+            None | Some(HOST_PORT) if from.is_routed(target.ip) => (What::Host, place),
+            None | Some(HOST_PORT) => (What::Unrouted, place),
             Some(port) => match world.published(target.ip, port) {
                 None => (What::Closed, place),
                 Some(behind) if target.ip.is_loopback() => (What::Loopback, behind),
@@ -188,10 +188,26 @@ fn relation<'a>(
     }
 }
 
-fn addresses(from: &Place, target: &Target<'_>, server: &Place, seen: As) -> Vec<IpAddr> {
-    match seen {
+fn addresses(
+    world: &World,
+    from: &Place,
+    target: &Target<'_>,
+    server: &Place,
+    seen: As,
+) -> Vec<IpAddr> {
+    let mut addresses = match seen {
         As::Itself => from.ips.clone(),
         As::Gateway | As::HostWire => server.gateways.clone(),
-        As::Asked => vec![target.ip],
-    }
+        As::Asked => end_of(world, target.ip).map_or_else(Vec::new, |end| end.gateways.clone()),
+    };
+    // Loopback addresses are asked as themselves.
+    addresses.push(target.ip);
+    addresses.retain(|ip| same_family(*ip, target.ip));
+    addresses
+}
+
+/// Where the host's link leads that has this address.
+fn end_of(world: &World, ip: IpAddr) -> Option<&Place> {
+    let mut places = world.places.iter();
+    places.find(|place| place.gateways.contains(&ip))
 }

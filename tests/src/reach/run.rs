@@ -34,11 +34,11 @@ pub struct Report {
 
 impl Report {
     /// Notes a group of checks and those of them that failed.
-    pub fn add(&mut self, title: &str, checks: usize, failures: Vec<String>) {
-        let _ = writeln!(
+    pub fn add(&mut self, title: &str, note: &str, checks: usize, failures: Vec<String>) {
+        let failed = failures.len();
+        let _ = write!(
             self.summary,
-            "  {title}: {checks} checks, {} failed",
-            failures.len()
+            "\n  {title}: {checks} checks, {failed} failed{note}"
         );
         self.checks += checks;
         let failures = failures.into_iter();
@@ -48,7 +48,7 @@ impl Report {
 
     /// Prints the counts; panics with all that failed.
     pub fn finish(self, test: &str) {
-        eprintln!("{test}: {} checks\n{}", self.checks, self.summary.trim_end());
+        eprintln!("{test}: {} checks{}", self.checks, self.summary);
         assert!(
             self.failures.is_empty(),
             "{} of {} checks failed\n{}",
@@ -63,18 +63,17 @@ impl Report {
 pub fn check(world: &World, now: Circumstances, title: &str, report: &mut Report) {
     let start = Instant::now();
     let rows = rows(world, now);
-    let (silent, loud): (Vec<_>, Vec<_>) = rows
-        .iter()
-        .partition(|row| row.expect == Expect::Silence);
+    let (silent, loud): (Vec<_>, Vec<_>) =
+        rows.iter().partition(|row| row.expect == Expect::Silence);
     let answered = loud.iter().filter(|row| row.expect != Expect::Lost).count();
     let mut failures = attempt_all(world, &loud);
     failures.extend(watched(world, || attempt_all(world, &silent)));
-    let title = format!(
-        "{title} ({answered} answered, {} silent, {:.1} s)",
+    let note = format!(
+        ": {answered} answered, {} silent, {:.1} s",
         rows.len() - answered,
         start.elapsed().as_secs_f64()
     );
-    report.add(&title, rows.len(), failures);
+    report.add(title, &note, rows.len(), failures);
 }
 
 /// Makes the attempts beside each other; what went wrong, in the order of the rows.
@@ -131,9 +130,13 @@ fn attempt(world: &World, row: &Row<'_>) -> Option<String> {
 
 fn is_expected(expect: &Expect, outcome: &Outcome) -> bool {
     match (expect, outcome) {
-        (Expect::Answer { name, seen }, Outcome::Reached { name: by, seen_source }) => {
-            name == by && seen.contains(&seen_source.ip())
-        }
+        (
+            Expect::Answer { name, seen },
+            Outcome::Reached {
+                name: by,
+                seen_source,
+            },
+        ) => name == by && seen.contains(&seen_source.ip()),
         (Expect::Answer { .. }, _) => false,
         (Expect::Lost | Expect::Silence, outcome) => !outcome.reached(),
     }
@@ -166,11 +169,15 @@ fn watch(place: &Place, sniffer: Sniffer, over: &AtomicBool) -> Vec<String> {
     let mut seen = Vec::new();
     loop {
         let is_last = over.load(Ordering::Relaxed);
-        let wanted = |frame: &[u8]| question(frame).is_some_and(|(_, to, _)| place.ips.contains(&to));
+        let wanted =
+            |frame: &[u8]| question(frame).is_some_and(|(_, to, _)| place.ips.contains(&to));
         match sniffer.wait_for(ROUND, wanted) {
             Some(frame) => {
                 if let Some((from, to, what)) = question(&frame) {
-                    seen.push(format!("LEAK: {what} from {from} arrived at {} as {to}", place.name));
+                    seen.push(format!(
+                        "LEAK: {what} from {from} arrived at {} as {to}",
+                        place.name
+                    ));
                 }
             }
             None if is_last => return seen,
@@ -187,11 +194,17 @@ fn question(frame: &[u8]) -> Option<(IpAddr, IpAddr, String)> {
     let (from, to): (IpAddr, IpAddr) = match packet.net.as_ref()? {
         NetSlice::Ipv4(ip) => {
             let header = ip.header();
-            (header.source_addr().into(), header.destination_addr().into())
+            (
+                header.source_addr().into(),
+                header.destination_addr().into(),
+            )
         }
         NetSlice::Ipv6(ip) => {
             let header = ip.header();
-            (header.source_addr().into(), header.destination_addr().into())
+            (
+                header.source_addr().into(),
+                header.destination_addr().into(),
+            )
         }
         NetSlice::Arp(_) => return None,
     };

@@ -35,6 +35,8 @@ pub(super) enum What {
     Closed,
     /// A server of the host's own, on any of its addresses.
     Host,
+    /// The same on an address to which a container in an internal network is given no route.
+    Unrouted,
     /// Another host, through this one.
     Outside,
 }
@@ -46,7 +48,7 @@ pub(super) enum As {
     Itself,
     /// As the gateway of the network the server is in.
     Gateway,
-    /// As the address that was asked: the host picks it for what it sends to itself.
+    /// As the host, on the link whose address was asked: the host talks to itself.
     Asked,
     /// As the host, on the wire that leads to the server.
     HostWire,
@@ -58,7 +60,7 @@ use As::{Asked, Gateway, HostWire, Itself};
 type Cell = Option<As>;
 
 #[rustfmt::skip]
-const TABLE: [(What, [Cell; 4]); 8] = [
+const TABLE: [(What, [Cell; 4]); 9] = [
     // asked                 by nat container  internal container  host            outside
     (What::OwnNetwork,      [Some(Itself),     Some(Itself),       None,           None]),
     (What::OtherNetwork,    [None,             None,               Some(Gateway),  None]),
@@ -67,6 +69,7 @@ const TABLE: [(What, [Cell; 4]); 8] = [
     (What::Loopback,        [None,             None,               Some(Gateway),  None]),
     (What::Closed,          [None,             None,               None,           None]),
     (What::Host,            [Some(Itself),     Some(Itself),       Some(Asked),    Some(Itself)]),
+    (What::Unrouted,        [None,             None,               None,           None]),
     // From outside to outside: a host that netd made forward does not become a router.
     (What::Outside,         [Some(HostWire),   None,               Some(HostWire), None]),
 ];

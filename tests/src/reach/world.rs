@@ -50,18 +50,18 @@ const CONTAINERS: [Plan; 7] = [
     Plan {
         name: "b",
         network: "n2",
-        // The second pair takes single addresses from a's port on all of them.
-        publish: &[
-            ("192.0.2.1", 8002),
-            ("2001:db8::1", 8002),
-            ("192.0.2.2", 8001),
-            ("2001:db8::2", 8001),
-        ],
+        publish: &[("192.0.2.1", 8002), ("2001:db8::1", 8002)],
     },
     Plan {
         name: "c",
         network: "n2",
-        publish: &[("127.0.0.1", 8003), ("::1", 8003)],
+        // The first pair is b's port on other addresses.
+        publish: &[
+            ("192.0.2.2", 8002),
+            ("2001:db8::2", 8002),
+            ("127.0.0.1", 8003),
+            ("::1", 8003),
+        ],
     },
     Plan {
         name: "d",
@@ -122,6 +122,16 @@ pub(super) struct Place {
     pub(super) link: String,
     /// None is the host.
     netns: Option<Netns>,
+}
+
+/// The container in an internal network that has helped itself to a default route.
+const BREAKS_OUT: &str = "i1";
+
+impl Place {
+    /// Whether this place has a route to an address of the host.
+    pub(super) fn is_routed(&self, ip: IpAddr) -> bool {
+        self.who != Who::Internal || self.name == BREAKS_OUT || self.gateways.contains(&ip)
+    }
 }
 
 /// Everything of one run of the table.
@@ -195,8 +205,8 @@ impl World {
         world
     }
 
-    pub(super) fn netns(&self, place: &Place) -> &Netns {
-        netns(&self.host, place)
+    pub(super) fn netns<'a>(&'a self, place: &'a Place) -> &'a Netns {
+        place.netns.as_ref().unwrap_or(&self.host.netns)
     }
 
     pub(super) fn place(&self, name: &str) -> &Place {
@@ -204,7 +214,7 @@ impl World {
         place.unwrap_or_else(|| panic!("no place is called {name}"))
     }
 
-    /// The container behind a port of an address of the host: the exact address before all.
+    /// The container behind a port of an address of the host.
     pub(super) fn published(&self, ip: IpAddr, port: u16) -> Option<&Place> {
         let publishes = |host_ip: Option<IpAddr>| {
             let plan = CONTAINERS.iter().find(|plan| {
@@ -259,18 +269,13 @@ impl World {
             link: network["interface"].as_str().unwrap_or_default().to_owned(),
             netns: Some(netns),
         };
-        if plan.name == "i1" {
-            self.break_out(&place);
+        if plan.name == BREAKS_OUT {
+            for gateway in &place.gateways {
+                let netns = self.netns(&place);
+                netns.add_route("default", &gateway.to_string());
+            }
         }
         place
-    }
-
-    /// Internal containers get no default route; this one has helped itself to one.
-    fn break_out(&self, place: &Place) {
-        for gateway in &place.gateways {
-            self.netns(place)
-                .add_route("default", &gateway.to_string());
-        }
     }
 
     /// The host's addresses are those of its wires and the gateways of its networks.
@@ -313,10 +318,6 @@ impl World {
 
 pub(super) fn same_family(a: IpAddr, b: IpAddr) -> bool {
     a.is_ipv4() == b.is_ipv4()
-}
-
-fn netns<'a>(host: &'a Host, place: &'a Place) -> &'a Netns {
-    place.netns.as_ref().unwrap_or(&host.netns)
 }
 
 /// The words of `strings` in a JSON list; none where there is no list.

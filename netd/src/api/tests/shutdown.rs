@@ -55,7 +55,7 @@ fn serve_with(grace: Duration) -> Server {
 
 #[test]
 fn a_running_request_is_finished_and_an_idle_connection_is_closed() {
-    let mut server = serve_with(Duration::from_secs(60));
+    let mut server = serve_with(Duration::from_mins(1));
     let socket = server.dir.0.join("s");
     let idle = UnixStream::connect(&socket).unwrap();
     let mut busy = UnixStream::connect(&socket).unwrap();
@@ -93,7 +93,7 @@ fn a_client_that_never_finishes_does_not_keep_the_daemon() {
 
 #[test]
 fn a_client_that_hangs_up_cancels_nothing() {
-    let mut server = serve_with(Duration::from_secs(60));
+    let mut server = serve_with(Duration::from_mins(1));
     let mut client = UnixStream::connect(server.dir.0.join("s")).unwrap();
     client
         .write_all(b"DELETE /v1/containers/web HTTP/1.1\r\nhost: n\r\n\r\n")
