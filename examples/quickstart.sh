@@ -129,13 +129,13 @@ start_daemon() {
     daemon=$!
     # Nobody waits for a daemon that has ended.
     while [ ! -S /run/netd/netd.sock ] || ! netctl status >/dev/null 2>&1; do
-        read -r stat <"/proc/$daemon/stat" || stat=") Z "
+        stat=") Z "
+        [ ! -r "/proc/$daemon/stat" ] || read -r stat <"/proc/$daemon/stat"
         case $stat in
         *") Z "*) failed "the daemon ended at once" ;;
         esac
     done
     run netctl status --wait
-    has "ready:"
 }
 
 # --- Inside: the story -------------------------------------------------------------------------
@@ -175,7 +175,7 @@ story() {
 
     step "Look before you leap: what would it take to attach shop?" "A dry run prints the changes and makes none."
     run netctl attach "pid:$shop" --name shop --network web --dry-run
-    has shop
+    has "add veth" "add address" "add dns"
     run netctl ps
     case $out in
     *shop*) failed "a dry run attached shop" ;;
@@ -195,7 +195,7 @@ story() {
     run nslab get shop api:80
     has "api says hello to"
 
-    step "The published port" "From the host itself, and from outside. api sees the true address of its visitor."
+    step "The published port" "From the host itself, and from outside: there api sees the visitor's true address."
     run nslab get host 127.0.0.1:8080
     has "api says hello to"
     run nslab get outside 192.0.2.1:8080
@@ -263,16 +263,17 @@ epilogue() {
     story=$((clock - QUICKSTART_BUILT))
     build=$((QUICKSTART_BUILT - QUICKSTART_STARTED))
     printf '\n%sIt works.%s The build took %d s, the story %d s.\n' "$bold" "$plain" "$build" "$story"
+    nslab=$(command -v nslab) netctl=$(command -v netctl)
     printf '\nWhat to try next:\n'
-    printf '  %s\n' \
-        "a shell on a throw-away host:  $1 host -- sh      (there: netd --state-dir /run/netd-state &, nslab help)" \
-        "all commands:                  $2 --help" \
-        "the tests, as they are run:    cargo test --workspace"
+    printf '  %-32s %s\n' \
+        "${nslab#"$PWD"/} host -- sh" "a shell on such a host; begin with: netd --state-dir /run/netd-state &" \
+        "${netctl#"$PWD"/} --help" "all commands; each has an example in its own --help" \
+        "cargo test --workspace" "the tests, on throw-away hosts too"
 }
 
 if [ "${1-}" = --inside ]; then
     story
-    epilogue "$(command -v nslab)" "$(command -v netctl)"
+    epilogue
 else
     build_and_enter
 fi

@@ -1,5 +1,10 @@
 //! Bad input through the real API and command line: the contract's code, nothing left behind, and the right input works
 //! right after it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "test code: a panic is how a test fails"
+)]
 
 use std::process::ExitCode;
 

@@ -1,7 +1,7 @@
 //! Words that are refused, each with the code it gets.
 //!
 //! A table has a line for each command: the code, then the words behind those that all lines of it begin with. `␠`
-//! stands for a space inside a word.
+//! stands for a space inside a word, `''` for an empty one.
 
 /// No names, neither of a network nor of a container; nor are they ids.
 pub(super) const NAMES: &[&str] = &[
@@ -40,7 +40,7 @@ impl Table {
         lines.map(|line| {
             let (code, words) = line.split_once(' ').expect("a code and words");
             let words = words.trim_start().split(' ');
-            let words = words.map(|word| word.replace('␠', " "));
+            let words = words.map(|word| word.replace('␠', " ").replace("''", ""));
             let begin = self.begin.iter().map(|word| (*word).to_owned());
             (code, begin.chain(words).collect())
         })
@@ -254,6 +254,7 @@ pub(super) const REFERENCE: Table = Table {
     begin: &[],
     lines: "
 network_not_found    network inspect nope
+network_not_found    network inspect ␠
 network_not_found    network inspect a␠b
 network_not_found    network inspect a/b
 network_not_found    network inspect ä?x=1#y
@@ -264,7 +265,8 @@ container_not_found  inspect nope
 container_not_found  detach nope
 container_not_found  connect web nope
 container_not_found  disconnect web nope
-invalid_reference    network inspect ␠
+invalid_reference    network inspect ''
+invalid_reference    detach ''
 invalid_reference    network rm ..
 invalid_reference    inspect .
 endpoint_not_found   disconnect inner held

@@ -4,7 +4,6 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use serde_json::Value;
 
@@ -171,7 +170,7 @@ impl Host {
         let mut command = self.netns.self_command("__netctl", args);
         command.env("NETD_SOCKET", self.socket());
         let mut process = self.netns.start("netctl", command);
-        let status = process.wait(Duration::from_secs(60));
+        let status = process.wait(lab::PATIENCE * 2);
         Output {
             code: status.code().unwrap_or(-1),
             stdout: process.stdout(),

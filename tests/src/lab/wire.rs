@@ -166,7 +166,8 @@ impl Netns {
 
     /// Switches duplicate address detection off for present and future links.
     pub fn no_dad(&self) {
-        for scope in ["all", "default"].iter().filter(|_| has_ipv6()) {
+        let scopes: &[&str] = if has_ipv6() { &["all", "default"] } else { &[] };
+        for scope in scopes {
             self.set_sysctl(&format!("net/ipv6/conf/{scope}/accept_dad"), "0");
         }
     }

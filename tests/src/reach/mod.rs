@@ -13,7 +13,6 @@ mod table;
 mod world;
 
 pub use forged::check_forged;
-pub use rows::{Row, Via, rows};
 pub use run::{Report, check};
-pub use table::{Circumstances, Who};
-pub use world::{World, has_ipv6, host_netns, wire};
+pub use table::Circumstances;
+pub use world::{World, has_ipv6, host_netns, serve_everywhere, strings, wire};

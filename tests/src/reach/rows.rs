@@ -12,7 +12,7 @@ use super::world::{
 
 /// How it is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Via {
+pub(super) enum Via {
     /// A TCP connection.
     Tcp,
     /// A datagram.
@@ -23,7 +23,7 @@ pub enum Via {
 
 /// One attempt.
 #[derive(Debug, Clone)]
-pub struct Row<'a> {
+pub(super) struct Row<'a> {
     pub(super) from: &'a Place,
     pub(super) via: Via,
     pub(super) to: SocketAddr,
@@ -72,7 +72,7 @@ impl fmt::Display for Row<'_> {
 }
 
 /// All attempts, with what should come of each.
-pub fn rows(world: &World, now: Circumstances) -> Vec<Row<'_>> {
+pub(super) fn rows(world: &World, now: Circumstances) -> Vec<Row<'_>> {
     let targets: Vec<_> = world
         .places
         .iter()
@@ -198,10 +198,11 @@ fn addresses(
     let mut addresses = match seen {
         As::Itself => from.ips.clone(),
         As::Gateway | As::HostWire => server.gateways.clone(),
-        As::Asked => end_of(world, target.ip).map_or_else(Vec::new, |end| end.gateways.clone()),
+        As::Asked => match end_of(world, target.ip) {
+            Some(end) => end.gateways.clone(),
+            None => vec![target.ip],
+        },
     };
-    // Loopback addresses are asked as themselves.
-    addresses.push(target.ip);
     addresses.retain(|ip| same_family(*ip, target.ip));
     addresses
 }

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 /// Who asks: a column of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Who {
+pub(super) enum Who {
     /// A container of a nat network.
     Nat,
     /// A container of an internal network.

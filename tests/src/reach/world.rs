@@ -302,26 +302,30 @@ impl World {
             Some(_) => &[CONTAINER_PORT, UNPUBLISHED_PORT],
             None => &[HOST_PORT],
         };
-        let mut everywhere = vec![IpAddr::from(Ipv4Addr::UNSPECIFIED)];
-        everywhere.extend(self.ipv6.then_some(IpAddr::from(Ipv6Addr::UNSPECIFIED)));
-        let mut servers = Vec::new();
-        for port in ports {
-            for address in everywhere.iter().map(|ip| (*ip, *port).into()) {
-                for proto in [Proto::Tcp, Proto::Udp] {
-                    servers.push(self.netns(place).serve_on(proto, place.name, address));
-                }
-            }
-        }
-        servers
+        let netns = self.netns(place);
+        let serve = |port: &u16| [Proto::Tcp, Proto::Udp].map(|proto| (proto, *port));
+        let all = ports.iter().flat_map(serve);
+        all.flat_map(|(proto, port)| serve_everywhere(netns, proto, place.name, port))
+            .collect()
     }
+}
+
+/// Servers on all addresses of the families that this kernel has.
+pub fn serve_everywhere(netns: &Netns, proto: Proto, name: &str, port: u16) -> Vec<Server> {
+    let mut ips = vec![IpAddr::from(Ipv4Addr::UNSPECIFIED)];
+    ips.extend(has_ipv6().then_some(IpAddr::from(Ipv6Addr::UNSPECIFIED)));
+    let addresses = ips.into_iter().map(|ip| (ip, port).into());
+    addresses
+        .map(|address| netns.serve_on(proto, name, address))
+        .collect()
 }
 
 pub(super) fn same_family(a: IpAddr, b: IpAddr) -> bool {
     a.is_ipv4() == b.is_ipv4()
 }
 
-/// The words of `strings` in a JSON list; none where there is no list.
-pub(super) fn strings(list: &Value) -> Vec<String> {
+/// The texts in a JSON list; none where there is no list.
+pub fn strings(list: &Value) -> Vec<String> {
     let texts = list.as_array().into_iter().flatten();
     texts
         .filter_map(|text| text.as_str().map(str::to_owned))

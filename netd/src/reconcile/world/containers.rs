@@ -1,0 +1,386 @@
+//! Containers: what an attach reserves and a detach gives back.
+
+use std::time::Duration;
+
+use netd_model::desired::{self, FAMILIES};
+use netd_model::error::{Code, Error, Result};
+use netd_model::id::shorten;
+use netd_model::net::{IfName, Mac};
+use netd_model::record::{Container, Endpoint, Phase};
+use netd_model::request::{Attach, Join};
+use netd_model::{ContainerId, NetworkId};
+
+use super::pools::ipam_error;
+use super::{BRIDGE_PORTS_MAX, GiveBack, World, find};
+
+impl World {
+    pub(crate) fn containers(&self) -> impl Iterator<Item = &Container> {
+        self.containers.values()
+    }
+
+    pub(crate) fn container(&self, id: &ContainerId) -> Option<&Container> {
+        self.containers.get(id)
+    }
+
+    /// The container with this id, name, or unique prefix of an id.
+    pub(crate) fn find_container(&self, reference: &str) -> Result<ContainerId> {
+        if let Some((id, _)) = self.containers.get_key_value(reference) {
+            return Ok(id.clone());
+        }
+        if let Some(id) = self.container_names.get(reference) {
+            return Ok(id.clone());
+        }
+        find(
+            reference,
+            &self.containers,
+            "container",
+            Code::ContainerNotFound,
+            "netctl ps",
+        )
+    }
+
+    /// Reserves everything an attach needs; on an error nothing is reserved.
+    pub(crate) fn reserve(
+        &mut self,
+        attach: Attach,
+        id: ContainerId,
+        identity: (u64, u64),
+        now: Duration,
+    ) -> Result<&Container> {
+        self.check_free(&attach, &id, identity)?;
+        let mut container = Container {
+            name: attach.name.clone(),
+            hostname: attach.hostname.clone(),
+            netns: attach.netns.clone(),
+            netns_identity: identity,
+            endpoints: Vec::new(),
+            ports: attach.publish.clone(),
+            dns: attach.dns.clone(),
+            labels: attach.labels.clone(),
+            phase: Phase::Attaching,
+            unknown: serde_json::Map::new(),
+            id,
+            request: attach,
+        };
+        let joins = container.request.networks.clone();
+        for join in joins {
+            match self.join(&container, &join, now) {
+                Ok(endpoint) => container.endpoints.push(endpoint),
+                Err(error) => {
+                    self.give_back(&container, GiveBack::Unused);
+                    return Err(error);
+                }
+            }
+        }
+        if let Err(error) = self.check_publish(&container) {
+            self.give_back(&container, GiveBack::Unused);
+            return Err(error);
+        }
+        Ok(self.insert(container))
+    }
+
+    fn check_free(&self, attach: &Attach, id: &ContainerId, identity: (u64, u64)) -> Result<()> {
+        if let Some(other) = self.container_names.get(&attach.name) {
+            return Err(Error::new(
+                Code::ContainerExists,
+                format!(
+                    "container {} exists with id {}: choose another name, or detach it first",
+                    attach.name,
+                    other.short()
+                ),
+            ));
+        }
+        if self.containers.contains_key(id) {
+            return Err(Error::new(
+                Code::ContainerExists,
+                format!("container {} exists: detach it first", shorten(id)),
+            ));
+        }
+        if let Some(other) = self
+            .sandboxes
+            .get(&identity)
+            .and_then(|other| self.containers.get(other))
+        {
+            return Err(Error::new(
+                Code::NetnsInUse,
+                format!(
+                    "network namespace {} belongs to container {}: one namespace is one container; use `connect` to add networks",
+                    attach.netns, other.name
+                ),
+            ));
+        }
+        for port in &attach.publish {
+            let holders = self
+                .ports
+                .get(&(port.proto, port.host_port))
+                .into_iter()
+                .flatten();
+            if let Some((other, held)) = holders.into_iter().find(|(_, held)| held.conflicts(port))
+            {
+                let name = self
+                    .containers
+                    .get(other)
+                    .map_or_else(|| other.short(), |c| c.name.as_str());
+                return Err(Error::new(
+                    Code::PortInUse,
+                    format!("host port {port} is published by container {name} as {held}: choose another host port"),
+                )
+                .with("container", name));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_publish(&self, container: &Container) -> Result<()> {
+        let network = |id: &NetworkId| self.network(id);
+        for port in &container.ports {
+            let served = FAMILIES.into_iter().any(|family| {
+                desired::port_serves(port, family)
+                    && desired::gateway_endpoint(container, family, network).is_some()
+            });
+            if !served {
+                return Err(Error::new(
+                    Code::InvalidPublish,
+                    format!(
+                        "port {port} cannot be published: {} has no address of that family on a network that is not internal",
+                        container.name
+                    ),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Reserves one endpoint for a container that is not, or not yet with it, in the tables.
+    fn join(&mut self, container: &Container, join: &Join, now: Duration) -> Result<Endpoint> {
+        let id = self.find_network(&join.network)?;
+        let Some(net) = self.networks.get_mut(&id) else {
+            return Err(Error::new(
+                Code::Internal,
+                format!("network {id} vanished during an attach"),
+            ));
+        };
+        if container.endpoints.iter().any(|e| e.network == id) {
+            return Err(Error::new(
+                Code::EndpointExists,
+                format!(
+                    "container {} is on network {} already",
+                    container.name, net.record.name
+                ),
+            ));
+        }
+        if net.members.len() >= BRIDGE_PORTS_MAX {
+            return Err(Error::new(
+                Code::NetworkFull,
+                format!(
+                    "network {} has {BRIDGE_PORTS_MAX} containers, as many as a bridge takes: use a second network",
+                    net.record.name
+                ),
+            ));
+        }
+        let ifname = free_ifname(container, join)?;
+        let ips = net.addresses(join, now)?;
+        let mac = join
+            .mac
+            .or_else(|| ips.first().map(|ip| Mac::of_address(*ip)));
+        let Some(mac) = mac.filter(|mac| !net.macs.contains(mac)) else {
+            net.give_back(&ips, GiveBack::Unused);
+            let text = mac.map_or_else(String::new, |mac| mac.to_string());
+            return Err(Error::new(
+                Code::MacInUse,
+                format!(
+                    "MAC address {text} is in use on network {}: choose another",
+                    net.record.name
+                ),
+            ));
+        };
+        net.macs.insert(mac);
+        net.members.insert(container.id.clone());
+        Ok(Endpoint {
+            host_ifname: Endpoint::host_ifname(&container.id, &id),
+            network: id,
+            aliases: join.aliases.clone(),
+            unknown: serde_json::Map::new(),
+            ifname,
+            mac,
+            ips,
+        })
+    }
+
+    fn insert(&mut self, container: Container) -> &Container {
+        self.container_names
+            .insert(container.name.clone(), container.id.clone());
+        self.sandboxes
+            .insert(container.netns_identity, container.id.clone());
+        for port in &container.ports {
+            let entry = self.ports.entry((port.proto, port.host_port)).or_default();
+            entry.push((container.id.clone(), port.clone()));
+        }
+        let id = container.id.clone();
+        self.containers.entry(id).insert_entry(container).into_mut()
+    }
+
+    /// Takes a container from a record of an earlier daemon. Its addresses are claimed as they are.
+    pub(crate) fn adopt(&mut self, container: Container) -> Result<()> {
+        for endpoint in &container.endpoints {
+            let Some(net) = self.networks.get_mut(&endpoint.network) else {
+                return Err(Error::new(
+                    Code::StateDamaged,
+                    format!(
+                        "container {} is on network {}, which is not on record",
+                        container.name, endpoint.network
+                    ),
+                ));
+            };
+            for ip in &endpoint.ips {
+                if let Some(pool) = net.pools.iter_mut().find(|pool| pool.contains(*ip)) {
+                    pool.adopt(*ip).map_err(ipam_error)?;
+                }
+            }
+            net.macs.insert(endpoint.mac);
+            net.members.insert(container.id.clone());
+        }
+        self.insert(container);
+        Ok(())
+    }
+
+    pub(crate) fn set_phase(&mut self, id: &ContainerId, phase: Phase) {
+        if let Some(container) = self.containers.get_mut(id) {
+            container.phase = phase;
+        }
+    }
+
+    /// Takes a container out and gives its addresses back.
+    pub(crate) fn remove_container(
+        &mut self,
+        id: &ContainerId,
+        how: GiveBack,
+    ) -> Option<Container> {
+        let container = self.containers.remove(id)?;
+        self.container_names.remove(&container.name);
+        self.sandboxes.remove(&container.netns_identity);
+        for port in &container.ports {
+            if let Some(list) = self.ports.get_mut(&(port.proto, port.host_port)) {
+                list.retain(|(holder, _)| holder != id);
+            }
+        }
+        self.ports.retain(|_, list| !list.is_empty());
+        self.give_back(&container, how);
+        Some(container)
+    }
+
+    fn give_back(&mut self, container: &Container, how: GiveBack) {
+        for endpoint in &container.endpoints {
+            self.give_back_endpoint(&container.id, endpoint, how);
+        }
+    }
+
+    fn give_back_endpoint(&mut self, id: &ContainerId, endpoint: &Endpoint, how: GiveBack) {
+        if let Some(net) = self.networks.get_mut(&endpoint.network) {
+            net.give_back(&endpoint.ips, how);
+            net.macs.remove(&endpoint.mac);
+            net.members.remove(id);
+        }
+    }
+
+    /// Adds one endpoint to a container and returns its new record.
+    pub(crate) fn connect(
+        &mut self,
+        id: &ContainerId,
+        join: &Join,
+        now: Duration,
+    ) -> Result<&Container> {
+        let Some(container) = self.containers.get(id).cloned() else {
+            return Err(vanished(id));
+        };
+        let endpoint = self.join(&container, join, now)?;
+        let entry = self
+            .containers
+            .entry(id.clone())
+            .and_modify(|container| container.endpoints.push(endpoint));
+        match entry {
+            std::collections::btree_map::Entry::Occupied(held) => Ok(held.into_mut()),
+            std::collections::btree_map::Entry::Vacant(_) => Err(vanished(id)),
+        }
+    }
+
+    /// Takes one endpoint away and returns the container's new record.
+    pub(crate) fn disconnect(
+        &mut self,
+        id: &ContainerId,
+        network: &NetworkId,
+        how: GiveBack,
+    ) -> Result<&Container> {
+        let Some(container) = self.containers.get_mut(id) else {
+            return Err(vanished(id));
+        };
+        let Some(at) = container
+            .endpoints
+            .iter()
+            .position(|e| e.network == *network)
+        else {
+            let name = self
+                .networks
+                .get(network)
+                .map_or(network.as_str(), |net| net.record.name.as_str());
+            return Err(Error::new(
+                Code::EndpointNotFound,
+                format!("container {} is not on network {name}", container.name),
+            ));
+        };
+        let endpoint = container.endpoints.remove(at);
+        self.give_back_endpoint(id, &endpoint, how);
+        self.containers.get(id).ok_or_else(|| vanished(id))
+    }
+
+    /// Whether a container without this endpoint can still publish its ports.
+    pub(crate) fn check_disconnect(&self, id: &ContainerId, network: &NetworkId) -> Result<()> {
+        let Some(mut container) = self.containers.get(id).cloned() else {
+            return Err(vanished(id));
+        };
+        container.endpoints.retain(|e| e.network != *network);
+        self.check_publish(&container)
+    }
+}
+
+fn vanished(id: &ContainerId) -> Error {
+    Error::new(
+        Code::ContainerNotFound,
+        format!("container {} is gone", id.short()),
+    )
+}
+
+/// The interface name asked for, or the first free `ethN`.
+fn free_ifname(container: &Container, join: &Join) -> Result<IfName> {
+    let taken = |name: &str| {
+        container
+            .endpoints
+            .iter()
+            .any(|e| e.ifname.as_str() == name)
+    };
+    if let Some(name) = &join.ifname {
+        if taken(name.as_str()) {
+            return Err(Error::new(
+                Code::IfnameInUse,
+                format!(
+                    "container {} has an interface {name} already: choose another",
+                    container.name
+                ),
+            ));
+        }
+        return Ok(name.clone());
+    }
+    // A later network of the same request may ask for a name by itself.
+    let asked = |name: &str| {
+        container
+            .request
+            .networks
+            .iter()
+            .any(|join| join.ifname.as_ref().is_some_and(|n| n.as_str() == name))
+    };
+    let limit = container.endpoints.len() + container.request.networks.len();
+    let name = (0..=limit)
+        .map(|n| format!("eth{n}"))
+        .find(|name| !taken(name) && !asked(name));
+    IfName::parse(&name.unwrap_or_default())
+}

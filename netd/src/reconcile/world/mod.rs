@@ -1,0 +1,204 @@
+//! What netd knows: networks, containers, addresses, names, ports. Decides what a request means; touches nothing.
+//!
+//! Everything here is a plain function of the state and the request, tested without root. A request first reserves
+//! what it needs; when the kernel refused, the reservation is taken back.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ipnetwork::IpNetwork;
+use netd_model::api::HostChange;
+use netd_model::desired::{self};
+use netd_model::error::{Code, Error, Result};
+use netd_model::id::{Name, shorten};
+use netd_model::net::{Family, Proto};
+use netd_model::observed::HostFacts;
+use netd_model::record::{Container, Phase, Port};
+use netd_model::{ContainerId, NetworkId, Object, Owner};
+
+mod containers;
+mod networks;
+mod pools;
+
+use pools::Net;
+
+/// Ports of one bridge: the kernel numbers them with 10 bits and keeps 0 (net/bridge/br_private.h, BR_MAX_PORTS).
+pub(crate) const BRIDGE_PORTS_MAX: usize = 1023;
+
+/// All state, owned by one task.
+#[derive(Debug)]
+pub(crate) struct World {
+    pub(crate) facts: HostFacts,
+    pub(crate) host_changes: Vec<HostChange>,
+    /// Everything was purged: nothing is wanted from the kernel until the next create or attach.
+    pub(crate) purged: bool,
+    ula: IpNetwork,
+    networks: BTreeMap<NetworkId, Net>,
+    network_names: HashMap<Name, NetworkId>,
+    containers: BTreeMap<ContainerId, Container>,
+    container_names: HashMap<Name, ContainerId>,
+    sandboxes: HashMap<(u64, u64), ContainerId>,
+    ports: HashMap<(Proto, u16), Vec<(ContainerId, Port)>>,
+}
+
+/// How an address is given back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum GiveBack {
+    /// It was never on the wire.
+    Unused,
+    /// It was: neighbours may still know its MAC, so it rests first. The time is that since the daemon's start.
+    Used(Duration),
+}
+
+impl World {
+    pub(crate) fn new(facts: HostFacts, ula_seed: [u8; 5]) -> Self {
+        Self {
+            facts,
+            host_changes: Vec::new(),
+            purged: false,
+            ula: netd_ipam::ula_prefix(ula_seed),
+            networks: BTreeMap::new(),
+            network_names: HashMap::new(),
+            containers: BTreeMap::new(),
+            container_names: HashMap::new(),
+            sandboxes: HashMap::new(),
+            ports: HashMap::new(),
+        }
+    }
+
+    /// The settings of the host that have to change for the networks there are, beyond those changed already.
+    pub(crate) fn missing_host_changes(&self) -> Vec<HostChange> {
+        let needed: BTreeSet<Family> = self
+            .networks
+            .iter()
+            .filter(|(id, _)| self.is_present(id))
+            .flat_map(|(_, net)| desired::forwarding_needed(&net.record))
+            .collect();
+        desired::host_changes(&self.facts, &needed)
+            .into_iter()
+            .filter(|change| {
+                self.host_changes
+                    .iter()
+                    .all(|done| done.sysctl != change.sysctl)
+            })
+            .collect()
+    }
+
+    /// The host's share of the desired objects.
+    pub(crate) fn host_objects(&self) -> Vec<Object> {
+        if self.purged {
+            Vec::new()
+        } else {
+            desired::host(&self.host_changes)
+        }
+    }
+
+    /// The desired objects of some networks and containers: what a request on them may change.
+    pub(crate) fn objects<'a>(
+        &self,
+        networks: impl IntoIterator<Item = &'a NetworkId>,
+        containers: impl IntoIterator<Item = &'a ContainerId>,
+    ) -> Vec<Object> {
+        let mut objects = Vec::new();
+        for id in networks {
+            if let Some(net) = self.networks.get(id).filter(|_| self.is_present(id)) {
+                objects.extend(desired::network(&net.record, &self.facts));
+            }
+        }
+        for id in containers {
+            if let Some(container) = self
+                .containers
+                .get(id)
+                .filter(|c| c.phase != Phase::Detaching)
+            {
+                objects.extend(self.container_objects(container));
+            }
+        }
+        objects
+    }
+
+    /// The desired objects of a container, as a record has it.
+    pub(crate) fn container_objects(&self, container: &Container) -> Vec<Object> {
+        desired::container(container, |id| self.network(id), &self.facts)
+    }
+
+    /// Every desired object.
+    pub(crate) fn all_objects(&self) -> Vec<Object> {
+        let mut objects = self.host_objects();
+        objects.extend(self.objects(self.networks.keys(), self.containers.keys()));
+        objects
+    }
+
+    /// Whether an owner is on record.
+    pub(crate) fn knows(&self, owner: &Owner) -> bool {
+        match owner {
+            Owner::Host => true,
+            Owner::Network(id) => self.networks.contains_key(id),
+            Owner::Container(id) | Owner::Endpoint(id, _) => self.containers.contains_key(id),
+        }
+    }
+
+    /// Local addresses on which a wildcard UDP port belongs to a publish of its own.
+    pub(crate) fn exact_publishes(&self, family: Family, port: u16) -> Vec<IpAddr> {
+        self.ports
+            .get(&(Proto::Udp, port))
+            .into_iter()
+            .flatten()
+            .filter_map(|(_, port)| {
+                port.host_ip
+                    .filter(|ip| Family::of(*ip) == family && !ip.is_unspecified())
+            })
+            .collect()
+    }
+}
+
+/// Looks a reference up as an id or a unique prefix of one.
+fn find<K, V>(
+    reference: &str,
+    table: &BTreeMap<K, V>,
+    what: &str,
+    missing: Code,
+    command: &str,
+) -> Result<K>
+where
+    K: Ord + Clone + std::borrow::Borrow<str>,
+{
+    let not_found = || {
+        Err(Error::new(
+            missing,
+            format!(
+                "no {what} has the name or id {:?}: `{command}` lists them",
+                shorten(reference)
+            ),
+        ))
+    };
+    if reference.is_empty() {
+        return not_found();
+    }
+    let range = (
+        std::ops::Bound::Included(reference),
+        std::ops::Bound::Unbounded,
+    );
+    let mut hits = table
+        .range::<str, _>(range)
+        .map(|(key, _)| key)
+        .take_while(|key| {
+            let text: &str = (*key).borrow();
+            text.starts_with(reference)
+        });
+    match (hits.next(), hits.next()) {
+        (None, _) => not_found(),
+        (Some(one), None) => Ok(one.clone()),
+        (Some(one), Some(_)) if std::borrow::Borrow::<str>::borrow(one) == reference => {
+            Ok(one.clone())
+        }
+        (Some(_), Some(_)) => Err(Error::new(
+            Code::InvalidReference,
+            format!(
+                "{what} id {:?} fits more than one: give more digits",
+                shorten(reference)
+            ),
+        )),
+    }
+}

@@ -1,0 +1,107 @@
+//! The addresses of one network.
+
+use std::collections::{BTreeSet, HashSet};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use netd_ipam::Pool;
+use netd_model::ContainerId;
+use netd_model::desired::FAMILIES;
+use netd_model::error::{Code, Error, Result};
+use netd_model::id::Name;
+use netd_model::net::{Family, Mac, Prefix};
+use netd_model::record::Network;
+use netd_model::request::Join;
+
+use super::GiveBack;
+
+/// A network with its addresses.
+#[derive(Debug)]
+pub(super) struct Net {
+    pub(super) record: Network,
+    pub(super) pools: Vec<Pool>,
+    pub(super) members: BTreeSet<ContainerId>,
+    pub(super) macs: HashSet<Mac>,
+}
+
+impl Net {
+    /// One address for each family of the network: the one asked for, else the next.
+    pub(super) fn addresses(&mut self, join: &Join, now: Duration) -> Result<Vec<IpAddr>> {
+        let mut ips: Vec<IpAddr> = Vec::new();
+        for family in FAMILIES {
+            let asked = match family {
+                Family::V4 => join.ip.map(IpAddr::V4),
+                Family::V6 => join.ip6.map(IpAddr::V6),
+            };
+            match self.address(family, asked, now) {
+                Ok(ip) => ips.extend(ip),
+                Err(error) => {
+                    self.give_back(&ips, GiveBack::Unused);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(ips)
+    }
+
+    fn address(
+        &mut self,
+        family: Family,
+        asked: Option<IpAddr>,
+        now: Duration,
+    ) -> Result<Option<IpAddr>> {
+        let pool = self
+            .pools
+            .iter_mut()
+            .find(|pool| Prefix::from(pool.prefix()).family() == family);
+        let name = &self.record.name;
+        match (pool, asked) {
+            (None, None) => Ok(None),
+            (None, Some(ip)) => Err(Error::new(
+                Code::InvalidIp,
+                format!(
+                    "address {ip} was asked for, but network {name} has no subnet of its family"
+                ),
+            )),
+            (Some(pool), None) => pool
+                .allocate(now)
+                .map(Some)
+                .map_err(|e| in_network(ipam_error(e), name)),
+            (Some(pool), Some(ip)) => pool
+                .claim(ip)
+                .map(|()| Some(ip))
+                .map_err(|e| in_network(ipam_error(e), name)),
+        }
+    }
+
+    pub(super) fn give_back(&mut self, ips: &[IpAddr], how: GiveBack) {
+        for ip in ips {
+            let Some(pool) = self.pools.iter_mut().find(|pool| pool.contains(*ip)) else {
+                continue;
+            };
+            let given = match how {
+                GiveBack::Unused => pool.unclaim(*ip),
+                GiveBack::Used(now) => pool.release(*ip, now),
+            };
+            if let Err(error) = given {
+                tracing::error!(%ip, network = %self.record.name, %error, "an address was given back twice");
+            }
+        }
+    }
+}
+
+fn in_network(error: Error, name: &Name) -> Error {
+    Error {
+        message: format!("network {name}: {}", error.message),
+        ..error
+    }
+}
+
+pub(super) fn ipam_error(error: netd_ipam::Error) -> Error {
+    let code = Code::ALL
+        .iter()
+        .copied()
+        .find(|code| code.as_str() == error.code())
+        .unwrap_or(Code::Internal);
+    Error::new(code, error)
+}
