@@ -25,9 +25,6 @@ use socket2::{Domain, Socket, Type};
 fn main() -> ExitCode {
     lab::dispatch(PROGRAMS);
     lab::enter();
-    if !has_ipv6() {
-        eprintln!("reach: this kernel has no IPv6, every check is made over IPv4 only");
-    }
     lab::main(vec![
         lab::test("bridge_nf_off", || plain("bridge_nf_off", false)),
         lab::test("bridge_nf_on", || plain("bridge_nf_on", true)),
@@ -193,7 +190,8 @@ impl Sender {
                 let mut buffer = [0; 128];
                 if let Ok(length) = socket.recv(&mut buffer) {
                     let text = String::from_utf8_lossy(&buffer[..length]);
-                    *last.lock().unwrap() = text.split('|').next().unwrap_or_default().to_owned();
+                    let name = text.split('|').next().unwrap_or_default();
+                    name.clone_into(&mut last.lock().unwrap());
                 }
             }
         }));

@@ -8,7 +8,7 @@
 
 use std::process::ExitCode;
 
-use netd_tests::host::{Host, PROGRAMS, assert_same};
+use netd_tests::host::{Host, PROGRAMS, assert_same, lasting};
 use netd_tests::lab::{self, Netns, Proto};
 
 #[path = "bad_input/requests.rs"]
@@ -125,7 +125,7 @@ impl Stage {
 
     /// The host with its daemon, and the namespace that is not attached.
     fn state(&self) -> Vec<String> {
-        let inside = self.spare.snapshot().into_iter();
+        let inside = lasting(&self.spare).into_iter();
         let inside = inside.map(|line| format!("spare: {line}"));
         self.host.state().into_iter().chain(inside).collect()
     }

@@ -85,6 +85,7 @@ impl Observed {
                     return Err(Refusal::Exists);
                 }
             }
+            (Object::Ruleset(_), Some(have)) if have == object => {}
             (Object::HostPort(_), Some(_)) => return Err(Refusal::InUse),
             (_, Some(_)) => return Err(Refusal::Exists),
             (Object::Link(link), None) => self.need_master(link)?,

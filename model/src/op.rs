@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::ContainerId;
 use crate::net::{IfName, Mac};
-use crate::object::{Link, Object};
+use crate::object::{Link, Object, Owner};
 
 /// One operation. A plan is a list of them, in the order of execution.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -60,6 +60,8 @@ impl Op {
     pub fn inverse(&self) -> Option<Op> {
         match self {
             Self::AddPair { host, .. } => Some(Self::Remove(Object::Link(host.clone()))),
+            // The host's share serves everybody: another request may stand on it by now.
+            Self::Add(object) if *object.owner() == Owner::Host => None,
             Self::Add(Object::Loopback(_) | Object::Sysctl(_))
             | Self::Announce { .. }
             | Self::ForgetUdpFlows { .. } => None,

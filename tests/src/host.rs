@@ -382,7 +382,7 @@ impl Host {
 
     /// Links, addresses, routes, rules and records: everything that outlives the daemon.
     pub fn kernel_state(&self) -> Vec<String> {
-        [self.netns.snapshot(), self.rules(), self.records()].concat()
+        [lasting(&self.netns), self.rules(), self.records()].concat()
     }
 
     /// The same, and what the daemon says of it.
@@ -395,6 +395,15 @@ impl Host {
         }
         lines
     }
+}
+
+/// The snapshot of a namespace without what the kernel does in its own time: carriers, link-local addresses.
+pub fn lasting(netns: &Netns) -> Vec<String> {
+    let lines = netns.snapshot().into_iter();
+    let lines = lines.filter(|line| !line.contains(": fe80::") && !line.contains(": ff00::"));
+    lines
+        .map(|line| line.replace(", running: true", ", running: false"))
+        .collect()
 }
 
 /// Panics with the lines that came or went.

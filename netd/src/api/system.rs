@@ -29,6 +29,11 @@ pub(super) async fn purge(State(state): State<ApiState>, Params(query): Params<P
 }
 
 pub(super) async fn status(State(state): State<ApiState>, _: Params<Nothing>) -> Response {
+    if state.handle.snapshot().ready {
+        // Fresh facts, so that a chain that somebody just added is warned of. Without them the last ones do: status
+        // answers in every state.
+        let _ = state.handle.ask(Request::Refresh, false).await;
+    }
     ok(&status_of(&state.handle.snapshot()))
 }
 

@@ -14,6 +14,7 @@ use crate::reconcile::outcomes::failure;
 use crate::reconcile::owner::{Owner, Reply, Subject, Then, Touches};
 use crate::reconcile::requests::answer;
 use crate::reconcile::world::GiveBack;
+use crate::state::HostState;
 
 /// What an observation is for.
 #[derive(Debug)]
@@ -158,6 +159,7 @@ impl Owner {
             tracing::error!("{text}");
         }
         if self.failures.is_empty() {
+            self.host_held = self.world.host_objects();
             self.finish_removals();
         }
         if !self.ready {
@@ -242,9 +244,12 @@ impl Owner {
             networks: networks.len(),
             orphans,
         };
-        self.world.purged = true;
-        self.world.host_changes.clear();
-        let after = vec![Write::Clear, Write::Host(self.host_state())];
+        let host = HostState {
+            changes: Vec::new(),
+            purged: true,
+            unknown: self.host_unknown.clone(),
+        };
+        let after = vec![Write::Clear, Write::Host(host)];
         let work = Work::Unmake(Unmake {
             before: Vec::new(),
             ops,
@@ -262,9 +267,12 @@ impl Owner {
     pub(crate) fn purge_ended(&mut self, purged: api::Purged, outcome: Outcome, reply: Reply) {
         self.purging = false;
         if !matches!(outcome, Outcome::Done) {
-            self.world.purged = false;
             return answer(reply, Err(failure(outcome)));
         }
+        self.world.purged = true;
+        self.world.host_changes.clear();
+        self.host_held.clear();
+        self.predefined_saved = false;
         let containers: Vec<ContainerId> = self.world.containers().map(|c| c.id.clone()).collect();
         for id in containers {
             self.hide(&id);

@@ -49,6 +49,8 @@ pub enum Request {
     },
     /// Nothing: the answer says that the owner works.
     Ready,
+    /// Read the host's facts again.
+    Refresh,
     /// What the next audit would repair.
     Plan,
     /// Observe everything and repair.

@@ -81,6 +81,8 @@ pub fn start(
         failures: Vec::new(),
         orphans: Vec::new(),
         missing: HashSet::new(),
+        host_held: Vec::new(),
+        predefined_saved: true,
         host_unknown: netd_model::record::Unknown::new(),
         started: Instant::now(),
         timing,

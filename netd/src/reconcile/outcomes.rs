@@ -48,6 +48,14 @@ impl Owner {
             Then::Observed { purpose } => self.audit_observed(purpose, outcome),
             Then::Repaired { plan, reply } => self.audit_repaired(*plan, reply, outcome),
             Then::Purged { purged, reply } => self.purge_ended(purged, outcome, reply),
+            Then::Refreshed { reply } => match outcome {
+                Outcome::Facts(facts) => {
+                    self.world.facts = *facts;
+                    self.publish();
+                    answer(reply, Ok(Answer::Done));
+                }
+                other => answer(reply, Err(failure(other))),
+            },
             Then::Tidied => {
                 if let Outcome::Failed { error, .. } = outcome {
                     self.failures.push(error.message);
@@ -56,9 +64,16 @@ impl Owner {
         }
     }
 
+    /// A job that brought the host's share along has succeeded.
+    fn host_is_held(&mut self) {
+        self.predefined_saved = true;
+        self.host_held = self.world.host_objects();
+    }
+
     fn network_made(&mut self, id: &NetworkId, outcome: Outcome, reply: Reply) {
         match outcome {
             Outcome::Done => {
+                self.host_is_held();
                 if let Some(record) = self.world.network(id) {
                     self.zone
                         .update(|zone| zone.set_network(&record.id, &record.name));
@@ -110,6 +125,7 @@ impl Owner {
     fn attach_ended(&mut self, id: &ContainerId, outcome: Outcome, reply: Reply) {
         match outcome {
             Outcome::Done => {
+                self.host_is_held();
                 self.world.set_phase(id, Phase::Attached);
                 let answered = self.shown(id, None);
                 self.publish();
@@ -172,6 +188,7 @@ impl Owner {
         reply: Reply,
     ) {
         if matches!(outcome, Outcome::Done) {
+            self.host_is_held();
             let old = self.world.container(id).cloned();
             let answered = self.shown(id, old.as_ref());
             self.publish();

@@ -32,6 +32,9 @@ use crate::state::HostState;
 /// Where an answer goes.
 pub(crate) type Reply = oneshot::Sender<Result<Answer>>;
 
+/// After a first audit that failed, how long until the next.
+const RETRY: Duration = Duration::from_secs(1);
+
 /// What one request at a time may work on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Subject {
@@ -86,6 +89,9 @@ pub(crate) enum Then {
     },
     Purged {
         purged: api::Purged,
+        reply: Reply,
+    },
+    Refreshed {
         reply: Reply,
     },
     /// The predefined network was taken out of the kernel.
@@ -168,6 +174,11 @@ pub(crate) struct Owner {
     pub(crate) orphans: Vec<String>,
     /// Containers whose namespace was missing at the last look.
     pub(crate) missing: HashSet<ContainerId>,
+    /// What the kernel holds of the host's share.
+    pub(crate) host_held: Vec<Object>,
+    /// Whether the record of the predefined network is on disk, and that of a purge is not; until then every attach and
+    /// create writes both.
+    pub(crate) predefined_saved: bool,
     /// What a newer version wrote about the host.
     pub(crate) host_unknown: Unknown,
     pub(crate) started: Instant,
@@ -202,6 +213,10 @@ impl Owner {
                 _ = audits.tick() => self.start_audit(audit::Purpose::Repair { reply: None }),
                 _ = sweeps.tick() => self.start_sweep(&gone_sender),
                 Some(missing) = gone.recv() => self.after_sweep(missing),
+                // The first audit failed: nothing is served before one succeeds.
+                () = tokio::time::sleep(RETRY), if !self.ready && self.pending.is_empty() => {
+                    self.start_audit(audit::Purpose::Repair { reply: None });
+                }
                 message = messages.recv() => match message {
                     Some(message) => self.accept(message),
                     None => return,
@@ -212,6 +227,12 @@ impl Owner {
 
     /// Takes a message, or lets it wait for its turn.
     pub(crate) fn accept(&mut self, message: Message) {
+        if self.waiting.len() >= QUEUE {
+            let text = format!("{QUEUE} requests are waiting already: try again later");
+            // Who hung up does not want the answer.
+            let _ = message.reply.send(Err(Error::new(Code::NotReady, text)));
+            return;
+        }
         if !self.ready
             || self.purging
             || !self.waiting.is_empty()
@@ -287,6 +308,7 @@ impl Owner {
             }
             Request::PruneNetworks
             | Request::Ready
+            | Request::Refresh
             | Request::Plan
             | Request::Audit
             | Request::Purge { .. } => Vec::new(),
@@ -382,16 +404,19 @@ impl Owner {
     /// Makes sure that the predefined network is there, and that nothing is held back by an earlier purge. What has to
     /// be written for that comes back.
     pub(crate) fn ensure_predefined(&mut self) -> Result<Vec<Write>> {
-        let mut writes = Vec::new();
-        if self.world.purged {
-            self.world.purged = false;
-            writes.push(Write::Host(self.host_state()));
-        }
         if self.world.find_network(PREDEFINED).is_err() {
             let record = predefined(&self.world)?;
-            writes.push(Write::Network(Box::new(record.clone())));
             self.enter_network(record)?;
+            self.predefined_saved = false;
         }
+        self.world.purged = false;
+        if self.predefined_saved {
+            return Ok(Vec::new());
+        }
+        let id = self.world.find_network(PREDEFINED)?;
+        let record = self.world.network(&id).cloned();
+        let mut writes = vec![Write::Host(self.host_state())];
+        writes.extend(record.map(|record| Write::Network(Box::new(record))));
         Ok(writes)
     }
 

@@ -3,7 +3,7 @@
 use netd_model::error::{Code, Error};
 use netd_model::record::{Container, Network, Phase};
 use netd_model::request::{Attach, CreateNetwork, Join};
-use netd_model::{ContainerId, NetworkId, Op};
+use netd_model::{ContainerId, NetworkId, Object, Op};
 
 use netd_model::api::DryRun;
 
@@ -60,6 +60,11 @@ impl Owner {
                 self.disconnect(&container, &network, dry_run, reply);
             }
             Request::Ready => answer(reply, Ok(Answer::Done)),
+            Request::Refresh => {
+                let then = Then::Refreshed { reply };
+                self.submit(Work::Facts, Vec::new(), Touches::default(), then);
+            }
+            Request::Audit if dry_run => self.start_audit(Purpose::Plan { reply }),
             Request::Plan => self.start_audit(Purpose::Plan { reply }),
             Request::Audit => self.start_audit(Purpose::Repair { reply: Some(reply) }),
             Request::Purge { force } => self.purge(force, dry_run, reply),
@@ -110,7 +115,6 @@ impl Owner {
             answer(reply, entered.map(|()| Answer::DryRun(DryRun::new(ops))));
             return Ok(());
         }
-        let host_before = self.world.host_objects();
         let mut before = match self.ensure_predefined() {
             Ok(writes) => writes,
             Err(error) => return Err((error, reply)),
@@ -122,7 +126,7 @@ impl Owner {
             return Err((error, reply));
         }
         let mut after = self.world.objects([&id], []);
-        let held = self.with_host(host_before, &mut after, &mut before);
+        let held = self.with_host(&mut after, &mut before);
         let ops = self.ops(held, &after);
         let undo = vec![Write::DropNetwork(id.clone())];
         let work = Work::Make {
@@ -142,25 +146,20 @@ impl Owner {
         Ok(())
     }
 
-    /// Adds the host's share to what a request changes, where the request changes it: settings that a network needs,
-    /// the ruleset after a purge. The answer is what the kernel holds of it.
-    fn with_host(
-        &mut self,
-        held: Vec<netd_model::Object>,
-        after: &mut Vec<netd_model::Object>,
-        writes: &mut Vec<Write>,
-    ) -> Vec<netd_model::Object> {
+    /// Adds the host's share to what a request changes, where the kernel does not hold it yet: settings that a network
+    /// needs, the ruleset after a purge. The answer is what the kernel holds of it.
+    fn with_host(&mut self, after: &mut Vec<Object>, writes: &mut Vec<Write>) -> Vec<Object> {
         let missing = self.world.missing_host_changes();
         if !missing.is_empty() {
             self.world.host_changes.extend(missing);
             writes.push(Write::Host(self.host_state()));
         }
         let wanted = self.world.host_objects();
-        if wanted == held {
+        if wanted == self.host_held {
             return Vec::new();
         }
         after.extend(wanted);
-        held
+        self.host_held.clone()
     }
 
     fn remove_networks(&mut self, ids: Vec<NetworkId>, prune: bool, dry_run: bool, reply: Reply) {
@@ -222,6 +221,9 @@ impl Owner {
                 format!("container {} exists{why}", record.id),
             )))
         };
+        if record.phase != Phase::Attached {
+            return refuse(" and is being removed: try again when `netctl plan` is empty");
+        }
         if create_only {
             return refuse(": detach it first");
         }
@@ -255,7 +257,6 @@ impl Owner {
         sandbox: Sandbox,
     ) -> netd_model::Result<(Work, Vec<Subject>, Touches, ContainerId)> {
         let id = new_id(&attach)?;
-        let host_before = self.world.host_objects();
         let mut before = self.ensure_predefined()?;
         let networks = self.predefined_of(&attach);
         let held = self.world.objects(&networks, []);
@@ -265,7 +266,7 @@ impl Owner {
             .reserve(attach, id.clone(), sandbox.identity, now)?
             .clone();
         let mut after = self.world.objects(&networks, [&id]);
-        let mut held_all = self.with_host(host_before, &mut after, &mut before);
+        let mut held_all = self.with_host(&mut after, &mut before);
         held_all.extend(held);
         let ops = self.ops(held_all, &after);
         before.push(Write::Container(Box::new(record.clone())));
@@ -397,7 +398,6 @@ impl Owner {
         let id = self.world.find_container(container)?;
         let network = self.world.find_network(&join.network)?;
         let old = self.attached(&id)?;
-        let host_before = self.world.host_objects();
         let absent: Vec<NetworkId> = if self.world.is_present(&network) {
             Vec::new()
         } else {
@@ -413,7 +413,7 @@ impl Owner {
             return Ok((ops, None));
         }
         let mut before = Vec::new();
-        let mut held_all = self.with_host(host_before, &mut after, &mut before);
+        let mut held_all = self.with_host(&mut after, &mut before);
         held_all.extend(held);
         let ops = self.ops(held_all, &after);
         before.push(Write::Container(Box::new(record)));

@@ -713,3 +713,31 @@ async fn ipv6_is_refused_where_the_host_has_none_and_ipv4_works() {
     lab.attach("a", "web", &["8080:80"]).await.unwrap();
     lab.assert_healthy().await;
 }
+
+#[tokio::test]
+async fn the_predefined_network_is_written_again_when_its_first_write_failed() {
+    let lab = Lab::start().await;
+    lab.handle
+        .ask(Request::Purge { force: false }, false)
+        .await
+        .unwrap();
+    lab.store.fail_at(1);
+    assert_eq!(
+        code(lab.attach("a", "bridge", &[]).await),
+        Code::StoreUnavailable
+    );
+    lab.attach("a", "bridge", &[]).await.unwrap();
+    let lab = lab.restart().await;
+    assert_eq!(lab.handle.snapshot().containers().len(), 1);
+    lab.assert_healthy().await;
+}
+
+#[tokio::test]
+async fn a_refresh_sees_a_chain_that_somebody_just_added() {
+    let lab = Lab::start().await;
+    assert!(lab.handle.snapshot().warnings.is_empty());
+    lab.kernel
+        .set_facts(|facts| facts.forward_drop = vec!["ip filter FORWARD".to_owned()]);
+    lab.handle.ask(Request::Refresh, false).await.unwrap();
+    assert_eq!(lab.handle.snapshot().warnings.len(), 1);
+}

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 /// The deadline for what should happen soon. Long, because the machine may be busy; it is only
 /// ever used up by a test that fails.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 const STEP: Duration = Duration::from_millis(10);
 

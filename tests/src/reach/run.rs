@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::rows::{Expect, Row, Via, rows};
 use super::table::{Circumstances, Who};
-use super::world::{Place, World};
+use super::world::{Place, World, has_ipv6};
 use crate::lab::etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use crate::lab::{Outcome, PATIENCE, Proto, Sniffer};
 
@@ -48,7 +48,12 @@ impl Report {
 
     /// Prints the counts; panics with all that failed.
     pub fn finish(self, test: &str) {
-        eprintln!("{test}: {} checks{}", self.checks, self.summary);
+        let families = if has_ipv6() {
+            ""
+        } else {
+            " over IPv4 only: this kernel has no IPv6"
+        };
+        eprintln!("{test}: {} checks{families}{}", self.checks, self.summary);
         assert!(
             self.failures.is_empty(),
             "{} of {} checks failed\n{}",
@@ -146,12 +151,12 @@ fn is_expected(expect: &Expect, outcome: &Outcome) -> bool {
 fn watched(world: &World, work: impl FnOnce() -> Vec<String>) -> Vec<String> {
     let over = AtomicBool::new(false);
     let places = world.places.iter().filter(|place| place.who != Who::Host);
+    let sniffers: Vec<_> = places
+        .map(|place| (place, world.netns(place).sniff("eth0")))
+        .collect();
     std::thread::scope(|scope| {
-        let watches: Vec<_> = places
-            .map(|place| (place, world.netns(place).sniff("eth0")))
-            .collect();
-        let watches: Vec<_> = watches
-            .into_iter()
+        let watches: Vec<_> = sniffers
+            .iter()
             .map(|(place, sniffer)| scope.spawn(|| watch(place, sniffer, &over)))
             .collect();
         let mut failures = work();
@@ -164,7 +169,7 @@ fn watched(world: &World, work: impl FnOnce() -> Vec<String>) -> Vec<String> {
 }
 
 /// Notes the questions that arrive until it is over and all that came is looked at.
-fn watch(place: &Place, sniffer: Sniffer, over: &AtomicBool) -> Vec<String> {
+fn watch(place: &Place, sniffer: &Sniffer, over: &AtomicBool) -> Vec<String> {
     const ROUND: Duration = Duration::from_millis(50);
     let mut seen = Vec::new();
     loop {

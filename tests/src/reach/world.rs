@@ -201,8 +201,11 @@ impl World {
             world.places.push(place);
         }
         world.add_host();
-        world._servers = world.places.iter().flat_map(|p| world.serve(p)).collect();
-        world
+        let servers = world.places.iter().flat_map(|place| world.serve(place));
+        Self {
+            _servers: servers.collect(),
+            ..world
+        }
     }
 
     pub(super) fn netns<'a>(&'a self, place: &'a Place) -> &'a Netns {
