@@ -28,27 +28,49 @@ const HOP_LIMIT: u8 = 255;
 const PATIENCE: Duration = Duration::from_millis(50);
 const PAUSE: Duration = Duration::from_micros(100);
 
-/// Sends an announcement of each address, once. Works inside the container's namespace.
+/// What is said, and the socket of the container's namespace that says it.
 ///
-/// Gives the socket back, because closing it takes long.
+/// Saying it floods the bridge, in the time of who sends, and closing a packet socket waits for RCU: neither belongs
+/// into an attach, so a thread of its own does both.
+#[derive(Debug)]
+pub(super) struct Announcement {
+    socket: Socket,
+    to: SockAddr,
+    frames: Vec<Vec<u8>>,
+}
+
+impl Announcement {
+    /// Sends each frame once and closes the socket. Neighbours that miss it ask: a failure is worth a line, no more.
+    pub(super) fn make(self) {
+        for frame in &self.frames {
+            if let Err(error) = self.socket.send_to(frame, &self.to) {
+                tracing::debug!(%error, "an address could not be announced");
+            }
+        }
+    }
+}
+
+/// Prepares an announcement of each address. Works inside the container's namespace.
 pub(super) fn announce(
     host: &mut Space,
     inside: &mut Space,
     ifname: &IfName,
     mac: Mac,
     ips: &[IpAddr],
-) -> Result<Socket, Refusal> {
+) -> Result<Announcement, Refusal> {
     let index = inside.index(ifname)?;
     wait_for_port(host, inside, index)?;
     let socket = Socket::new_raw(Domain::PACKET, Type::RAW, None)?;
-    for ip in ips {
-        let frame = match ip {
-            IpAddr::V4(v4) => arp(mac, *v4)?,
-            IpAddr::V6(v6) => advertisement(mac, *v6)?,
-        };
-        socket.send_to(&frame, &on_link(index)?)?;
-    }
-    Ok(socket)
+    let frame = |ip: &IpAddr| match ip {
+        IpAddr::V4(v4) => arp(mac, *v4),
+        IpAddr::V6(v6) => advertisement(mac, *v6),
+    };
+    let frames = ips.iter().map(frame).collect::<io::Result<_>>()?;
+    Ok(Announcement {
+        socket,
+        to: on_link(index)?,
+        frames,
+    })
 }
 
 /// A port may pass frames only some time after both ends are up: where the kernel has noted it as down in between, it

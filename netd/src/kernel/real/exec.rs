@@ -297,8 +297,8 @@ impl Steps<'_> {
                 let Some((inside, _)) = &mut self.inside else {
                     return Err(not_here());
                 };
-                let socket = announce::announce(self.host, inside, ifname, *mac, ips)?;
-                self.shared.closer.close(socket);
+                let announcement = announce::announce(self.host, inside, ifname, *mac, ips)?;
+                self.shared.announcer.make(announcement);
                 Ok(())
             }
             Op::ForgetUdpFlows { ip, port, except } => {

@@ -11,7 +11,7 @@ use netd_model::observed::{HostFacts, Observed};
 use netd_model::{ContainerId, Ns, Object};
 use nix::errno::Errno;
 
-use self::closer::Closer;
+use self::announcer::Announcer;
 use self::netlink::gone_is_done;
 use self::ns::Sandboxes;
 use self::ports::Ports;
@@ -20,7 +20,7 @@ use self::space::Space;
 use super::{DnsSink, Executor, Kernel, KernelError, Sandbox, SandboxError};
 
 mod announce;
-mod closer;
+mod announcer;
 mod conntrack;
 mod exec;
 mod facts;
@@ -66,7 +66,7 @@ struct Shared {
     sandboxes: Sandboxes,
     ports: Ports,
     groups: Groups,
-    closer: Closer,
+    announcer: Announcer,
     dns: Arc<dyn DnsSink>,
 }
 
@@ -99,7 +99,8 @@ impl RealKernel {
             sandboxes: Sandboxes::default(),
             ports: Ports::default(),
             groups: Groups::new(),
-            closer: Closer::start().map_err(|source| KernelError::new("start a thread", source))?,
+            announcer: Announcer::start()
+                .map_err(|source| KernelError::new("start a thread", source))?,
             dns,
         };
         let mut space = shared.host_space()?;
