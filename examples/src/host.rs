@@ -4,7 +4,7 @@
 
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -15,6 +15,11 @@ use nix::unistd::{Pid, alarm};
 
 use crate::netns;
 
+/// The program that becomes the command.
+pub(crate) const RUN: &str = "__run";
+
+/// Exit code of a command that does not exist, as a shell has it.
+const NOT_RUN: i32 = 127;
 /// Exit code after `--timeout`, as timeout(1) has it.
 const TIMED_OUT: u8 = 124;
 
@@ -42,12 +47,11 @@ pub(crate) fn run(timeout: Option<u32>, program: &str, args: &[&str]) -> Result<
     wire(&host, &outside);
     let _bound = [&host, &outside].map(|netns| netns.bind(netns::file(netns.name())));
 
-    let mut command = host.command(program, args);
-    command.arg0(program).env("PATH", search_path()?);
-    command.env_remove("NETD_SOCKET");
-    let child = command
-        .spawn()
-        .with_context(|| format!("running {program}"))?;
+    let mut command = host.self_command(RUN, &[&[program], args].concat());
+    command
+        .env("PATH", search_path()?)
+        .env_remove("NETD_SOCKET");
+    let child = command.spawn().context("starting another nslab")?;
     let child = Pid::from_raw(i32::try_from(child.id())?);
     if let Some(seconds) = timeout {
         alarm::set(seconds);
@@ -55,6 +59,19 @@ pub(crate) fn run(timeout: Option<u32>, program: &str, args: &[&str]) -> Result<
     let code = wait(&signals, child);
     end_everything()?;
     code.map(ExitCode::from)
+}
+
+/// The program `RUN`, with a command: a process inherits which signals are blocked, and for the command none may be.
+pub(crate) fn unblock_and_run(args: Vec<String>) -> i32 {
+    let failure = match (SigSet::all().thread_unblock(), args.split_first()) {
+        (Ok(()), Some((program, args))) => {
+            let error = Command::new(program).args(args).exec();
+            format!("{program} cannot be run: {error}")
+        }
+        (unblocked, _) => format!("unblocking signals: {unblocked:?}"),
+    };
+    eprintln!("nslab: {failure}");
+    NOT_RUN
 }
 
 fn wire(host: &Netns, outside: &Netns) {

@@ -37,6 +37,7 @@ nslab links NETNS              List the network links of NETNS
 
 fn main() -> ExitCode {
     lab::dispatch(&[
+        (host::RUN, host::unblock_and_run),
         (background::HOLD, background::hold),
         (background::SERVE, background::serve),
     ]);

@@ -16,7 +16,7 @@ use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::api::ApiState;
-use crate::cli::args::Purge;
+use crate::cli::args::PurgeOptions;
 use crate::config::{Args, Config, LogFormat};
 use crate::kernel::Kernel;
 use crate::kernel::real::{self, RealKernel};
@@ -191,7 +191,7 @@ fn raise_descriptor_limit() {
 }
 
 /// `netctl purge` without a daemon: takes the daemon's lock and does its work.
-pub fn purge_offline(purge: &Purge) -> Result<Purged, Error> {
+pub fn purge_offline(purge: &PurgeOptions) -> Result<Purged, Error> {
     let config = Config::load(Args {
         state_dir: purge.state_dir.clone(),
         run_dir: purge.run_dir.clone(),

@@ -13,7 +13,7 @@ pub const DEFAULT_SOCKET: &str = "/run/netd/netd.sock";
 
 /// What to purge, and where the records are when no daemon runs that knows.
 #[derive(Clone, Debug, Default, Args)]
-pub struct Purge {
+pub struct PurgeOptions {
     /// Even with containers attached
     #[arg(long)]
     pub force: bool,
@@ -129,7 +129,7 @@ pub enum Command {
     #[command(after_help = "Example: netctl purge --force")]
     Purge {
         #[command(flatten)]
-        purge: Purge,
+        purge: PurgeOptions,
         #[command(flatten)]
         change: Change,
     },

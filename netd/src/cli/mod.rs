@@ -38,7 +38,7 @@ use output::Terminal;
 use session::{Page, Session};
 
 /// Purges without a daemon.
-pub type OfflinePurge = fn(&args::Purge) -> error::Result<api::Purged>;
+pub type OfflinePurge = fn(&args::PurgeOptions) -> error::Result<api::Purged>;
 
 /// The program netctl: `args` begin with its name.
 pub fn main(args: impl IntoIterator<Item = OsString>, offline_purge: OfflinePurge) -> ExitCode {

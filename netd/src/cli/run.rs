@@ -5,7 +5,7 @@ use netd_model::api;
 use serde_json::{Map, Value, json};
 
 use super::OfflinePurge;
-use super::args::{Attach, Command, Connect, Network, NetworkCreate, Purge};
+use super::args::{Attach, Command, Connect, Network, NetworkCreate, PurgeOptions};
 use super::failure::{Failure, NO_DAEMON, RESOLV_CONF_FAILED};
 use super::output::Terminal;
 use super::session::{Ops, Page, Session, change, lines, path, warnings};
@@ -217,7 +217,7 @@ impl Session {
 
     fn purge(
         &self,
-        purge: &Purge,
+        purge: &PurgeOptions,
         dry_run: bool,
         offline_purge: OfflinePurge,
     ) -> Result<Page, Failure> {

@@ -139,7 +139,8 @@ impl Snapshot {
     }
 
     fn endpoints_of(&self, network: &str) -> Vec<api::NetworkEndpoint> {
-        self.container_views
+        let mut endpoints: Vec<api::NetworkEndpoint> = self
+            .container_views
             .iter()
             .flat_map(|container| {
                 container
@@ -155,7 +156,9 @@ impl Snapshot {
                 ipv6: endpoint.ipv6.clone(),
                 mac: endpoint.mac,
             })
-            .collect()
+            .collect();
+        endpoints.sort_by(|a, b| a.container_name.cmp(&b.container_name));
+        endpoints
     }
 }
 

@@ -200,7 +200,7 @@ fn purge_works_without_a_daemon() {
         clippy::unnecessary_wraps,
         reason = "the signature is that of the purge"
     )]
-    fn offline(purge: &crate::cli::args::Purge) -> netd_model::error::Result<Purged> {
+    fn offline(purge: &crate::cli::args::PurgeOptions) -> netd_model::error::Result<Purged> {
         Ok(Purged {
             containers: usize::from(purge.force),
             networks: 2,

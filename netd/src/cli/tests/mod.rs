@@ -22,7 +22,7 @@ struct Outcome {
     err: String,
 }
 
-fn no_purge(_: &super::args::Purge) -> Result<Purged> {
+fn no_purge(_: &super::args::PurgeOptions) -> Result<Purged> {
     Err(Error::new(
         Code::Internal,
         "there is nothing to purge in this test",
@@ -49,4 +49,14 @@ fn netctl(socket: &Path, args: &[&str]) -> Outcome {
 /// The same with words separated by spaces.
 fn say(socket: &Path, line: &str) -> Outcome {
     netctl(socket, &line.split_whitespace().collect::<Vec<_>>())
+}
+
+#[test]
+fn the_definitions_of_the_command_line_agree_with_each_other() {
+    super::command().debug_assert();
+    // Subcommands are checked when they are used: one help of each uses them all.
+    for line in ["purge", "network create", "attach", "connect", "status"] {
+        let outcome = say(Path::new("/nowhere"), &format!("{line} --help"));
+        assert_eq!(outcome.exit, Exit::Done, "{line}: {}", outcome.err);
+    }
 }

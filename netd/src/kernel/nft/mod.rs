@@ -108,7 +108,12 @@ impl NftSocket {
         let (first, second) = ops.split_at(ops.len() / 2);
         self.apply(first)?;
         self.apply(second).inspect_err(|_| {
-            let back: Vec<Op> = first.iter().rev().filter_map(Op::inverse).collect();
+            let back = first
+                .iter()
+                .rev()
+                .filter(|op| !matches!(op, Op::Add(Object::Ruleset(_))));
+            // A ruleset stays: it was there before, for all that is known here, and holds the administrator's chain.
+            let back: Vec<Op> = back.filter_map(Op::inverse).collect();
             if let Err(error) = self.apply(&back) {
                 tracing::warn!(%error, "half of a batch could not be taken back");
             }
@@ -163,52 +168,68 @@ impl NftSocket {
         let mut tables = self.read_tables(steps)?;
         let mut batch = Batch::new(self.transport.next_seq(), packing);
         for (index, step) in steps.iter().enumerate() {
-            match step.action {
-                Action::Install(ruleset) => {
-                    if let Some(table) = tables.remove(&index) {
-                        table::install(ruleset, table.as_ref(), index, &mut batch)
-                            .map_err(|why| refused(step.op, io::ErrorKind::AlreadyExists, why))?;
-                    }
+            match (step.action, tables.remove(&index)) {
+                (Action::Install(ruleset), Some(table)) => {
+                    table::install(ruleset, table.as_ref(), index, &mut batch)
+                        .map_err(|why| refused(step.op, io::ErrorKind::AlreadyExists, why))?;
                 }
-                Action::RemoveTable(ruleset) => table::remove(ruleset, index, &mut batch),
-                Action::Add(element) => encode_element(step, index, element, true, &mut batch)?,
-                Action::Remove(element) => encode_element(step, index, element, false, &mut batch)?,
+                (Action::RemoveTable(ruleset), Some(_)) => {
+                    table::remove(ruleset, index, &mut batch);
+                }
+                (Action::Install(_) | Action::RemoveTable(_), None) => {}
+                (Action::Add(element), _) => {
+                    encode_element(step, index, element, true, &mut batch)?;
+                }
+                (Action::Remove(element), _) => {
+                    encode_element(step, index, element, false, &mut batch)?;
+                }
             }
         }
         Ok(batch.seal())
     }
 
-    /// The tables that rulesets are to be installed in, by step; a step whose table holds its ruleset is left out.
+    /// The tables that rulesets are to be installed in or removed with, by step. A step whose aim is reached is left
+    /// out: the table holds its ruleset, or there is no table of ours to remove.
     fn read_tables(
         &mut self,
         steps: &[Step<'_>],
     ) -> Result<BTreeMap<usize, Option<Table>>, KernelError> {
         let mut tables = BTreeMap::new();
-        let mut removed = BTreeSet::new();
+        // Tables that steps before this one make (true) or remove, whatever the kernel holds now.
+        let mut changed = BTreeMap::new();
         for (index, step) in steps.iter().enumerate() {
-            match step.action {
-                Action::RemoveTable(ruleset) => {
-                    removed.insert(&ruleset.table);
-                }
-                Action::Install(ruleset) if removed.remove(&ruleset.table) => {
-                    tables.insert(index, None);
-                }
-                Action::Install(ruleset) => {
-                    let failed = |error| KernelError::new(step.op, error);
-                    let mut table = Table::read(&mut self.transport, ruleset).map_err(failed)?;
-                    if let Some(table) = &mut table {
-                        table.wake(&mut self.transport, ruleset).map_err(failed)?;
-                    }
-                    let is_held =
-                        |table: &Table| table.difference(ruleset, &ruleset.digest()).is_none();
-                    if !table.as_ref().is_some_and(is_held) {
-                        tables.insert(index, table);
-                    }
-                }
-                Action::Add(_) | Action::Remove(_) => {}
+            let (Action::Install(ruleset) | Action::RemoveTable(ruleset)) = step.action else {
+                continue;
+            };
+            let install = matches!(step.action, Action::Install(_));
+            let before = changed.insert(&ruleset.table, install);
+            if before == Some(!install) {
+                tables.insert(index, None);
+                continue;
+            }
+            let table = self
+                .read_table(ruleset, install)
+                .map_err(|error| KernelError::new(step.op, error))?;
+            let is_held = |table: &Table| table.difference(ruleset, &ruleset.digest()).is_none();
+            let is_ours = |table: &Table| table.owner.as_ref() == Some(&ruleset.owner);
+            let reached = match &table {
+                Some(table) if install => is_held(table),
+                Some(table) => !is_ours(table),
+                None => !install,
+            };
+            if !reached {
+                tables.insert(index, table);
             }
         }
         Ok(tables)
+    }
+
+    fn read_table(&mut self, ruleset: &Ruleset, wake: bool) -> io::Result<Option<Table>> {
+        let mut table = Table::read(&mut self.transport, ruleset)?;
+        if let Some(table) = table.as_mut().filter(|_| wake) {
+            table.wake(&mut self.transport, ruleset)?;
+        }
+        Ok(table)
     }
 }
 
@@ -221,11 +242,11 @@ fn encode_element(
 ) -> Result<(), KernelError> {
     let invalid = |why| refused(step.op, io::ErrorKind::InvalidInput, why);
     let key = &element.key;
-    let spec = if key.table == HOST.ruleset.table {
-        HOST.ruleset.set(&key.set)
-    } else {
-        None
-    };
+    // The tables of containers have no sets.
+    let spec = HOST
+        .ruleset
+        .set(&key.set)
+        .filter(|_| key.table == HOST.ruleset.table);
     let spec = spec.ok_or_else(|| invalid("netd has no such set"))?;
     // What is to be removed was observed, and may have been put there by someone else with other data.
     if let Some(why) = element::mismatch(spec, element).filter(|_| add) {

@@ -20,6 +20,8 @@ kernel_test! {
         let text = "add ruleset of table inet netd in host: \
                     a table of that name is there and not marked as netd's";
         assert_eq!(error, text);
+        // It is not removed either: of ours there is nothing to remove.
+        nft.apply(&[Op::Remove(Object::Ruleset(skeleton::host()))]).unwrap();
         assert_eq!(snapshot(&mut nft), before);
     }
 }

@@ -53,6 +53,17 @@ kernel_test! {
 }
 
 kernel_test! {
+    fn a_ruleset_added_and_removed_in_one_batch_is_gone() {
+        let mut nft = socket();
+        let remove = || Op::Remove(Object::Ruleset(skeleton::host()));
+        nft.apply(&[install(), remove()]).unwrap();
+        assert_eq!(objects(&mut nft), []);
+        nft.apply(&[remove(), install(), remove()]).unwrap();
+        assert_eq!(objects(&mut nft), []);
+    }
+}
+
+kernel_test! {
     fn a_socket_stays_in_its_namespace_whatever_thread_uses_it() {
         let mut host = installed();
         with_second_namespace(|mut inside| {
