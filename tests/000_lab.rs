@@ -35,10 +35,9 @@ fn main() -> ExitCode {
 #[allow(
     clippy::print_stdout,
     clippy::print_stderr,
-    clippy::needless_pass_by_value,
     reason = "it is a program with the signature of one"
 )]
-fn greet(args: Vec<String>) -> i32 {
+fn greet(args: &[String]) -> i32 {
     println!("hello {}", args.join(" "));
     eprintln!(
         "{}",
@@ -52,7 +51,7 @@ fn greet(args: Vec<String>) -> i32 {
 
 /// A run with one test of each end, to judge what it reports. Its own name, which is the first
 /// argument, is taken for a filter, hence the names.
-fn sample(_args: Vec<String>) -> i32 {
+fn sample(_args: &[String]) -> i32 {
     lab::enter();
     let failing = || {
         let program = Process::start("greeter", lab::self_command("__greet", &["from", "below"]));

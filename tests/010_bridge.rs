@@ -1,4 +1,9 @@
 //! The story of the first use: create, attach, resolve, reach, publish, detach, remove; nothing is left.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "test code: a panic is how a test fails"
+)]
 
 use netd_tests::host::{Host, PROGRAMS};
 use netd_tests::lab::{self, Netns, PATIENCE, Proto, Transport};

@@ -35,13 +35,13 @@ pub(crate) fn server(netns: &str, port: &str) -> Result<()> {
 }
 
 /// The program `HOLD`.
-pub(crate) fn hold(_args: Vec<String>) -> i32 {
+pub(crate) fn hold(_args: &[String]) -> i32 {
     ended(hold_for_ever())
 }
 
 /// The program `SERVE`, with a namespace and a port.
-pub(crate) fn serve(args: Vec<String>) -> i32 {
-    ended(serve_for_ever(&args))
+pub(crate) fn serve(args: &[String]) -> i32 {
+    ended(serve_for_ever(args))
 }
 
 fn hold_for_ever() -> Result<()> {

@@ -62,7 +62,7 @@ pub(crate) fn run(timeout: Option<u32>, program: &str, args: &[&str]) -> Result<
 }
 
 /// The program `RUN`, with a command: a process inherits which signals are blocked, and for the command none may be.
-pub(crate) fn unblock_and_run(args: Vec<String>) -> i32 {
+pub(crate) fn unblock_and_run(args: &[String]) -> i32 {
     let failure = match (SigSet::all().thread_unblock(), args.split_first()) {
         (Ok(()), Some((program, args))) => {
             let error = Command::new(program).args(args).exec();

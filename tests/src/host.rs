@@ -12,19 +12,20 @@ use crate::lab::{self, LinkInfo, Netns, Process, Signal};
 /// The programs that a test binary can be: pass it to `lab::dispatch`.
 pub const PROGRAMS: &[(&str, lab::Program)] = &[("__netd", netd), ("__netctl", netctl)];
 
-fn netd(args: Vec<String>) -> i32 {
+fn netd(args: &[String]) -> i32 {
     exit_code(netd::daemon::main(with_name("netd", args)))
 }
 
-fn netctl(args: Vec<String>) -> i32 {
+fn netctl(args: &[String]) -> i32 {
     exit_code(netd::cli::main(
         with_name("netctl", args),
         netd::daemon::purge_offline,
     ))
 }
 
-fn with_name(name: &str, args: Vec<String>) -> impl Iterator<Item = std::ffi::OsString> {
-    std::iter::once(name.to_owned()).chain(args).map(Into::into)
+fn with_name(name: &str, args: &[String]) -> impl Iterator<Item = std::ffi::OsString> {
+    let name = std::iter::once(name.to_owned());
+    name.chain(args.iter().cloned()).map(Into::into)
 }
 
 /// `ExitCode` cannot be read, but it can be compared.

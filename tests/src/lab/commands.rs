@@ -9,7 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 /// The main function of a program: takes the arguments after the name, gives the exit code.
-pub type Program = fn(Vec<String>) -> i32;
+pub type Program = fn(&[String]) -> i32;
 
 /// Program of the laboratory's own: holds a namespace until it is killed.
 pub(super) const PAUSE: &str = "__pause";
@@ -33,10 +33,10 @@ pub fn dispatch(commands: &[(&str, Program)]) {
         eprintln!("no program {} in this test binary", name.display());
         std::process::exit(2);
     };
-    let args = args
+    let args: Vec<String> = args
         .map(|arg| arg.into_string().expect("arguments are UTF-8"))
         .collect();
-    std::process::exit(program(args));
+    std::process::exit(program(&args));
 }
 
 /// This very binary as another program: `self_command("__netd", &["--config", "x"])`.
@@ -50,7 +50,7 @@ pub fn self_command<S: AsRef<OsStr>>(name: &str, args: &[S]) -> Command {
     command
 }
 
-fn pause(_args: Vec<String>) -> i32 {
+fn pause(_args: &[String]) -> i32 {
     loop {
         nix::unistd::pause();
     }
