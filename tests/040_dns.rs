@@ -187,7 +187,7 @@ fn only_the_askers_networks() {
     ] {
         assert_eq!(ips(asker, name), [answer], "{} asks {name}", asker.name());
     }
-    // Of others it knows nothing, and asks upstream as for any name.
+    // Of others it knows nothing: a name with a dot may be somebody else's, one without stays here.
     for (asker, name) in [(&a, "b"), (&a, "b.back"), (&b, "a"), (&b, "both.front")] {
         let reply = ask(asker, name, RecordType::A, Transport::Udp);
         let got = (reply.rcode, reply.answers.len());
@@ -197,7 +197,7 @@ fn only_the_askers_networks() {
             "{} asks {name}",
             asker.name()
         );
-        assert!(upstream.saw(name), "{name}");
+        assert_eq!(upstream.saw(name), name.contains('.'), "{name}");
     }
     host.done();
 }
@@ -346,9 +346,9 @@ fn resolv_conf() {
 }
 
 /// Pairs of questions from one socket, as every resolver library asks them: with connection tracking on the way some get
-/// lost. As many are under way as the socket's buffer surely holds.
+/// lost. As many are under way as the client's buffer surely holds: 768 bytes each, three quarters of rmem_default.
 fn a_thousand_pairs_at_once() {
-    const UNDER_WAY: usize = 200;
+    const UNDER_WAY: usize = 150;
     let netns = Netns::host("h1");
     let _upstream = Upstream::start(&netns, "127.0.0.1:53", upstream::address([192, 0, 2, 80]).0);
     let host = Host::with_resolvers(netns, "nameserver 127.0.0.1\n");

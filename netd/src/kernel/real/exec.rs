@@ -8,6 +8,7 @@ use netd_model::object::Link;
 use netd_model::skeleton::{DNS_ADDRESS, DNS_PORT};
 use netd_model::{ContainerId, Ns, Object, Op};
 use nix::errno::Errno;
+use nix::sys::socket::{setsockopt, sockopt};
 
 use super::Shared;
 use super::conntrack::{self, Flows};
@@ -15,6 +16,9 @@ use super::netlink::Refusal;
 use super::space::Space;
 use super::{announce, ops, removal};
 use crate::kernel::{ApplyError, Executor, KernelError};
+
+/// Bytes that the kernel keeps of queries not yet read, in its own count: 768 of a short one.
+const DNS_BUFFER: usize = 1 << 20;
 
 /// The executor of the real kernel. It belongs to a thread of the host's namespace.
 #[derive(Debug)]
@@ -211,12 +215,21 @@ fn bind_dns() -> Result<(UdpSocket, TcpListener), Refusal> {
     let address = SocketAddr::from((DNS_ADDRESS, DNS_PORT));
     let bound = UdpSocket::bind(address)
         .and_then(|udp| TcpListener::bind(address).map(|tcp| (udp, tcp)))
+        .inspect(|(udp, _)| widen(udp))
         .map_err(Refusal::from);
     bound.map_err(|refusal| match refusal.errno() {
         Errno::EADDRNOTAVAIL => refusal.because("lo is down in the container"),
         Errno::EADDRINUSE => refusal.because("the container listens on netd's DNS port itself"),
         _ => refusal,
     })
+}
+
+/// Room for bursts: the default of the kernel takes about 200 queries. An empty buffer takes no memory.
+fn widen(udp: &UdpSocket) {
+    // Beyond rmem_max only root may go, and not in a user namespace: then as far as that.
+    if setsockopt(udp, sockopt::RcvBufForce, &DNS_BUFFER).is_err() {
+        let _ = setsockopt(udp, sockopt::RcvBuf, &DNS_BUFFER);
+    }
 }
 
 /// Operations of one namespace, with the thread inside it.

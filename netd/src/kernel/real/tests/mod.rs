@@ -19,7 +19,6 @@ use crate::kernel::{ApplyError, DnsSink, Executor, Kernel, KernelError};
 mod flows;
 mod inet;
 mod links;
-mod measure;
 mod ports;
 mod spaces;
 
@@ -63,6 +62,7 @@ impl Part for Object {
 /// A host of its own: the thread's namespace.
 struct Lab {
     kernel: RealKernel,
+    sink: Arc<Sink>,
     executor: Box<dyn Executor>,
     /// For what netd does not do itself.
     space: Space,
@@ -93,11 +93,13 @@ fn config() -> Config {
 
 impl Lab {
     fn new() -> Self {
-        let kernel = RealKernel::new(config(), Arc::new(Sink::default())).unwrap();
+        let sink = Arc::new(Sink::default());
+        let kernel = RealKernel::new(config(), Arc::clone(&sink) as Arc<dyn DnsSink>).unwrap();
         let executor = kernel.executor().unwrap();
         let space = Space::open(Ns::Host).unwrap();
         Self {
             kernel,
+            sink,
             executor,
             space,
             containers: Vec::new(),

@@ -3,6 +3,8 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
+use socket2::SockRef;
+
 use super::*;
 use crate::kernel::{KernelErrorKind, SandboxError};
 
@@ -115,6 +117,10 @@ fn dns_sockets_are_opened_inside_and_handed_over_outside() {
             });
             let taken = lab.try_add(&dns).unwrap_err();
             assert_eq!(taken.errno(), Some(98), "{taken}");
+            let room = |socket: &UdpSocket| SockRef::from(socket).recv_buffer_size().unwrap();
+            let usual = room(&UdpSocket::bind("127.0.0.1:0").unwrap());
+            let wide = room(&lab.sink.0.lock().unwrap()[&id].0);
+            assert!(wide > usual, "a burst of queries overflows {wide} bytes");
             lab.remove(&dns);
             assert!(!lab.holds(&dns));
             lab.add(&dns);
