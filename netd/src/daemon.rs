@@ -13,6 +13,7 @@ use netd_dns::{Zone, ZoneHandle};
 use netd_model::api::Purged;
 use netd_model::error::Error;
 use tokio::net::UnixListener;
+use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::api::ApiState;
@@ -27,8 +28,10 @@ use crate::state::{Disk, RunLock};
 
 /// How often the host's resolv.conf is looked at.
 const RESOLV_CONF: Duration = Duration::from_secs(5);
-/// Threads of the runtime: API and DNS share them.
-const RUNTIME_THREADS: usize = 2;
+/// Threads that answer DNS queries.
+const DNS_THREADS: usize = 2;
+/// Bytes of stack for each of the runtimes' threads.
+const STACK: usize = 512 * 1024;
 /// Descriptors that 1,000 containers need, and then some: netlink, namespace, two DNS sockets and ports for each.
 const NOFILE: u64 = 65_536;
 
@@ -81,18 +84,12 @@ fn init_tracing(format: LogFormat) {
 
 fn run(config: &Config) -> anyhow::Result<()> {
     raise_descriptor_limit();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(RUNTIME_THREADS)
-        .max_blocking_threads(8)
-        .thread_stack_size(512 * 1024)
-        .enable_all()
-        .build()
-        .context("the runtime cannot start")?;
+    let (runtime, dns) = runtimes().context("the runtime cannot start")?;
     let _lock = RunLock::acquire(&config.run_dir)?;
     let mut resolvers = HostResolvers::new(&config.resolv_conf);
     let zone = ZoneHandle::new(Zone::default());
     let names = Arc::new(Names::new(
-        runtime.handle().clone(),
+        dns.handle().clone(),
         zone.clone(),
         resolvers.upstreams(),
     ));
@@ -126,7 +123,23 @@ fn run(config: &Config) -> anyhow::Result<()> {
     tracing::info!("stopped; networks and containers stay as they are");
     // Threads that wait in the kernel are not waited for: their work is on record, the next daemon finishes it.
     runtime.shutdown_timeout(Duration::from_secs(1));
+    dns.shutdown_timeout(Duration::from_secs(1));
     Ok(())
+}
+
+/// One thread for the API and the owner: a request passes from one to the other without waking anybody, which with
+/// several threads takes more than the work itself. DNS has threads of its own, so neither waits for the other.
+fn runtimes() -> std::io::Result<(Runtime, Runtime)> {
+    let build = |builder: &mut Builder| {
+        let builder = builder.max_blocking_threads(8).thread_stack_size(STACK);
+        builder.enable_all().build()
+    };
+    let dns = build(
+        Builder::new_multi_thread()
+            .worker_threads(DNS_THREADS)
+            .thread_name("dns"),
+    )?;
+    Ok((build(&mut Builder::new_current_thread())?, dns))
 }
 
 fn kernel_config(config: &Config, daemon: bool) -> real::Config {
@@ -199,7 +212,7 @@ pub fn purge_offline(purge: &PurgeOptions) -> Result<Purged, Error> {
     })?;
     let _lock = RunLock::acquire(&config.run_dir)?;
     let zone = ZoneHandle::new(Zone::default());
-    let runtime = tokio::runtime::Builder::new_current_thread()
+    let runtime = Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| {
