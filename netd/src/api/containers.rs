@@ -1,6 +1,6 @@
 //! `/v1/containers`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use axum::extract::State;
@@ -87,8 +87,14 @@ pub(super) async fn disconnect(
     ))
 }
 
-/// Opens a namespace on a thread that may block: the path is the client's, and may lie on a dead file system.
+/// Opens a namespace on a thread that may block: the path is the client's, and may lie on a dead file system. A process's
+/// own entry cannot block, and saves the way there and back, a tenth of an attach.
 async fn open(kernel: Arc<dyn Kernel>, path: PathBuf) -> Result<Sandbox> {
+    if is_in_procfs(&path) {
+        return kernel
+            .open_sandbox(&path)
+            .map_err(|error| invalid_netns(&error));
+    }
     let opened = tokio::task::spawn_blocking(move || kernel.open_sandbox(&path)).await;
     opened
         .map_err(|error| {
@@ -98,6 +104,17 @@ async fn open(kernel: Arc<dyn Kernel>, path: PathBuf) -> Result<Sandbox> {
             )
         })?
         .map_err(|error| invalid_netns(&error))
+}
+
+/// `/proc/PID/ns/net` or `/proc/PID/task/TID/ns/net`, and nothing that leads out of there, such as `/proc/PID/root`.
+fn is_in_procfs(path: &Path) -> bool {
+    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+    let parts: Vec<&str> = path.to_str().unwrap_or_default().split('/').collect();
+    match parts[..] {
+        ["", "proc", pid, "ns", "net"] => is_number(pid),
+        ["", "proc", pid, "task", tid, "ns", "net"] => is_number(pid) && is_number(tid),
+        _ => false,
+    }
 }
 
 fn invalid_netns(error: &SandboxError) -> Error {
@@ -119,4 +136,30 @@ fn invalid_netns(error: &SandboxError) -> Error {
         .collect();
     Error::new(Code::InvalidNetns, format!("{reason}: {remedy}"))
         .with("netns", path.to_string_lossy())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_namespace_links_of_processes_are_opened_at_once() {
+        for path in ["/proc/1/ns/net", "/proc/12/task/345/ns/net"] {
+            assert!(is_in_procfs(Path::new(path)), "{path}");
+        }
+        for path in [
+            "/proc/1/root/mnt/nfs/ns/net",
+            "/proc/1/cwd/ns/net",
+            "/proc/self/ns/net",
+            "/proc//ns/net",
+            "/proc/1/../../mnt/ns/net",
+            "/proc/1/task/../ns/net",
+            "/proc/1/ns/net/",
+            "proc/1/ns/net",
+            "/run/netns/a",
+            "",
+        ] {
+            assert!(!is_in_procfs(Path::new(path)), "{path}");
+        }
+    }
 }
