@@ -10,7 +10,7 @@ use crate::nft::{Datum, Element, ElementData, ElementKey, TableRef, Verdict};
 use crate::object::{
     Address, BridgePort, HostPort, Link, LinkKind, Ns, Object, Owner, Route, Sysctl, family_key,
 };
-use crate::observed::HostFacts;
+use crate::observed::{HostFacts, Observed};
 use crate::record::{Container, Endpoint, Network, Port};
 use crate::skeleton::{
     self, BRIDGES, DIRECT, FORWARDING, FROM, GUARD, LO, MASQ, OWN, PUB, PUBANY, SAME, TO,
@@ -33,21 +33,40 @@ pub fn host(changes: &[HostChange]) -> Vec<Object> {
             ifname: None,
             owner: Owner::Host,
         }));
-        if let Some(family) = FAMILIES
-            .into_iter()
-            .find(|family| forwarding_path(*family) == change.sysctl)
-        {
-            let key = vec![Datum::NfProto(family.nfproto())];
-            objects.push(element(
-                FORWARDING,
-                None,
-                key,
-                ElementData::None,
-                &Owner::Host,
-            ));
-        }
+        let switched = |family: &Family| forwarding_path(*family) == change.sysctl;
+        objects.extend(FAMILIES.into_iter().find(switched).map(forwarding_guard));
     }
     objects
+}
+
+/// Says that netd switched forwarding on in a family.
+fn forwarding_guard(family: Family) -> Object {
+    let key = vec![Datum::NfProto(family.nfproto())];
+    element(FORWARDING, None, key, ElementData::None, &Owner::Host)
+}
+
+/// Changes of the host that are on no record, but were made by netd as the kernel shows: the run-dir with the record was
+/// wiped. `known` are those on record.
+pub fn forgotten_changes(known: &[HostChange], observed: &Observed) -> Vec<HostChange> {
+    let is_forgotten = |family: &Family| {
+        let guard = forwarding_guard(*family);
+        let seen = observed.objects.get(&guard.key());
+        seen == Some(&guard)
+            && known
+                .iter()
+                .all(|change| change.sysctl != forwarding_path(*family))
+    };
+    let forgotten = FAMILIES.into_iter().filter(is_forgotten);
+    forgotten.map(forwarding_change).collect()
+}
+
+/// What switches forwarding on.
+pub fn forwarding_change(family: Family) -> HostChange {
+    HostChange {
+        sysctl: forwarding_path(family).to_owned(),
+        was: "0".to_owned(),
+        now: "1".to_owned(),
+    }
 }
 
 /// The setting that makes the host forward packets of a family.
@@ -61,25 +80,19 @@ pub const fn forwarding_path(family: Family) -> &'static str {
 /// The settings of the host that have to change before it forwards these families. A host that forwards already needs
 /// none.
 pub fn host_changes(facts: &HostFacts, needed: &BTreeSet<Family>) -> Vec<HostChange> {
-    let change = |sysctl: String, was: &str, now: &str| HostChange {
-        sysctl,
-        was: was.to_owned(),
-        now: now.to_owned(),
-    };
     let mut changes = Vec::new();
     if needed.contains(&Family::V4) && !facts.forwarding4 {
-        changes.push(change(forwarding_path(Family::V4).to_owned(), "0", "1"));
+        changes.push(forwarding_change(Family::V4));
     }
     if needed.contains(&Family::V6) && facts.ipv6 && !facts.forwarding6 {
         // A forwarding host refuses router advertisements at 1 and takes them at 2: without this it would lose the
         // default route it learnt from them.
-        changes.extend(
-            facts
-                .accept_ra
-                .iter()
-                .map(|name| change(format!("net/ipv6/conf/{name}/accept_ra"), "1", "2")),
-        );
-        changes.push(change(forwarding_path(Family::V6).to_owned(), "0", "1"));
+        changes.extend(facts.accept_ra.iter().map(|name| HostChange {
+            sysctl: format!("net/ipv6/conf/{name}/accept_ra"),
+            was: "1".to_owned(),
+            now: "2".to_owned(),
+        }));
+        changes.push(forwarding_change(Family::V6));
     }
     changes
 }

@@ -320,9 +320,16 @@ impl Host {
     }
 
     /// Sends bytes to the API's socket and reads the answer.
+    #[track_caller]
     pub fn http(&self, request: &[u8]) -> Answer {
+        self.try_http(request).unwrap_or_else(|why| panic!("{why}"))
+    }
+
+    /// The same with a daemon that may die meanwhile: without an answer of HTTP, why.
+    pub fn try_http(&self, request: &[u8]) -> Result<Answer, String> {
         use std::io::{Read, Write};
-        let mut stream = std::os::unix::net::UnixStream::connect(self.socket()).unwrap();
+        let stream = std::os::unix::net::UnixStream::connect(self.socket());
+        let mut stream = stream.map_err(|error| error.to_string())?;
         stream.set_read_timeout(Some(lab::PATIENCE)).unwrap();
         // Whoever is refused early may find the other end closed: the answer counts.
         let _ = stream.write_all(request);
@@ -331,21 +338,28 @@ impl Host {
         let text = String::from_utf8_lossy(&bytes);
         let (head, body) = text
             .split_once("\r\n\r\n")
-            .unwrap_or_else(|| panic!("no answer of HTTP: {read:?} {text:?}"));
-        Answer {
+            .ok_or_else(|| format!("no answer of HTTP: {read:?} {text:?}"))?;
+        Ok(Answer {
             status: head
                 .split(' ')
                 .nth(1)
                 .and_then(|word| word.parse().ok())
                 .unwrap_or(0),
             body: serde_json::from_str(body).unwrap_or(Value::Null),
-        }
+        })
     }
 
     /// A request to the API.
+    #[track_caller]
     pub fn api(&self, method: &str, target: &str, body: &str) -> Answer {
+        self.try_api(method, target, body)
+            .unwrap_or_else(|why| panic!("{why}"))
+    }
+
+    /// The same with a daemon that may die meanwhile.
+    pub fn try_api(&self, method: &str, target: &str, body: &str) -> Result<Answer, String> {
         let length = body.len();
-        self.http(
+        self.try_http(
             format!(
                 "{method} {target} HTTP/1.1\r\nhost: netd\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
             )

@@ -1,6 +1,7 @@
 //! Observe all, diff, repair; and what is built on that: `plan`, `purge`, the sweep for vanished namespaces.
 
 use netd_model::api;
+use netd_model::desired;
 use netd_model::diff::{Plan, diff};
 use netd_model::error::{Code, Error};
 use netd_model::observed::Observed;
@@ -111,12 +112,16 @@ impl Owner {
     }
 
     fn repair(&mut self, observed: Observed, touched: &Touches, reply: Option<Reply>) {
-        // Settings that a network needs and the host lost, or never had: they are wanted from now on.
+        // Settings that netd made before its record was wiped, and those that a network needs and the host lost or never
+        // had: they are wanted from now on.
+        let on_record = self.world.host_changes.len();
+        let forgotten = desired::forgotten_changes(&self.world.host_changes, &observed);
+        self.world.host_changes.extend(forgotten);
         let missing = self.world.missing_host_changes();
-        let before = if missing.is_empty() {
+        self.world.host_changes.extend(missing);
+        let before = if self.world.host_changes.len() == on_record {
             Vec::new()
         } else {
-            self.world.host_changes.extend(missing);
             vec![Write::Host(self.host_state())]
         };
         let plan = self.audit_plan(observed, touched);

@@ -22,7 +22,7 @@ use arc_swap::ArcSwap;
 use netd_dns::ZoneHandle;
 use netd_model::error::{Code, Error, Result};
 use netd_model::record::{Container, Phase};
-use netd_model::{Owner as ObjectOwner, api};
+use netd_model::{Owner as ObjectOwner, api, desired};
 use tokio::sync::mpsc;
 
 use crate::kernel::Kernel;
@@ -176,7 +176,9 @@ pub fn purge_offline(
         }
     }
     let failed = |error: crate::kernel::KernelError| Error::new(Code::KernelFailed, error);
-    let wanted = netd_model::desired::host(&loaded.host.changes);
+    // To see what forwarding is now, whoever switched it on.
+    let forwarding = desired::FAMILIES.map(desired::forwarding_change);
+    let wanted = desired::host(&[&loaded.host.changes[..], &forwarding].concat());
     let observed = kernel.observe(&wanted).map_err(failed)?;
     let on_record = |owner: &ObjectOwner| match owner {
         ObjectOwner::Host => true,
@@ -200,7 +202,9 @@ pub fn purge_offline(
         unknown: loaded.host.unknown,
     };
     let after = vec![job::Write::Clear, job::Write::Host(host)];
-    let ops = audit::purge_ops(&observed, &loaded.host.changes);
+    let mut changes = loaded.host.changes;
+    changes.extend(desired::forgotten_changes(&changes, &observed));
+    let ops = audit::purge_ops(&observed, &changes);
     let mut executor = kernel.executor().map_err(failed)?;
     let close = loaded
         .containers

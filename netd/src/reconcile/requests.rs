@@ -243,11 +243,13 @@ impl Owner {
         let networks = self.predefined_of(&attach);
         let now = self.now();
         let before = self.world.objects(&networks, []);
+        let rounds = self.world.rounds();
         self.world
             .reserve(attach, id.clone(), sandbox.identity, now)?;
         let after = self.world.objects(&networks, [&id]);
         let ops = self.ops(before, &after);
         self.world.remove_container(&id, GiveBack::Unused);
+        self.world.set_rounds(rounds);
         Ok(ops)
     }
 
@@ -405,11 +407,13 @@ impl Owner {
         };
         let held = self.world.objects(&absent, [&id]);
         let now = self.now();
+        let rounds = self.world.rounds();
         let record = self.world.connect(&id, join, now)?.clone();
         let mut after = self.world.objects(&absent, [&id]);
         if dry_run {
             let ops = self.ops(held, &after);
             self.world.disconnect(&id, &network, GiveBack::Unused)?;
+            self.world.set_rounds(rounds);
             return Ok((ops, None));
         }
         let mut before = Vec::new();

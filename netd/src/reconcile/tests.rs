@@ -1,6 +1,7 @@
 //! The owner over the fake kernel and the store in memory: every rule of the reconciler, without root.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -319,9 +320,18 @@ async fn a_dry_run_tells_the_operations_and_does_none() {
     assert!(told.ops.iter().any(|op| matches!(op, Op::AddPair { .. })));
     assert_eq!(lab.kernel.take_applied(), Vec::new());
     assert!(lab.handle.snapshot().containers().is_empty());
-    // The same request for real does the same operations, on its own address.
+    // The same request for real does the same operations, with the same addresses; only the id is drawn anew.
     lab.attach("a", "web", &["8080:80"]).await.unwrap();
-    assert_eq!(lab.kernel.take_applied().len(), told.ops.len());
+    let applied = lab.kernel.take_applied();
+    assert_eq!(applied.len(), told.ops.len());
+    let addresses = |ops: &[Op]| -> Vec<IpAddr> {
+        let of = |op: &Op| match op {
+            Op::Add(Object::Address(address)) => Some(address.ip),
+            _ => None,
+        };
+        ops.iter().filter_map(of).collect()
+    };
+    assert_eq!(addresses(&applied), addresses(&told.ops));
     let Answer::DryRun(told) = lab
         .handle
         .ask(Request::Detach("a".to_owned()), true)

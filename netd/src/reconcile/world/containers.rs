@@ -235,6 +235,10 @@ impl World {
             for ip in &endpoint.ips {
                 if let Some(pool) = net.pools.iter_mut().find(|pool| pool.contains(*ip)) {
                     pool.adopt(*ip).map_err(ipam_error)?;
+                    // The round goes on behind the highest, for the last one released is not known.
+                    if *ip >= pool.cursor() {
+                        pool.set_cursor(*ip);
+                    }
                 }
             }
             net.macs.insert(endpoint.mac);

@@ -51,6 +51,10 @@ pub(crate) enum GiveBack {
     Used(Duration),
 }
 
+/// Where the round of each pool stands.
+#[derive(Debug)]
+pub(crate) struct Rounds(Vec<(NetworkId, Vec<IpAddr>)>);
+
 impl World {
     pub(crate) fn new(facts: HostFacts, ula_seed: [u8; 5]) -> Self {
         Self {
@@ -83,6 +87,24 @@ impl World {
                     .all(|done| done.sysctl != change.sysctl)
             })
             .collect()
+    }
+
+    /// Where the round of each pool stands.
+    pub(crate) fn rounds(&self) -> Rounds {
+        let pools = |net: &Net| net.pools.iter().map(netd_ipam::Pool::cursor).collect();
+        let rounds = self.networks.iter();
+        Rounds(rounds.map(|(id, net)| (id.clone(), pools(net))).collect())
+    }
+
+    /// Goes on where the rounds stood: a dry run leaves no trace.
+    pub(crate) fn set_rounds(&mut self, Rounds(rounds): Rounds) {
+        for (id, cursors) in rounds {
+            let pools = self.networks.get_mut(&id).map(|net| net.pools.iter_mut());
+            let pools = pools.into_iter().flatten();
+            pools
+                .zip(cursors)
+                .for_each(|(pool, ip)| pool.set_cursor(ip));
+        }
     }
 
     /// The host's share of the desired objects.
