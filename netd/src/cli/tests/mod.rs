@@ -60,3 +60,23 @@ fn the_definitions_of_the_command_line_agree_with_each_other() {
         assert_eq!(outcome.exit, Exit::Done, "{line}: {}", outcome.err);
     }
 }
+
+#[test]
+fn the_documented_codes_are_those_of_the_source() {
+    let documented = include_str!("../../../../docs/errors.md");
+    let (_, documented) = documented.split_once("## Codes of netctl").unwrap();
+    let rows: Vec<&str> = documented
+        .lines()
+        .filter(|line| line.starts_with("| `"))
+        .collect();
+    let expected: Vec<String> = super::CODES
+        .iter()
+        .map(|(code, meaning)| format!("| `{code}` | {meaning} |"))
+        .collect();
+    assert_eq!(
+        rows,
+        expected,
+        "docs/errors.md should have these rows:\n{}",
+        expected.join("\n")
+    );
+}
