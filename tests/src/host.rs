@@ -239,6 +239,7 @@ impl Host {
             .map(ToString::to_string)
             .collect();
         assert_eq!(left, Vec::<String>::new());
+        assert_eq!(self.held_by_daemon(), Vec::<String>::new());
         let records = std::fs::read_dir(self.dir.join("run/containers")).unwrap();
         let files: Vec<_> = records
             .filter_map(Result::ok)
@@ -246,6 +247,35 @@ impl Host {
             .map(|entry| entry.path())
             .collect();
         assert_eq!(files, Vec::<PathBuf>::new());
+    }
+
+    /// What the daemon still holds: sockets of this host's addresses, namespaces of others.
+    fn held_by_daemon(&self) -> Vec<String> {
+        let own = format!("net:[{}]", self.netns.inode());
+        let fds = std::fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("the daemon runs");
+        let links = fds
+            .flatten()
+            .filter_map(|fd| std::fs::read_link(fd.path()).ok());
+        let held: BTreeSet<String> = links
+            .map(|link| link.to_string_lossy().into_owned())
+            .collect();
+        let mut left: Vec<String> = held
+            .iter()
+            .filter(|link| link.starts_with("net:[") && **link != own)
+            .cloned()
+            .collect();
+        for table in ["tcp", "tcp6", "udp", "udp6"] {
+            let path = format!("/proc/thread-self/net/{table}");
+            // A kernel with ipv6.disable=1 has no tcp6.
+            let text = self.netns.run(|| std::fs::read_to_string(path));
+            let sockets = text.unwrap_or_default();
+            let of_daemon = sockets.lines().skip(1).filter(|line| {
+                let inode = line.split_whitespace().nth(9);
+                inode.is_some_and(|inode| held.contains(&format!("socket:[{inode}]")))
+            });
+            left.extend(of_daemon.map(|line| format!("{table} {}", line.trim())));
+        }
+        left
     }
 
     /// Detaches every container, removes every network, and checks that nothing is left.
