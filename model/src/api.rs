@@ -257,6 +257,33 @@ pub struct Plan {
     pub orphans: Vec<String>,
 }
 
+/// A line of `GET /v1/events`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// Counts from 1 since the daemon's start.
+    pub seq: u64,
+    /// When, as RFC 3339 has it, in UTC.
+    pub time: String,
+    /// `attached`, `detached`, `connected`, `disconnected`, `network_created`, `network_removed`, `vanished`, `repaired`.
+    pub kind: String,
+    /// What it is about.
+    pub object: String,
+    /// What happened, for people.
+    pub message: String,
+    /// Who caused it, where the kernel tells that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<EventSource>,
+}
+
+/// The process behind an event.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventSource {
+    /// Its number in the first PID namespace.
+    pub pid: u32,
+    /// Its name.
+    pub name: String,
+}
+
 /// Answer of `GET /v1/status`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the names say it")]

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::ContainerId;
 use crate::net::{IfName, Prefix};
-use crate::object::{Key, Object};
+use crate::object::{Key, Ns, Object};
 
 /// Everything of ours that one observation found. An observation that could not be finished is an error, never a
 /// smaller `Observed`: something missing here is something the kernel does not hold.
@@ -23,6 +23,18 @@ impl Observed {
     /// Puts an object in.
     pub fn insert(&mut self, object: Object) {
         self.objects.insert(object.key(), object);
+    }
+
+    /// Forgets the insides of all containers but these, so that nothing is concluded about them. `wanted` tells which
+    /// containers there are beyond those observed.
+    pub fn hide_all_but(&mut self, wanted: &[Object], containers: &BTreeSet<ContainerId>) {
+        let hidden = |object: &Object| match object.ns() {
+            Ns::Container(id) if !containers.contains(&id) => Some(id),
+            _ => None,
+        };
+        self.unseen
+            .extend(self.objects.values().chain(wanted).filter_map(hidden));
+        self.objects.retain(|_, object| hidden(object).is_none());
     }
 }
 

@@ -37,6 +37,15 @@ pub(super) struct Purge {
     pub(super) force: bool,
 }
 
+/// Query of the events.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Events {
+    #[serde(default)]
+    pub(super) follow: bool,
+    pub(super) since: Option<String>,
+}
+
 /// Query of a request that takes none.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -26,6 +26,7 @@ use crate::reconcile::handle::Handle;
 
 mod answer;
 mod containers;
+mod events;
 pub(crate) mod find;
 mod input;
 mod networks;
@@ -77,6 +78,7 @@ pub fn router(state: ApiState) -> Router {
         .route("/v1/plan", get(system::plan))
         .route("/v1/audit", post(system::audit))
         .route("/v1/status", get(system::status))
+        .route("/v1/events", get(events::events))
         .route("/v1/purge", post(system::purge))
         .route("/healthz", get(system::healthz))
         .route("/readyz", get(system::readyz))
@@ -102,8 +104,11 @@ async fn serve_with_grace(
     grace: Duration,
 ) -> io::Result<()> {
     let (begun, begins) = oneshot::channel();
+    let journal = Arc::clone(&state.handle.journal);
     let server = axum::serve(listener, router(state)).with_graceful_shutdown(async move {
         shutdown.await;
+        // Who follows the events would never finish.
+        journal.close();
         // Nobody listens once the server is gone, and then nobody has to.
         let _ = begun.send(());
     });

@@ -125,6 +125,18 @@ pub enum Command {
     /// Show the repairs that the next audit would make; nothing when healthy
     #[command(after_help = "Example: netctl plan")]
     Plan,
+    /// Show what happened since the daemon's start: attached, detached, repaired and the like
+    #[command(
+        after_help = "With -o json each event is one line (NDJSON).\n\nExample: netctl events --follow --since 10m"
+    )]
+    Events {
+        /// Go on with what happens from now on
+        #[arg(long, short)]
+        follow: bool,
+        /// Begin after this: the number of an event, a time (RFC 3339), or how long ago (90s, 10m, 2h)
+        #[arg(long, value_name = "T")]
+        since: Option<String>,
+    },
     /// Remove everything of netd's from the kernel and forget it; works without a running daemon too
     #[command(after_help = "Example: netctl purge --force")]
     Purge {
@@ -254,7 +266,11 @@ pub struct Attach {
     #[arg(long, value_name = "NET[,ip=A][,ip6=A][,mac=M][,ifname=I][,alias=A]…")]
     pub network: Vec<String>,
     /// A port to publish on the host; may be repeated
-    #[arg(short, long, value_name = "[HOSTIP:]HOSTPORT[-END]:PORT[-END][/tcp|udp]")]
+    #[arg(
+        short,
+        long,
+        value_name = "[HOSTIP:]HOSTPORT[-END]:PORT[-END][/tcp|udp]"
+    )]
     pub publish: Vec<String>,
     /// A resolver for this container; may be repeated
     #[arg(long, value_name = "IP")]

@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Full};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper::{Method, Request, Uri, header};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
+use tokio::task::JoinHandle;
 
 /// How often a connection is tried again while the daemon's queue of connections is full.
 const BUSY_TRIES: u32 = 500;
@@ -87,6 +88,43 @@ impl Client {
         target: &str,
         body: Vec<u8>,
     ) -> Result<Reply, CallError> {
+        let (status, pieces, connection) = self.begin(method, target, body).await?;
+        let body = pieces.collect().await;
+        connection.abort();
+        Ok(Reply {
+            status,
+            body: body?.to_bytes().to_vec(),
+        })
+    }
+
+    /// Reads an answer that comes in pieces: each goes to `take` as it comes, until the end or until `take` says false.
+    /// An answer with another status than 200 comes back whole.
+    pub async fn stream(
+        &self,
+        target: &str,
+        mut take: impl FnMut(&[u8]) -> bool,
+    ) -> Result<Reply, CallError> {
+        let (status, mut pieces, connection) = self.begin(Method::GET, target, Vec::new()).await?;
+        let mut body = Vec::new();
+        while let Some(frame) = pieces.frame().await {
+            let data = frame?.into_data().unwrap_or_default();
+            if status != 200 {
+                body.extend_from_slice(&data);
+            } else if !take(&data) {
+                break;
+            }
+        }
+        connection.abort();
+        Ok(Reply { status, body })
+    }
+
+    /// Sends a request; what comes back is the status and the body that is still to be read.
+    async fn begin(
+        &self,
+        method: Method,
+        target: &str,
+        body: Vec<u8>,
+    ) -> Result<(u16, Incoming, JoinHandle<hyper::Result<()>>), CallError> {
         let uri: Uri = target
             .parse()
             .map_err(|_| CallError::BadTarget(target.to_owned()))?;
@@ -100,9 +138,8 @@ impl Client {
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(self.connect().await?)).await?;
         let connection = tokio::spawn(connection);
-        let answer = exchange(&mut sender, request).await;
-        connection.abort();
-        answer
+        let response = sender.send_request(request).await?;
+        Ok((response.status().as_u16(), response.into_body(), connection))
     }
 
     async fn connect(&self) -> Result<UnixStream, CallError> {
@@ -128,16 +165,6 @@ impl Client {
             _ => CallError::NoDaemon { socket, source },
         }
     }
-}
-
-async fn exchange(
-    sender: &mut http1::SendRequest<Full<Bytes>>,
-    request: Request<Full<Bytes>>,
-) -> Result<Reply, CallError> {
-    let response = sender.send_request(request).await?;
-    let status = response.status().as_u16();
-    let body = response.into_body().collect().await?.to_bytes().to_vec();
-    Ok(Reply { status, body })
 }
 
 /// A text as one segment of a path: everything but `A-Z a-z 0-9 - . _ ~` becomes `%XX` (RFC 3986, section 2.3).

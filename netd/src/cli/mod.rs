@@ -19,6 +19,7 @@ use netd_model::{api, error};
 pub mod args;
 pub mod client;
 mod doc;
+mod events;
 mod failure;
 mod output;
 mod request;

@@ -46,6 +46,7 @@ impl Session {
             Command::Status { wait: false } => self.get(&["status"], view::status),
             Command::Status { wait: true } => self.wait(terminal),
             Command::Plan => self.plan(),
+            Command::Events { follow, since } => self.events(terminal, follow, since.as_deref()),
             Command::Purge { purge, change } => self.purge(&purge, change.dry_run, offline_purge),
             // Needs no daemon: done before there is a session.
             Command::Completion { .. } => Ok(Page::default()),

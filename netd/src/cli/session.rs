@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use tokio::runtime::Runtime;
 
 use super::args::Format;
-use super::client::{Client, segment};
+use super::client::{Client, Reply, segment};
 use super::doc::Doc;
 use super::failure::{BAD_ANSWER, Failure};
 use super::output::encode;
@@ -50,6 +50,11 @@ impl Session {
         let reply = self
             .runtime
             .block_on(self.client.call(method, target, body))?;
+        self.judge(reply)
+    }
+
+    /// The body of a good answer, the error of a bad one.
+    pub(super) fn judge(&self, reply: Reply) -> Result<Vec<u8>, Failure> {
         if (200..300).contains(&reply.status) {
             return Ok(reply.body);
         }
@@ -111,7 +116,7 @@ impl Session {
         encode(self.format, value).unwrap_or_else(|| Ok(String::new()))
     }
 
-    fn bad_answer(&self, why: &str) -> Failure {
+    pub(super) fn bad_answer(&self, why: &str) -> Failure {
         let socket = self.client.socket().display();
         Failure::new(
             BAD_ANSWER,

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use netd_model::observed::{HostFacts, Observed};
 use netd_model::{ContainerId, Object, Op};
 
-use super::{ApplyError, Executor, Kernel, KernelError, Sandbox, SandboxError};
+use super::{ApplyError, Executor, Kernel, KernelError, Noticed, Sandbox, SandboxError};
 
 /// What happens instead of the operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,6 +89,10 @@ impl Kernel for FaultyKernel {
 
     fn observe(&self, wanted: &[Object]) -> Result<Observed, KernelError> {
         self.inner.observe(wanted)
+    }
+
+    fn watch(&self, sink: Box<dyn Fn(Noticed) + Send>) -> Result<(), KernelError> {
+        self.inner.watch(sink)
     }
 
     fn facts(&self) -> Result<HostFacts, KernelError> {

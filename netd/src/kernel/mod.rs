@@ -9,6 +9,7 @@
     reason = "a failed list names its operation; that is rare, and moved twice on its way"
 )]
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::net::{TcpListener, UdpSocket};
@@ -16,7 +17,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use netd_model::observed::{HostFacts, Observed};
-use netd_model::{ContainerId, Object, Op};
+use netd_model::{ContainerId, Key, Ns, Object, Op, Owner};
 
 pub mod fake;
 pub mod faulty;
@@ -47,8 +48,59 @@ pub trait Kernel: fmt::Debug + Send + Sync {
     /// sandbox, or with one that cannot be looked into, is in [`Observed::unseen`].
     fn observe(&self, wanted: &[Object]) -> Result<Observed, KernelError>;
 
+    /// The same, looking only into these containers; all others are in [`Observed::unseen`].
+    fn observe_some(
+        &self,
+        wanted: &[Object],
+        containers: &BTreeSet<ContainerId>,
+    ) -> Result<Observed, KernelError> {
+        let mut observed = self.observe(wanted)?;
+        observed.hide_all_but(wanted, containers);
+        Ok(observed)
+    }
+
+    /// Tells `sink` from now on what changes in the kernel, whoever changes it. For as long as the kernel lives. One
+    /// that tells nothing leaves all to full audits.
+    fn watch(&self, _sink: Box<dyn Fn(Noticed) + Send>) -> Result<(), KernelError> {
+        Ok(())
+    }
+
     /// Facts about the host.
     fn facts(&self) -> Result<HostFacts, KernelError>;
+}
+
+/// What was noticed of a kernel that others change too. It may be netd's own doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Noticed {
+    /// An object with netd's mark looks like this now; without one it is gone.
+    Object {
+        /// Whose it is.
+        owner: Owner,
+        /// Which it is.
+        key: Key,
+        /// What the kernel holds.
+        now: Option<Object>,
+    },
+    /// Somebody else changed something there that cannot be told more exactly.
+    Place {
+        /// The namespace.
+        ns: Ns,
+        /// What.
+        what: String,
+        /// Who, where the kernel tells it.
+        by: Option<Process>,
+    },
+    /// Notices were lost.
+    Lost,
+}
+
+/// A process that changed something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Process {
+    /// Its thread's number in the first PID namespace.
+    pub pid: u32,
+    /// The name of its thread.
+    pub name: String,
 }
 
 /// Carries operations out. One thread, its own sockets.

@@ -1,5 +1,7 @@
 //! Observe all, diff, repair; and what is built on that: `plan`, `purge`, the sweep for vanished namespaces.
 
+use std::time::Instant;
+
 use netd_model::api;
 use netd_model::desired;
 use netd_model::diff::{Plan, diff};
@@ -9,8 +11,10 @@ use netd_model::record::{Container, Phase};
 use netd_model::{ContainerId, NetworkId, Object, Op, Owner as ObjectOwner};
 use tokio::sync::mpsc;
 
+use crate::reconcile::drift::Places;
 use crate::reconcile::handle::Answer;
 use crate::reconcile::job::{Outcome, Unmake, Work, Write};
+use crate::reconcile::journal::Entry;
 use crate::reconcile::outcomes::failure;
 use crate::reconcile::owner::{Owner, Reply, Subject, Then, Touches};
 use crate::reconcile::requests::answer;
@@ -24,8 +28,28 @@ pub(crate) enum Purpose {
     Plan { reply: Reply },
     /// To repair; without a reply, by the clock.
     Repair { reply: Option<Reply> },
+    /// To repair what somebody changed in these places.
+    Drift { places: Places, begun: Instant },
     /// To remove everything.
     Purge { dry_run: bool, reply: Reply },
+}
+
+/// Why something is repaired.
+#[derive(Debug)]
+pub(crate) enum Why {
+    /// By the clock, or because somebody asked.
+    Audit(Option<Reply>),
+    /// Somebody changed something in these places; since when it is looked at.
+    Drift(Places, Instant),
+}
+
+impl Why {
+    fn purpose(self) -> Purpose {
+        match self {
+            Self::Audit(reply) => Purpose::Repair { reply },
+            Self::Drift(places, begun) => Purpose::Drift { places, begun },
+        }
+    }
 }
 
 impl Owner {
@@ -43,8 +67,12 @@ impl Owner {
             .for_each(|pending| touched.add(&pending.touches));
         self.touched = Some(touched);
         let wanted = self.world.all_objects();
+        let only = match &purpose {
+            Purpose::Drift { places, .. } => Some(Self::insides(places)),
+            _ => None,
+        };
         self.submit(
-            Work::Observe { wanted },
+            Work::Observe { wanted, only },
             Vec::new(),
             Touches::default(),
             Then::Observed { purpose },
@@ -75,7 +103,10 @@ impl Owner {
                 self.publish();
                 answer(reply, Ok(Answer::Plan(Box::new(shown(&plan)))));
             }
-            Purpose::Repair { reply } => self.repair(observed, &touched, reply),
+            Purpose::Repair { reply } => self.repair(observed, &touched, Why::Audit(reply)),
+            Purpose::Drift { places, begun } => {
+                self.repair(observed, &touched, Why::Drift(places, begun));
+            }
         }
     }
 
@@ -90,28 +121,21 @@ impl Owner {
                 self.purging = false;
                 answer(reply, Err(error));
             }
-            Purpose::Repair { reply: None } => {}
+            Purpose::Repair { reply: None } | Purpose::Drift { .. } => {}
         }
         self.publish();
     }
 
     /// What differs, less what changed while we looked.
     fn audit_plan(&self, mut observed: Observed, touched: &Touches) -> Plan {
-        let stable = |owner: &ObjectOwner| match owner {
-            ObjectOwner::Host => true,
-            ObjectOwner::Network(network) => !touched.networks.contains(network),
-            ObjectOwner::Container(id) => !touched.containers.contains(id),
-            ObjectOwner::Endpoint(id, network) => {
-                !touched.containers.contains(id) && !touched.networks.contains(network)
-            }
-        };
+        let stable = |owner: &ObjectOwner| !touched.holds(owner);
         observed.objects.retain(|_, object| stable(object.owner()));
         let mut wanted = self.world.all_objects();
         wanted.retain(|object| stable(object.owner()));
         diff(&wanted, &observed, |owner| self.world.knows(owner))
     }
 
-    fn repair(&mut self, observed: Observed, touched: &Touches, reply: Option<Reply>) {
+    fn repair(&mut self, observed: Observed, touched: &Touches, why: Why) {
         // Settings that netd made before its record was wiped, and those that a network needs and the host lost or never
         // had: they are wanted from now on.
         let on_record = self.world.host_changes.len();
@@ -131,7 +155,7 @@ impl Owner {
         }
         let told = Box::new(shown(&plan));
         if plan.ops.is_empty() {
-            return self.audit_repaired(*told, reply, Outcome::Repaired(Vec::new()));
+            return self.audit_repaired(*told, why, Outcome::Repaired(Vec::new()));
         }
         let mut touches = Touches::default();
         plan.ops.iter().for_each(|op| touch(&mut touches, op));
@@ -143,18 +167,13 @@ impl Owner {
             },
             takes,
             touches,
-            Then::Repaired { plan: told, reply },
+            Then::Repaired { plan: told, why },
         );
     }
 
-    pub(crate) fn audit_repaired(
-        &mut self,
-        plan: api::Plan,
-        reply: Option<Reply>,
-        outcome: Outcome,
-    ) {
+    pub(crate) fn audit_repaired(&mut self, plan: api::Plan, why: Why, outcome: Outcome) {
         let Outcome::Repaired(failures) = outcome else {
-            return self.audit_failed(Purpose::Repair { reply }, failure(outcome));
+            return self.audit_failed(why.purpose(), failure(outcome));
         };
         self.failures = failures
             .iter()
@@ -167,6 +186,12 @@ impl Owner {
             self.host_held = self.world.host_objects();
             self.finish_removals();
         }
+        match &why {
+            Why::Drift(places, begun) => self.looked_after(places, *begun, &plan),
+            // The first one makes what only a running daemon has: sockets.
+            Why::Audit(_) if self.ready => self.record_repairs(&plan, "", None),
+            Why::Audit(_) => {}
+        }
         if !self.ready {
             self.ready = true;
             tracing::info!(
@@ -176,7 +201,7 @@ impl Owner {
             );
         }
         self.publish();
-        if let Some(reply) = reply {
+        if let Why::Audit(Some(reply)) = why {
             answer(reply, Ok(Answer::Plan(Box::new(plan))));
         }
     }
@@ -334,6 +359,9 @@ impl Owner {
                 continue;
             };
             tracing::warn!(container = %record.name, netns = record.netns, "the namespace is gone: detaching");
+            let text = format!("network namespace {} is gone: detaching", record.netns);
+            self.journal
+                .add(Entry::new("vanished", record.name.to_string(), text));
             // By the queue, so that a request under way on the container comes first.
             let (reply, _) = tokio::sync::oneshot::channel();
             let request = crate::reconcile::handle::Request::Detach(id.to_string());

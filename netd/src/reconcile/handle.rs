@@ -9,6 +9,7 @@ use netd_model::request::{Attach, CreateNetwork, Join};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::kernel::Sandbox;
+use crate::reconcile::journal::Journal;
 
 /// Most requests that may wait for the owner; one more is refused with `not_ready`.
 pub const QUEUE: usize = 1024;
@@ -167,6 +168,8 @@ impl Snapshot {
 pub struct Handle {
     pub(crate) messages: mpsc::Sender<Message>,
     pub(crate) snapshot: Arc<ArcSwap<Snapshot>>,
+    /// What happened.
+    pub journal: Arc<Journal>,
 }
 
 impl Handle {

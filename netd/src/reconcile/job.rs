@@ -2,6 +2,8 @@
 //!
 //! The order of steps is invariant I7: a record is written before the kernel is touched and removed after it is clean.
 
+use std::collections::BTreeSet;
+
 use netd_model::error::{Code, Error};
 use netd_model::observed::{HostFacts, Observed};
 use netd_model::record::{Container, Network};
@@ -49,6 +51,8 @@ pub(crate) enum Work {
     Observe {
         /// The desired objects: where to look for what carries no mark.
         wanted: Vec<Object>,
+        /// The containers to look into; none: all.
+        only: Option<BTreeSet<ContainerId>>,
     },
     /// Carry out repairs, going on after a failure.
     Repair {
@@ -135,7 +139,7 @@ impl Tools {
                     clean: true,
                 },
             },
-            Work::Observe { wanted } => self.observe(&wanted),
+            Work::Observe { wanted, only } => self.observe(&wanted, only.as_ref()),
             Work::Repair { before, ops } => {
                 if let Err(error) = self.write(&before) {
                     return Outcome::Failed { error, clean: true };
@@ -147,11 +151,14 @@ impl Tools {
         }
     }
 
-    fn observe(&self, wanted: &[Object]) -> Outcome {
-        let seen = self
-            .kernel
-            .facts()
-            .and_then(|facts| Ok((facts, self.kernel.observe(wanted)?)));
+    fn observe(&self, wanted: &[Object], only: Option<&BTreeSet<ContainerId>>) -> Outcome {
+        let seen = self.kernel.facts().and_then(|facts| {
+            let observed = match only {
+                Some(only) => self.kernel.observe_some(wanted, only),
+                None => self.kernel.observe(wanted),
+            };
+            Ok((facts, observed?))
+        });
         match seen {
             Ok(seen) => Outcome::Observed(Box::new(seen)),
             Err(error) => Outcome::Failed {

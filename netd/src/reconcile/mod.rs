@@ -1,8 +1,11 @@
 //! The owner of all state: takes requests, decides, has the kernel changed, answers.
 
 mod audit;
+mod drift;
 pub mod handle;
 mod job;
+pub mod journal;
+mod notices;
 mod outcomes;
 mod owner;
 mod pool;
@@ -26,8 +29,10 @@ use netd_model::{Owner as ObjectOwner, api, desired};
 use tokio::sync::mpsc;
 
 use crate::kernel::Kernel;
+use crate::reconcile::drift::Drift;
 use crate::reconcile::handle::{Handle, Snapshot};
 use crate::reconcile::job::{Outcome, Tools, Work};
+use crate::reconcile::journal::Journal;
 use crate::reconcile::owner::{Owner, channel, predefined, random};
 use crate::reconcile::pool::Pool;
 use crate::reconcile::world::World;
@@ -61,7 +66,14 @@ pub fn start(
     let pool = Pool::start(&tools, &outcome_sender)
         .map_err(|error| Error::new(Code::KernelFailed, error))?;
     let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
-    let (handle, messages) = channel(&snapshot);
+    let journal = Arc::new(Journal::default());
+    let (handle, messages) = channel(&snapshot, &journal);
+    // Before anything is read: what changes from here on is noticed.
+    let (notices, sink) = notices::queue();
+    tools
+        .kernel
+        .watch(sink)
+        .map_err(|error| Error::new(Code::KernelFailed, error))?;
     let mut owner = Owner {
         world: World::new(facts, seed),
         tools,
@@ -77,6 +89,8 @@ pub fn start(
         touched: None,
         purging: false,
         ready: false,
+        drift: Drift::default(),
+        journal,
         problems: Vec::new(),
         failures: Vec::new(),
         orphans: Vec::new(),
@@ -88,7 +102,7 @@ pub fn start(
         timing,
     };
     owner.restore(loaded)?;
-    Ok((handle, owner.run(messages, outcomes)))
+    Ok((handle, owner.run(messages, outcomes, notices)))
 }
 
 impl Owner {

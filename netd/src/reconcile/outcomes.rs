@@ -7,6 +7,7 @@ use netd_model::{ContainerId, NetworkId};
 
 use crate::reconcile::handle::Answer;
 use crate::reconcile::job::{Outcome, Token, Unmake, Work};
+use crate::reconcile::journal::Entry;
 use crate::reconcile::owner::{Owner, Pending, Reply, Subject, Then, Touches};
 use crate::reconcile::requests::answer;
 use crate::reconcile::world::GiveBack;
@@ -46,7 +47,7 @@ impl Owner {
                 self.disconnect_ended(&id, &network, outcome, reply);
             }
             Then::Observed { purpose } => self.audit_observed(purpose, outcome),
-            Then::Repaired { plan, reply } => self.audit_repaired(*plan, reply, outcome),
+            Then::Repaired { plan, why } => self.audit_repaired(*plan, why, outcome),
             Then::Purged { purged, reply } => self.purge_ended(purged, outcome, reply),
             Then::Refreshed { reply } => match outcome {
                 Outcome::Facts(facts) => {
@@ -78,6 +79,7 @@ impl Owner {
                     self.zone
                         .update(|zone| zone.set_network(&record.id, &record.name));
                     tracing::info!(network = %record.name, id = %record.id, "network created");
+                    self.tell("network_created", &record.name, format!("id {}", record.id));
                 }
                 self.publish();
                 answer(reply, self.network_answer(id));
@@ -111,6 +113,9 @@ impl Owner {
             .map(|net| net.name.to_string())
             .collect();
         tracing::info!(networks = ?names, "networks removed");
+        for name in &names {
+            self.tell("network_removed", name, String::new());
+        }
         self.publish();
         answer(
             reply,
@@ -128,6 +133,7 @@ impl Owner {
                 self.host_is_held();
                 self.world.set_phase(id, Phase::Attached);
                 let answered = self.shown(id, None);
+                self.tell_of("attached", id, None);
                 self.publish();
                 answer(reply, answered);
             }
@@ -164,6 +170,7 @@ impl Owner {
     fn detach_ended(&mut self, id: &ContainerId, outcome: Outcome, reply: Option<Reply>) {
         let result = if matches!(outcome, Outcome::Done) {
             let now = self.now();
+            self.tell_of("detached", id, None);
             self.container_views.remove(id);
             self.missing.remove(id);
             self.world.remove_container(id, GiveBack::Used(now));
@@ -191,6 +198,7 @@ impl Owner {
             self.host_is_held();
             let old = self.world.container(id).cloned();
             let answered = self.shown(id, old.as_ref());
+            self.tell_of("connected", id, Some(network));
             self.publish();
             return answer(reply, answered);
         }
@@ -217,6 +225,7 @@ impl Owner {
             tracing::error!(%error, "a disconnect could not be entered");
         }
         let answered = self.shown(id, old.as_ref());
+        self.tell_of("disconnected", id, Some(network));
         self.publish();
         answer(
             reply,
@@ -226,6 +235,22 @@ impl Owner {
                 Err(failure(outcome))
             },
         );
+    }
+
+    fn tell(&self, kind: &'static str, object: &str, message: String) {
+        self.journal
+            .add(Entry::new(kind, object.to_owned(), message));
+    }
+
+    /// An event of a container.
+    fn tell_of(&self, kind: &'static str, id: &ContainerId, network: Option<&NetworkId>) {
+        let Some(record) = self.world.container(id) else {
+            return;
+        };
+        let network = network.and_then(|id| self.world.network(id));
+        let network = network.map_or_else(String::new, |net| format!(", network {}", net.name));
+        let message = format!("id {}, netns {}{network}", id.short(), record.netns);
+        self.tell(kind, &record.name, message);
     }
 
     /// After a failure the predefined network may be in the kernel without a container.

@@ -18,12 +18,15 @@ use netd_model::net::Family;
 use netd_model::observed::Observed;
 use netd_model::record::{Container, Network, PREDEFINED, Unknown};
 use netd_model::request::CreateNetwork;
-use netd_model::{ContainerId, NetworkId, Object, Op};
+use netd_model::{ContainerId, NetworkId, Object, Op, Owner as ObjectOwner};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::reconcile::drift::Drift;
 use crate::reconcile::handle::{Answer, Handle, Message, QUEUE, Request, Snapshot};
 use crate::reconcile::job::{Outcome, Token, Tools, Work, Write};
+use crate::reconcile::journal::Journal;
+use crate::reconcile::notices::Notices;
 use crate::reconcile::pool::Pool;
 use crate::reconcile::world::World;
 use crate::reconcile::{audit, view};
@@ -85,7 +88,7 @@ pub(crate) enum Then {
     },
     Repaired {
         plan: Box<api::Plan>,
-        reply: Option<Reply>,
+        why: audit::Why,
     },
     Purged {
         purged: api::Purged,
@@ -120,6 +123,18 @@ impl Touches {
         Self {
             containers: container.cloned().into_iter().collect(),
             networks: networks.iter().cloned().collect(),
+        }
+    }
+
+    /// Whether objects of this owner are among them.
+    pub(crate) fn holds(&self, owner: &ObjectOwner) -> bool {
+        match owner {
+            ObjectOwner::Host => false,
+            ObjectOwner::Network(network) => self.networks.contains(network),
+            ObjectOwner::Container(id) => self.containers.contains(id),
+            ObjectOwner::Endpoint(id, network) => {
+                self.containers.contains(id) || self.networks.contains(network)
+            }
         }
     }
 
@@ -167,6 +182,10 @@ pub(crate) struct Owner {
     pub(crate) purging: bool,
     /// The first audit is done.
     pub(crate) ready: bool,
+    /// What somebody else changed.
+    pub(crate) drift: Drift,
+    /// What happened.
+    pub(crate) journal: Arc<Journal>,
     /// Standing problems, such as a damaged record.
     pub(crate) problems: Vec<String>,
     /// Repairs that failed in the last audit.
@@ -196,6 +215,7 @@ impl Owner {
         mut self,
         mut messages: mpsc::Receiver<Message>,
         mut outcomes: UnboundedReceiver<(Token, Outcome)>,
+        mut notices: Notices,
     ) {
         let (gone_sender, mut gone) = mpsc::channel(1);
         let mut audits = tokio::time::interval(self.timing.audit);
@@ -210,6 +230,7 @@ impl Owner {
                     self.end(token, outcome);
                     self.wake();
                 }
+                () = until(self.drift.due()), if self.drift.due().is_some() => self.look_after(),
                 _ = audits.tick() => self.start_audit(audit::Purpose::Repair { reply: None }),
                 _ = sweeps.tick() => self.start_sweep(&gone_sender),
                 Some(missing) = gone.recv() => self.after_sweep(missing),
@@ -221,6 +242,8 @@ impl Owner {
                     Some(message) => self.accept(message),
                     None => return,
                 },
+                // Last: whoever floods the kernel with changes must not keep requests waiting.
+                Some(noticed) = notices.recv() => self.drift.notice(noticed, Instant::now()),
             }
         }
     }
@@ -486,6 +509,7 @@ impl Owner {
     pub(crate) fn warnings(&self) -> Vec<String> {
         let mut warnings = self.problems.clone();
         warnings.extend(self.failures.iter().cloned());
+        warnings.extend(self.drift.alarms(Instant::now()));
         warnings.extend(self.forward_warnings());
         if !self.orphans.is_empty() {
             warnings.push(format!(
@@ -527,6 +551,14 @@ pub(crate) fn predefined(world: &World) -> Result<Network> {
     world.plan_network(&request, NetworkId::from_bytes(random()?))
 }
 
+/// Waits until then; for ever without a time.
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Bytes of the kernel's random source.
 pub(crate) fn random<const N: usize>() -> Result<[u8; N]> {
     let mut bytes = [0; N];
@@ -540,12 +572,16 @@ pub(crate) fn random<const N: usize>() -> Result<[u8; N]> {
 }
 
 /// The two ends of the way to an owner.
-pub(crate) fn channel(snapshot: &Arc<ArcSwap<Snapshot>>) -> (Handle, mpsc::Receiver<Message>) {
+pub(crate) fn channel(
+    snapshot: &Arc<ArcSwap<Snapshot>>,
+    journal: &Arc<Journal>,
+) -> (Handle, mpsc::Receiver<Message>) {
     let (messages, receiver) = mpsc::channel(QUEUE);
     (
         Handle {
             messages,
             snapshot: Arc::clone(snapshot),
+            journal: Arc::clone(journal),
         },
         receiver,
     )

@@ -69,6 +69,7 @@ impl Daemon {
         let (messages, inbox) = mpsc::channel(16);
         runtime.spawn(own(inbox, Arc::clone(&requests)));
         let handle = Handle {
+            journal: std::sync::Arc::default(),
             messages,
             snapshot: Arc::clone(&snapshot),
         };

@@ -322,6 +322,7 @@ fn a_dead_owner_is_not_healthy() {
     let (messages, inbox) = tokio::sync::mpsc::channel(1);
     drop(inbox);
     let handle = crate::reconcile::handle::Handle {
+        journal: std::sync::Arc::default(),
         messages,
         snapshot: daemon.snapshot.clone(),
     };

@@ -33,6 +33,7 @@ fn serve_with(grace: Duration) -> Server {
     let (stop, stopped) = oneshot::channel::<()>();
     let listener = runtime.block_on(async { UnixListener::bind(dir.0.join("s")).unwrap() });
     let handle = Handle {
+        journal: std::sync::Arc::default(),
         messages,
         snapshot: Arc::new(ArcSwap::default()),
     };

@@ -93,6 +93,11 @@ impl NftSocket {
         Ok(Self { transport })
     }
 
+    /// The number of the socket in its namespace (`nlmsg_pid`).
+    pub fn port(&self) -> u32 {
+        self.transport.port
+    }
+
     /// Carries out operations on rulesets and elements, together or not at all.
     ///
     /// What is as it should be is left alone: a ruleset that the kernel holds, an equal element, the removal of what is

@@ -28,6 +28,8 @@ const PATIENCE_SECONDS: i64 = 10;
 #[derive(Debug)]
 pub(super) struct Transport {
     socket: Socket,
+    /// Number of the socket in its namespace: notices of what it did carry it.
+    pub(super) port: u32,
     seq: u32,
     send_queue: usize,
     /// A batch that is longer is cut even where the kernel would take it.
@@ -62,7 +64,7 @@ impl Transport {
     /// Opens a socket in the calling thread's network namespace.
     pub(super) fn open() -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_NETFILTER)?;
-        socket.bind(&SocketAddr::new(0, 0))?;
+        let port = socket.bind_auto()?.port_number();
         // An error repeats the header of what failed, not all of it.
         socket.set_cap_ack(true)?;
         let patience = TimeVal::new(PATIENCE_SECONDS, 0);
@@ -74,6 +76,7 @@ impl Transport {
         let buffer = Vec::with_capacity(RECEIVE);
         Ok(Self {
             socket,
+            port,
             seq: 1,
             send_queue,
             batch_max: BATCH_MAX,

@@ -3,9 +3,10 @@
 //! A [`RealKernel`] works on the namespace that the thread was in which made it: the host's. Threads enter a
 //! container's namespace only in [`ns`], and always come back.
 
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use netd_model::observed::{HostFacts, Observed};
 use netd_model::{ContainerId, Ns, Object};
@@ -16,8 +17,9 @@ use self::netlink::gone_is_done;
 use self::ns::Sandboxes;
 use self::ports::Ports;
 use self::removal::Groups;
-use self::space::Space;
-use super::{DnsSink, Executor, Kernel, KernelError, Sandbox, SandboxError};
+use self::space::{OwnSockets, Space};
+use self::watch::Watch;
+use super::{DnsSink, Executor, Kernel, KernelError, Noticed, Sandbox, SandboxError};
 
 mod announce;
 mod announcer;
@@ -33,6 +35,7 @@ mod ops;
 mod ports;
 mod removal;
 mod space;
+mod watch;
 mod wire;
 
 #[cfg(test)]
@@ -56,6 +59,7 @@ pub struct Config {
 pub struct RealKernel {
     shared: Arc<Shared>,
     config: Config,
+    watch: OnceLock<Watch>,
 }
 
 /// What executors have in common.
@@ -68,6 +72,7 @@ struct Shared {
     groups: Groups,
     announcer: Announcer,
     dns: Arc<dyn DnsSink>,
+    own_sockets: Arc<OwnSockets>,
 }
 
 impl Shared {
@@ -83,7 +88,8 @@ impl Shared {
             return Err(failed(Errno::EXDEV.into())
                 .with_detail("the calling thread is in another network namespace"));
         }
-        Space::open(Ns::Host).map_err(failed)
+        let space = Space::open(Ns::Host).map_err(failed)?;
+        Ok(space.known_to(&self.own_sockets))
     }
 }
 
@@ -102,6 +108,7 @@ impl RealKernel {
             announcer: Announcer::start()
                 .map_err(|source| KernelError::new("start a thread", source))?,
             dns,
+            own_sockets: Arc::default(),
         };
         let mut space = shared.host_space()?;
         if config.daemon {
@@ -114,6 +121,7 @@ impl RealKernel {
         Ok(Self {
             shared: Arc::new(shared),
             config,
+            watch: OnceLock::new(),
         })
     }
 }
@@ -147,7 +155,24 @@ impl Kernel for RealKernel {
     }
 
     fn observe(&self, wanted: &[Object]) -> Result<Observed, KernelError> {
-        observe::observe(&self.shared, &mut self.shared.host_space()?, wanted)
+        observe::observe(&self.shared, &mut self.shared.host_space()?, wanted, None)
+    }
+
+    fn observe_some(
+        &self,
+        wanted: &[Object],
+        containers: &BTreeSet<ContainerId>,
+    ) -> Result<Observed, KernelError> {
+        let mut host = self.shared.host_space()?;
+        observe::observe(&self.shared, &mut host, wanted, Some(containers))
+    }
+
+    fn watch(&self, sink: Box<dyn Fn(Noticed) + Send>) -> Result<(), KernelError> {
+        let watch = watch::start(&self.shared, sink)
+            .map_err(|source| KernelError::new("watch the kernel", source))?;
+        // A second one would only tell everything twice.
+        let _ = self.watch.set(watch);
+        Ok(())
     }
 
     fn facts(&self) -> Result<HostFacts, KernelError> {

@@ -331,11 +331,13 @@ impl Netlink {
 }
 
 /// One message of a datagram.
-struct Message<'a> {
-    kind: u16,
+pub(super) struct Message<'a> {
+    pub(super) kind: u16,
     flags: u16,
     seq: u32,
-    body: &'a [u8],
+    /// The socket whose request it is about; 0 is the kernel itself.
+    pub(super) port: u32,
+    pub(super) body: &'a [u8],
 }
 
 impl Message<'_> {
@@ -369,7 +371,7 @@ impl Message<'_> {
 }
 
 /// The messages of one datagram.
-struct Messages<'a>(&'a [u8]);
+pub(super) struct Messages<'a>(pub(super) &'a [u8]);
 
 impl<'a> Iterator for Messages<'a> {
     type Item = Message<'a>;
@@ -381,6 +383,7 @@ impl<'a> Iterator for Messages<'a> {
             kind: u16_at(self.0, 4)?,
             flags: u16_at(self.0, 6)?,
             seq: u32_at(self.0, 8)?,
+            port: u32_at(self.0, 12)?,
         };
         self.0 = self.0.get(len.next_multiple_of(4)..).unwrap_or_default();
         Some(message)

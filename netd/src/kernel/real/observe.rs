@@ -18,11 +18,12 @@ use crate::kernel::KernelError;
 /// The wanted objects by namespace.
 type Wanted<'a> = BTreeMap<Ns, Vec<&'a Object>>;
 
-/// Observes the host's namespace, which the calling thread is in, and those of all known sandboxes.
+/// Observes the host's namespace, which the calling thread is in, and those of all known sandboxes, or `only` of some.
 pub(super) fn observe(
     shared: &Shared,
     host: &mut Space,
     wanted: &[Object],
+    only: Option<&BTreeSet<ContainerId>>,
 ) -> Result<Observed, KernelError> {
     let mut by_ns = Wanted::new();
     for object in wanted {
@@ -44,7 +45,11 @@ pub(super) fn observe(
         Ns::Container(id) => Some(id.clone()),
     }));
     for id in containers {
-        container(shared, &id, &by_ns, &mut observed);
+        if only.is_none_or(|only| only.contains(&id)) {
+            container(shared, &id, &by_ns, &mut observed);
+        } else {
+            observed.unseen.insert(id);
+        }
     }
     Ok(observed)
 }
@@ -57,7 +62,8 @@ fn container(shared: &Shared, id: &ContainerId, wanted: &Wanted<'_>, observed: &
     let mut inside = Observed::default();
     let seen = shared.sandboxes.inside(shared.host(), id, |_| {
         let mut space = Space::open(ns.clone())
-            .map_err(|source| KernelError::new("open a netlink socket", source))?;
+            .map_err(|source| KernelError::new("open a netlink socket", source))?
+            .known_to(&shared.own_sockets);
         look(shared, &mut space, wanted, &mut inside)
     });
     match seen.and_then(|seen| seen) {
