@@ -1,11 +1,15 @@
 //! What somebody else changes, and what somebody else owns.
 
-use netd_tests::host::assert_same;
-use netd_tests::lab::{Netns, PATIENCE, Proto};
+use netd::kernel::nft::NftSocket;
+use netd_model::nft::Ruleset;
+use netd_model::{Object, Op, skeleton};
+use netd_tests::host::{Host, assert_same};
+use netd_tests::lab::{LinkChange, Netns, PATIENCE, Proto, wait_for};
+use serde_json::Value;
 
 use super::{Stage, lasting};
 
-/// `plan` names what is missing, an audit puts it back, and nothing else is touched.
+/// What somebody changes is put back by itself and told, and nothing else is touched.
 pub(super) fn changes_by_others() {
     let stage = Stage::set();
     let host = &stage.host;
@@ -17,41 +21,49 @@ pub(super) fn changes_by_others() {
         .map(|link| link.name)
         .find(|name| name.starts_with("ndv-"));
     let host_end = host_end.unwrap();
-    let flush = || {
-        use netd::kernel::nft::NftSocket;
-        use netd_model::{Object, Op, skeleton};
-        let remove = Op::Remove(Object::Ruleset(skeleton::host()));
-        host.netns
-            .run(|| NftSocket::open().unwrap().apply(&[remove]))
-            .unwrap();
-    };
-    let changes: [(&str, &str, &dyn Fn()); 6] = [
-        ("the table is gone", "inet netd", &flush),
-        ("the bridge is down", &bridge, &|| host.netns.down(&bridge)),
-        ("a port is down", &host_end, &|| host.netns.down(&host_end)),
-        ("a link is gone", &host_end, &|| {
-            host.netns.del_link(&host_end);
+    let forward = "net/ipv4/ip_forward";
+    let (netns, server) = (&host.netns, &stage.server);
+    let changes: [(&str, &str, &dyn Fn()); 12] = [
+        ("the table is gone", "inet netd", &|| {
+            remove_table(netns, skeleton::host())
         }),
-        ("the bridge is gone", &bridge, &|| {
-            host.netns.del_link(&bridge);
+        ("forwarding is off", "ip_forward", &|| {
+            netns.set_sysctl(forward, "0")
         }),
-        ("a link inside is down", "eth0", &|| {
-            stage.server.down("eth0");
+        ("the bridge is down", &bridge, &|| netns.down(&bridge)),
+        ("a port is down", &host_end, &|| netns.down(&host_end)),
+        ("a port left its bridge", &host_end, &|| {
+            netns.set_link(&host_end, LinkChange::nocontroller)
+        }),
+        ("a link is gone", &host_end, &|| netns.del_link(&host_end)),
+        ("the bridge is gone", &bridge, &|| netns.del_link(&bridge)),
+        ("a link inside is down", "eth0", &|| server.down("eth0")),
+        ("a link inside has another name", "eth0", &|| rename(server)),
+        ("lo inside is down", "lo", &|| server.down("lo")),
+        ("the default route inside is gone", "0.0.0.0/0", &|| {
+            server.del_route("0.0.0.0/0")
+        }),
+        ("the table inside is gone", "netd-dns", &|| {
+            let id = host.ok(&["inspect", "server"])["id"].clone();
+            let id = netd_model::ContainerId::parse(id.as_str().unwrap()).unwrap();
+            remove_table(server, skeleton::dns(&id));
         }),
     ];
     for (what, named, change) in changes {
+        let told = events(host).len();
         change();
-        let plan = host.plan();
-        assert!(
-            plan.iter().any(|line| line.contains(named)),
-            "{what}: {plan:#?}"
-        );
-        let audit = host.api("POST", "/v1/audit", "");
-        assert_eq!(audit.status, 200, "{what}: {audit:?}");
+        wait_for(what, PATIENCE, || {
+            events(host)[told..].iter().any(|event| {
+                event["kind"] == "repaired" && event["message"].as_str().unwrap().contains(named)
+            })
+        });
         host.assert_healthy();
         // Links that were made again have other numbers.
         let repaired = host.state();
-        if !what.ends_with("gone") {
+        if !what.contains("link is gone")
+            && !what.contains("bridge is gone")
+            && !what.contains("name")
+        {
             assert_same(what, &healthy, &repaired);
         }
         healthy = repaired;
@@ -60,6 +72,28 @@ pub(super) fn changes_by_others() {
         stage.assert_port_is_held();
     }
     host.done();
+}
+
+fn events(host: &Host) -> Vec<Value> {
+    let output = host.netctl(&["events"]);
+    assert_eq!(output.code, 0, "{output:?}");
+    let lines = output.stdout.lines();
+    lines
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+fn remove_table(netns: &Netns, ruleset: Ruleset) {
+    let remove = Op::Remove(Object::Ruleset(ruleset));
+    netns
+        .run(|| NftSocket::open().unwrap().apply(&[remove]))
+        .unwrap();
+}
+
+/// An interface can be renamed only while it is down.
+fn rename(netns: &Netns) {
+    netns.down("eth0");
+    netns.rename_link("eth0", "other0");
 }
 
 /// Names and places like ours without our mark are somebody else's.

@@ -31,7 +31,7 @@ pub use plans::{lan, pair, routed};
 pub use probe::{Answer, Conversation, Outcome, Proto};
 pub use process::Process;
 pub use wait::{PATIENCE, poll_until, wait_for};
-pub use wire::{End, veth};
+pub use wire::{End, LinkChange, veth};
 
 // What tests write next to the laboratory's own names, in the versions it was built with.
 pub use etherparse;

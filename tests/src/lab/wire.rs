@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use nix::net::if_::if_nametoindex;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags};
 use rtnetlink::packet_route::link::{InfoData, InfoVeth};
+use rtnetlink::packet_route::route::{RouteProtocol, RouteScope};
 use rtnetlink::{
     Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
 };
@@ -25,7 +26,8 @@ pub struct End<'a> {
 }
 
 /// A link message in the making, as `Netns::set_link` takes it.
-type LinkChange = LinkMessageBuilder<LinkUnspec>;
+/// What [`Netns::set_link`] changes.
+pub type LinkChange = LinkMessageBuilder<LinkUnspec>;
 
 /// Joins two namespaces with a veth pair, gives the ends their addresses, sets them up and waits
 /// until frames can flow: `veth(a.end("eth0", &["10.0.0.1/24"]), b.end("eth0", &[]))`. IPv6
@@ -90,6 +92,14 @@ impl Netns {
         });
     }
 
+    /// Gives a link, which has to be down, another name.
+    pub fn rename_link(&self, link: &str, name: &str) {
+        let message = LinkUnspec::new_with_index(self.index(link)).name(name.to_owned());
+        self.netlink(&format!("renaming {link}"), async |handle| {
+            Ok(handle.link().set(message.build()).execute().await?)
+        });
+    }
+
     /// Makes a bridge and sets it up.
     pub fn add_bridge(&self, name: &str) {
         let message = LinkBridge::new(name).up().build();
@@ -143,6 +153,19 @@ impl Netns {
             .gateway(gateway)
             .expect("one family");
         self.insert_route(&format!("{target} via {via}"), route);
+    }
+
+    /// Removes the routes to a target, `0.0.0.0/0` or `10.1.0.0/16`, from the main table.
+    pub fn del_route(&self, target: &str) {
+        let (family, _) = parse_prefix(target);
+        // Whoever made it, whatever its scope.
+        let route = route_to(target, family)
+            .protocol(RouteProtocol::Unspec)
+            .scope(RouteScope::NoWhere)
+            .build();
+        self.netlink(&format!("removing the route to {target}"), async |handle| {
+            Ok(handle.route().del(route).execute().await?)
+        });
     }
 
     /// Adds a route straight out of a link: `add_link_route("10.1.0.0/16", "wg0")`.
