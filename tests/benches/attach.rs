@@ -71,13 +71,13 @@ fn measure(host: &Host, existing: &mut Vec<Netns>, size: usize) -> Figures {
         let ops: Vec<Op> =
             serde_json::from_value(api.post("/v1/containers?dry_run=true", &body)["ops"].take())
                 .expect("a dry run has operations");
-        let before = cpu_time(host.pid());
+        let before = lab::cpu_time(host.pid());
         let attach = timed(|| drop(api.post("/v1/containers", &body)));
         let detach = timed(|| drop(api.delete("/v1/containers/measured")));
-        let used = cpu_time(host.pid()).saturating_sub(before);
-        let before = cpu_time(std::process::id());
+        let used = lab::cpu_time(host.pid()).saturating_sub(before);
+        let before = lab::cpu_time(std::process::id());
         let (floor_attach, floor_detach) = floor.pair(&sandbox, &ops);
-        let floor_used = cpu_time(std::process::id()).saturating_sub(before);
+        let floor_used = lab::cpu_time(std::process::id()).saturating_sub(before);
         if round >= 5 {
             cpu += used;
             floor_cpu += floor_used;
@@ -116,9 +116,9 @@ fn measure(host: &Host, existing: &mut Vec<Netns>, size: usize) -> Figures {
 /// Memory and CPU of a daemon that has nothing to do.
 fn at_rest(host: &Host, existing: &mut Vec<Netns>) -> (u64, f64) {
     grow(&mut Api::connect(host), existing, 100);
-    let before = cpu_time(host.pid());
+    let before = lab::cpu_time(host.pid());
     std::thread::sleep(Duration::from_secs(5));
-    let used = cpu_time(host.pid()).saturating_sub(before);
+    let used = lab::cpu_time(host.pid()).saturating_sub(before);
     (resident(host.pid()), used.as_secs_f64() * 1e3)
 }
 
@@ -336,16 +336,6 @@ fn timed(work: impl FnOnce()) -> f64 {
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
-}
-
-/// CPU of all threads, from the scheduler's own accounting (nanoseconds).
-fn cpu_time(pid: u32) -> Duration {
-    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("the daemon runs");
-    let nanos = tasks.filter_map(Result::ok).filter_map(|task| {
-        let text = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
-        text.split_whitespace().next()?.parse::<u64>().ok()
-    });
-    Duration::from_nanos(nanos.sum())
 }
 
 fn resident(pid: u32) -> u64 {

@@ -25,15 +25,15 @@ pub(super) fn changes_by_others() {
     let (netns, server) = (&host.netns, &stage.server);
     let changes: [(&str, &str, &dyn Fn()); 12] = [
         ("the table is gone", "inet netd", &|| {
-            remove_table(netns, skeleton::host())
+            remove_table(netns, skeleton::host());
         }),
         ("forwarding is off", "ip_forward", &|| {
-            netns.set_sysctl(forward, "0")
+            netns.set_sysctl(forward, "0");
         }),
         ("the bridge is down", &bridge, &|| netns.down(&bridge)),
         ("a port is down", &host_end, &|| netns.down(&host_end)),
         ("a port left its bridge", &host_end, &|| {
-            netns.set_link(&host_end, LinkChange::nocontroller)
+            netns.set_link(&host_end, LinkChange::nocontroller);
         }),
         ("a link is gone", &host_end, &|| netns.del_link(&host_end)),
         ("the bridge is gone", &bridge, &|| netns.del_link(&bridge)),
@@ -41,7 +41,7 @@ pub(super) fn changes_by_others() {
         ("a link inside has another name", "eth0", &|| rename(server)),
         ("lo inside is down", "lo", &|| server.down("lo")),
         ("the default route inside is gone", "0.0.0.0/0", &|| {
-            server.del_route("0.0.0.0/0")
+            server.del_route("0.0.0.0/0");
         }),
         ("the table inside is gone", "netd-dns", &|| {
             let id = host.ok(&["inspect", "server"])["id"].clone();

@@ -79,7 +79,7 @@ pub enum Noticed {
         /// Which it is.
         key: Key,
         /// What the kernel holds.
-        now: Option<Object>,
+        now: Option<Box<Object>>,
     },
     /// Somebody else changed something there that cannot be told more exactly.
     Place {

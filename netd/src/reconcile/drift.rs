@@ -32,7 +32,7 @@ pub(crate) type Places = BTreeMap<Ns, Option<Process>>;
 /// What was noticed and not looked at yet.
 #[derive(Debug, Default)]
 pub(crate) struct Drift {
-    seen: BTreeMap<Key, (ObjectOwner, Option<Object>)>,
+    seen: BTreeMap<Key, (ObjectOwner, Option<Box<Object>>)>,
     places: Places,
     /// Notices were lost: everything has to be looked at.
     lost: bool,
@@ -239,3 +239,6 @@ impl Owner {
         insides.collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -29,7 +29,7 @@ pub use netns::{Bound, Netns};
 pub use packet::Sniffer;
 pub use plans::{lan, pair, routed};
 pub use probe::{Answer, Conversation, Outcome, Proto};
-pub use process::Process;
+pub use process::{Process, cpu_time};
 pub use wait::{PATIENCE, poll_until, wait_for};
 pub use wire::{End, LinkChange, veth};
 

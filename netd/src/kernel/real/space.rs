@@ -14,28 +14,55 @@ use crate::kernel::nft::NftSocket;
 use crate::kernel::{KernelError, KernelErrorKind};
 
 /// Port numbers of netd's nftables sockets: notices of what they did are not of interest.
-///
-/// Those of closed sockets are kept for a while, for their notices may still come.
 #[derive(Debug, Default)]
-pub(super) struct OwnSockets(Mutex<VecDeque<u32>>);
+pub(super) struct OwnSockets(Mutex<Ports>);
 
-/// Far more than are open at a time; mostly it is one number, that of the process.
-const REMEMBERED: usize = 512;
+#[derive(Debug, Default)]
+struct Ports {
+    /// In each namespace the first socket of a process has the same number: how many there are.
+    open: HashMap<u32, usize>,
+    /// The last that were closed: notices of what they did may still come.
+    closed: VecDeque<u32>,
+}
+
+/// Sockets closed while one notice waits to be read.
+const REMEMBERED: usize = 256;
 
 impl OwnSockets {
-    /// The numbers.
-    pub(super) fn ports(&self) -> MutexGuard<'_, VecDeque<u32>> {
-        // Nothing panics while it is held; if something did, the list would still be whole.
+    fn lock(&self) -> MutexGuard<'_, Ports> {
+        // Nothing panics while it is held; if something did, the lists would still be whole.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn add(&self, port: u32) {
-        let mut ports = self.ports();
-        if !ports.contains(&port) {
-            ports.push_back(port);
+    /// Whether a request of this number came from a socket of netd's.
+    pub(super) fn holds(&self, port: u32) -> bool {
+        let ports = self.lock();
+        ports.open.contains_key(&port) || ports.closed.contains(&port)
+    }
+
+    fn opened(&self, port: u32) {
+        *self.lock().open.entry(port).or_default() += 1;
+    }
+
+    fn closed(&self, port: u32) {
+        let mut ports = self.lock();
+        let left = ports.open.get(&port).map_or(0, |count| count - 1);
+        if left > 0 {
+            ports.open.insert(port, left);
+            return;
         }
-        if ports.len() > REMEMBERED {
-            ports.pop_front();
+        ports.open.remove(&port);
+        ports.closed.push_back(port);
+        if ports.closed.len() > REMEMBERED {
+            ports.closed.pop_front();
+        }
+    }
+}
+
+impl Drop for Space {
+    fn drop(&mut self) {
+        if let (Some(own), Some(nft)) = (&self.own, &self.nft) {
+            own.closed(nft.port());
         }
     }
 }
@@ -66,11 +93,9 @@ impl Space {
     }
 
     /// Its nftables socket will be known as netd's own.
-    pub(super) fn known_to(self, own: &Arc<OwnSockets>) -> Self {
-        Self {
-            own: Some(Arc::clone(own)),
-            ..self
-        }
+    pub(super) fn known_to(mut self, own: &Arc<OwnSockets>) -> Self {
+        self.own = Some(Arc::clone(own));
+        self
     }
 
     /// The nftables socket; opened in the thread's current namespace, which has to be that of this space.
@@ -80,7 +105,7 @@ impl Space {
             empty => {
                 let nft = NftSocket::open()?;
                 if let Some(own) = &self.own {
-                    own.add(nft.port());
+                    own.opened(nft.port());
                 }
                 Ok(empty.insert(nft))
             }
@@ -147,4 +172,26 @@ fn foreign(name: &IfName) -> Refusal {
         .because(format!(
             "interface {name} carries no mark of netd and is left alone"
         ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_is_known_while_it_is_open_and_for_a_while_after() {
+        let own = OwnSockets::default();
+        own.opened(7);
+        own.opened(7);
+        for port in 0..2 * u32::try_from(REMEMBERED).unwrap() {
+            own.opened(1000 + port);
+            own.closed(1000 + port);
+            assert!(own.holds(1000 + port));
+        }
+        assert!(!own.holds(1000), "forgotten at last");
+        own.closed(7);
+        assert!(own.holds(7), "its twin is open");
+        own.closed(7);
+        assert!(own.holds(7) && own.lock().open.is_empty());
+    }
 }

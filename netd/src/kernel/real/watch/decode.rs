@@ -234,7 +234,11 @@ impl Place {
 }
 
 fn object(owner: Owner, key: Key, now: Option<Object>) -> Noticed {
-    Noticed::Object { owner, key, now }
+    Noticed::Object {
+        owner,
+        key,
+        now: now.map(Box::new),
+    }
 }
 
 /// Number and name of the process are in network byte order and as text; the number is that of the first PID namespace.
@@ -271,4 +275,74 @@ pub(super) fn container(place: &Place) -> Option<&ContainerId> {
 /// The first number of a datagram's control message.
 pub(super) fn number(bytes: &[u8]) -> Option<i32> {
     u32_at(bytes, 0).map(u32::cast_signed)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(
+            messages in prop::collection::vec((any::<u16>(), prop::collection::vec(any::<u8>(), 0..200)), 0..8),
+            container: bool,
+        ) {
+            let kinds = [RTM_NEWLINK, RTM_DELLINK, RTM_NEWADDR, RTM_DELROUTE, RTM_NEWNETCONF, NFT_MSG_NEWGEN];
+            let ns = if container {
+                Ns::Container(ContainerId::parse("c").unwrap())
+            } else {
+                Ns::Host
+            };
+            let mut place = Place::new(ns);
+            for (kind, body) in messages {
+                let known = kinds[usize::from(kind) % kinds.len()];
+                for kind in [kind, known] {
+                    place.route(kind, &body);
+                    place.table(kind, &body);
+                    ended(kind, &body);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn only_commits_to_the_own_table_are_told_with_their_maker() {
+        let attribute = |kind: u16, value: &[u8]| {
+            let mut bytes = u16::try_from(value.len() + 4)
+                .unwrap()
+                .to_ne_bytes()
+                .to_vec();
+            bytes.extend_from_slice(&kind.to_ne_bytes());
+            bytes.extend_from_slice(value);
+            bytes.resize(bytes.len().next_multiple_of(4), 0);
+            bytes
+        };
+        let body = |family: u8, attributes: &[Vec<u8>]| {
+            [&[family, 0, 0, 0][..], &attributes.concat()].concat()
+        };
+        let mut place = Place::new(Ns::Host);
+        let deletion = NFTABLES | 2;
+        let made = body(
+            0,
+            &[attribute(2, &77u32.to_be_bytes()), attribute(3, b"nft\0")],
+        );
+        for (family, name, told) in [
+            (1, &b"netd\0"[..], true),
+            (1, b"other\0", false),
+            (2, b"netd\0", false),
+        ] {
+            assert_eq!(
+                place.table(deletion, &body(family, &[attribute(1, name)])),
+                None
+            );
+            let noticed = place.table(NFT_MSG_NEWGEN, &made);
+            assert_eq!(noticed.is_some(), told, "{name:?}");
+            if let Some(Noticed::Place { by, .. }) = noticed {
+                let name = "nft".to_owned();
+                assert_eq!(by, Some(Process { pid: 77, name }));
+            }
+        }
+    }
 }

@@ -23,7 +23,6 @@ use self::decode::Place;
 use super::Shared;
 use super::link::{self, LinkView};
 use super::netlink::{Messages, Netlink, Request};
-use super::space::OwnSockets;
 use crate::kernel::Noticed;
 
 /// RTNLGRP_LINK, IPV4_IFADDR, IPV4_ROUTE, IPV6_IFADDR, IPV6_ROUTE, IPV4_NETCONF, IPV6_NETCONF, NSID.
@@ -239,11 +238,4 @@ fn receive(socket: &Socket, buffer: &mut [u8]) -> Result<(Option<i32>, usize), E
         return Err(Errno::EMSGSIZE);
     }
     Ok((nsid, message.bytes))
-}
-
-impl OwnSockets {
-    /// Whether a request of this port number came from a socket of netd's.
-    fn holds(&self, port: u32) -> bool {
-        self.ports().contains(&port)
-    }
 }
