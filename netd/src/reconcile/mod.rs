@@ -56,7 +56,11 @@ pub fn start(
     let facts = kernel
         .facts()
         .map_err(|error| Error::new(Code::KernelFailed, error))?;
-    let tools = Tools { kernel, store };
+    let tools = Tools {
+        kernel,
+        store,
+        pause: timing.pause,
+    };
     let (outcome_sender, outcomes) = mpsc::unbounded_channel();
     let pool = Pool::start(&tools, &outcome_sender)
         .map_err(|error| Error::new(Code::KernelFailed, error))?;
@@ -217,7 +221,12 @@ pub fn purge_offline(
         after,
         close,
     });
-    match (Tools { kernel, store }).run(&mut *executor, work) {
+    let tools = Tools {
+        kernel,
+        store,
+        pause: std::thread::sleep,
+    };
+    match tools.run(&mut *executor, work) {
         Outcome::Done => Ok(purged),
         other => Err(outcomes::failure(other)),
     }

@@ -32,9 +32,6 @@ use crate::state::HostState;
 /// Where an answer goes.
 pub(crate) type Reply = oneshot::Sender<Result<Answer>>;
 
-/// After a first audit that failed, how long until the next.
-const RETRY: Duration = Duration::from_secs(1);
-
 /// What one request at a time may work on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Subject {
@@ -136,6 +133,10 @@ pub struct Timing {
     pub audit: Duration,
     /// Between two looks whether the namespaces of containers are still there.
     pub sweep: Duration,
+    /// After a first audit that failed, how long until the next.
+    pub retry: Duration,
+    /// How an executor waits before it tries an operation again.
+    pub pause: fn(Duration),
 }
 
 impl Default for Timing {
@@ -143,6 +144,8 @@ impl Default for Timing {
         Self {
             audit: Duration::from_mins(5),
             sweep: Duration::from_secs(5),
+            retry: Duration::from_secs(1),
+            pause: std::thread::sleep,
         }
     }
 }
@@ -214,7 +217,7 @@ impl Owner {
                 _ = sweeps.tick() => self.start_sweep(&gone_sender),
                 Some(missing) = gone.recv() => self.after_sweep(missing),
                 // The first audit failed: nothing is served before one succeeds.
-                () = tokio::time::sleep(RETRY), if !self.ready && self.pending.is_empty() => {
+                () = tokio::time::sleep(self.timing.retry), if !self.ready && self.pending.is_empty() => {
                     self.start_audit(audit::Purpose::Repair { reply: None });
                 }
                 message = messages.recv() => match message {

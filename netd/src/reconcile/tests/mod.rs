@@ -14,7 +14,7 @@ use netd_model::{Key, Ns, Object, Op};
 use super::handle::{Answer, Handle, Request};
 use super::{Timing, start};
 use crate::kernel::fake::FakeKernel;
-use crate::kernel::faulty::{Fault, FaultyKernel};
+use crate::kernel::faulty::{Fault, Faults, FaultyKernel};
 use crate::kernel::{Kernel, Sandbox};
 use crate::state::{Memory, Store};
 
@@ -33,6 +33,8 @@ struct Lab {
 const FOREVER: Timing = Timing {
     audit: Duration::from_hours(24),
     sweep: Duration::from_hours(24),
+    retry: Duration::from_millis(1),
+    pause: |_| {},
 };
 
 impl Lab {
@@ -70,6 +72,7 @@ impl Lab {
     async fn restart(self) -> Self {
         self.owner.abort();
         let _ = self.owner.await;
+        self.kernel.process_ended();
         Self::over(self.kernel, self.store, None).await
     }
 
