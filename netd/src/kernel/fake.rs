@@ -241,7 +241,9 @@ impl Kernel for FakeKernel {
                 match sysctl.path.as_str() {
                     "net/ipv4/ip_forward" => facts.forwarding4 = sysctl.value == "1",
                     "net/ipv6/conf/all/forwarding" => facts.forwarding6 = sysctl.value == "1",
-                    _ => {}
+                    path => facts.accept_ra.retain(|name| {
+                        path != format!("net/ipv6/conf/{name}/accept_ra") || sysctl.value == "1"
+                    }),
                 }
             }
         }

@@ -117,6 +117,11 @@ impl Faults {
         state.broken = None;
     }
 
+    /// What fails again and again fails no more; a fault that is still to come comes.
+    pub fn end_of_lasting(&self) {
+        self.state().broken = None;
+    }
+
     /// The steps since the count began.
     pub fn steps(&self) -> Vec<Step> {
         self.state().steps.clone()
