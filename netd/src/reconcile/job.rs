@@ -2,6 +2,7 @@
 //!
 //! The order of steps is invariant I7: a record is written before the kernel is touched and removed after it is clean.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use netd_model::error::{Code, Error};
@@ -10,7 +11,7 @@ use netd_model::record::{Container, Network};
 use netd_model::{ContainerId, NetworkId, Object, Op};
 
 use crate::kernel::{ApplyError, Executor, Kernel, KernelError, KernelErrorKind, Sandbox};
-use crate::state::{HostState, Store};
+use crate::state::{HostState, StateError, Store};
 
 /// Names a job that is under way.
 pub(crate) type Token = u64;
@@ -22,7 +23,8 @@ pub(crate) enum Write {
     DropNetwork(NetworkId),
     Container(Box<Container>),
     DropContainer(ContainerId),
-    Host(HostState),
+    /// What was done to the host. A number orders the writes of jobs that run at the same time.
+    Host(u64, HostState),
     /// All networks and containers, damaged ones too: the end of a purge.
     Clear,
 }
@@ -89,10 +91,49 @@ pub(crate) enum Outcome {
 /// What executors work with.
 #[derive(Clone, Debug)]
 pub(crate) struct Tools {
-    pub(crate) kernel: std::sync::Arc<dyn Kernel>,
-    pub(crate) store: std::sync::Arc<dyn Store>,
+    pub(crate) kernel: Arc<dyn Kernel>,
+    pub(crate) store: Arc<dyn Store>,
     /// How to wait before an operation is tried again.
     pub(crate) pause: fn(Duration),
+    pub(crate) host: Arc<HostRecord>,
+}
+
+/// The record of the host, which requests on different subjects write at the same time.
+#[derive(Debug, Default)]
+pub(crate) struct HostRecord {
+    /// The number of the newest one written.
+    newest: Mutex<u64>,
+    saved: Mutex<Option<HostState>>,
+}
+
+impl HostRecord {
+    /// What is on record; none if that is not known.
+    pub(crate) fn saved(&self) -> Option<HostState> {
+        lock(&self.saved).clone()
+    }
+
+    pub(crate) fn set_saved(&self, state: Option<HostState>) {
+        *lock(&self.saved) = state;
+    }
+
+    fn write(&self, number: u64, state: &HostState, store: &dyn Store) -> Result<(), StateError> {
+        let mut newest = lock(&self.newest);
+        if number < *newest {
+            // A later one, which knows of this one's changes, was faster.
+            return Ok(());
+        }
+        let written = store.put_host(state);
+        self.set_saved(written.is_ok().then(|| state.clone()));
+        if written.is_ok() {
+            *newest = number;
+        }
+        written
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Each change is one assignment: a panic elsewhere leaves it whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// How long to wait before each further attempt of a list: a kernel short of memory or busy for a moment is no reason to
@@ -145,7 +186,7 @@ impl Tools {
                 Write::DropNetwork(id) => self.store.delete_network(id),
                 Write::Container(container) => self.store.put_container(container),
                 Write::DropContainer(id) => self.store.delete_container(id),
-                Write::Host(host) => self.store.put_host(host),
+                Write::Host(number, host) => self.host.write(*number, host, &*self.store),
                 Write::Clear => self.store.clear(),
             }?;
         }
@@ -165,10 +206,7 @@ impl Tools {
             Work::Unmake(unmake) => {
                 let mut failures = Vec::new();
                 if let Err(error) = self.write(&unmake.before) {
-                    return Outcome::Failed {
-                        error,
-                        clean: false,
-                    };
+                    return Outcome::Failed { error, clean: true };
                 }
                 self.apply_all(executor, &unmake.ops, &mut failures);
                 self.finish(&unmake, failures)
@@ -249,7 +287,14 @@ impl Tools {
         for (op, why) in &failures {
             tracing::error!(%op, why, "a roll-back failed: the next audit repeats it");
         }
-        failures.is_empty() && self.write(undo).is_ok()
+        let clean = failures.is_empty();
+        // What could not be taken back keeps its owner on record; a record that only shrinks does that anyway.
+        let (drops, shrinks): (Vec<Write>, Vec<Write>) = undo
+            .iter()
+            .cloned()
+            .partition(|write| matches!(write, Write::DropContainer(_) | Write::DropNetwork(_)));
+        let written = self.write(&shrinks).is_ok();
+        clean && written && self.write(&drops).is_ok()
     }
 
     /// Applies operations, leaving out each that fails.

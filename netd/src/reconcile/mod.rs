@@ -60,6 +60,7 @@ pub fn start(
         kernel,
         store,
         pause: timing.pause,
+        host: Arc::default(),
     };
     let (outcome_sender, outcomes) = mpsc::unbounded_channel();
     let pool = Pool::start(&tools, &outcome_sender)
@@ -87,6 +88,8 @@ pub fn start(
         missing: HashSet::new(),
         host_held: Vec::new(),
         predefined_saved: true,
+        host_records: 0,
+        unsaved: HashSet::new(),
         host_unknown: netd_model::record::Unknown::new(),
         started: Instant::now(),
         timing,
@@ -99,9 +102,12 @@ impl Owner {
     /// Takes over what an earlier daemon left on record.
     fn restore(&mut self, loaded: Loaded) -> Result<()> {
         self.problems = loaded.problems.iter().map(ToString::to_string).collect();
+        self.tools.host.set_saved(Some(loaded.host.clone()));
         self.host_unknown = loaded.host.unknown;
         self.world.host_changes = loaded.host.changes;
-        self.world.purged = loaded.host.purged;
+        // With records left, a purge did not come to its end: it has not happened.
+        self.world.purged =
+            loaded.host.purged && loaded.networks.is_empty() && loaded.containers.is_empty();
         for network in loaded.networks {
             self.zone
                 .update(|zone| zone.set_network(&network.id, &network.name));
@@ -119,7 +125,7 @@ impl Owner {
             self.enter_network(record)?;
         }
         for container in loaded.containers {
-            self.restore_container(container);
+            self.restore_container(container)?;
         }
         self.publish();
         Ok(())
@@ -127,7 +133,7 @@ impl Owner {
 
     /// A container is believed when its namespace is still the one on record; an attach that nobody was told of is
     /// taken back, a removal is finished.
-    fn restore_container(&mut self, mut container: Container) {
+    fn restore_container(&mut self, mut container: Container) -> Result<()> {
         let opened = self.tools.kernel.open_sandbox(Path::new(&container.netns));
         match opened {
             Ok(sandbox) if sandbox.identity == container.netns_identity => {
@@ -135,6 +141,10 @@ impl Owner {
                 if container.phase == Phase::Attaching {
                     container.phase = Phase::Detaching;
                 }
+            }
+            Err(error) if !error.is_gone() => {
+                let text = format!("container {}: {error}; it was not touched", container.name);
+                return Err(Error::new(Code::KernelFailed, text));
             }
             _ => {
                 tracing::warn!(container = %container.name, netns = container.netns, "the namespace is gone: detaching");
@@ -155,6 +165,7 @@ impl Owner {
         if attached {
             self.show(&id, None);
         }
+        Ok(())
     }
 }
 
@@ -168,7 +179,10 @@ pub fn purge_offline(
     let live = |container: &&Container| {
         kernel
             .open_sandbox(Path::new(&container.netns))
-            .is_ok_and(|sandbox| sandbox.identity == container.netns_identity)
+            .map_or_else(
+                |error| !error.is_gone(),
+                |sandbox| sandbox.identity == container.netns_identity,
+            )
     };
     let attached = loaded.containers.iter().filter(live).count();
     if attached > 0 && !force {
@@ -205,7 +219,7 @@ pub fn purge_offline(
         changes: Vec::new(),
         unknown: loaded.host.unknown,
     };
-    let after = vec![job::Write::Clear, job::Write::Host(host)];
+    let after = vec![job::Write::Host(1, host), job::Write::Clear];
     let mut changes = loaded.host.changes;
     changes.extend(desired::forgotten_changes(&changes, &observed));
     let ops = audit::purge_ops(&observed, &changes);
@@ -225,6 +239,7 @@ pub fn purge_offline(
         kernel,
         store,
         pause: std::thread::sleep,
+        host: Arc::default(),
     };
     match tools.run(&mut *executor, work) {
         Outcome::Done => Ok(purged),

@@ -57,7 +57,7 @@ pub(crate) enum Then {
     NetworksRemoved {
         ids: Vec<NetworkId>,
         prune: bool,
-        reply: Reply,
+        reply: Option<Reply>,
     },
     Attached {
         id: ContainerId,
@@ -93,6 +93,10 @@ pub(crate) enum Then {
     },
     /// The predefined network was taken out of the kernel.
     Tidied,
+    /// A container's record is as it should be.
+    Saved {
+        id: ContainerId,
+    },
 }
 
 /// A job under way.
@@ -179,9 +183,12 @@ pub(crate) struct Owner {
     pub(crate) missing: HashSet<ContainerId>,
     /// What the kernel holds of the host's share.
     pub(crate) host_held: Vec<Object>,
-    /// Whether the record of the predefined network is on disk, and that of a purge is not; until then every attach and
-    /// create writes both.
+    /// Whether the record of the predefined network is on disk; until then every attach and create writes it.
     pub(crate) predefined_saved: bool,
+    /// How many records of the host were made.
+    pub(crate) host_records: u64,
+    /// Containers whose record on disk has a network that a failed connect gave up.
+    pub(crate) unsaved: HashSet<ContainerId>,
     /// What a newer version wrote about the host.
     pub(crate) host_unknown: Unknown,
     pub(crate) started: Instant,
@@ -395,13 +402,19 @@ impl Owner {
         ops
     }
 
-    /// The record of the host's state as it is now.
-    pub(crate) fn host_state(&self) -> HostState {
-        HostState {
+    /// The record of the host's state as it is now, unless it is on disk already.
+    pub(crate) fn save_host(&mut self) -> Option<Write> {
+        let state = HostState {
             changes: self.world.host_changes.clone(),
             purged: self.world.purged,
             unknown: self.host_unknown.clone(),
-        }
+        };
+        (self.tools.host.saved().as_ref() != Some(&state)).then(|| self.host_write(state))
+    }
+
+    pub(crate) fn host_write(&mut self, state: HostState) -> Write {
+        self.host_records += 1;
+        Write::Host(self.host_records, state)
     }
 
     /// Makes sure that the predefined network is there, and that nothing is held back by an earlier purge. What has to
@@ -418,9 +431,8 @@ impl Owner {
         }
         let id = self.world.find_network(PREDEFINED)?;
         let record = self.world.network(&id).cloned();
-        let mut writes = vec![Write::Host(self.host_state())];
-        writes.extend(record.map(|record| Write::Network(Box::new(record))));
-        Ok(writes)
+        let write = record.map(|record| Write::Network(Box::new(record)));
+        Ok(write.into_iter().collect())
     }
 
     /// Puts a network into the tables.
