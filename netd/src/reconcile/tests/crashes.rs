@@ -26,6 +26,29 @@ const ERRORS: [Errno; 6] = [
     Errno::ENOBUFS,
 ];
 
+/// Pairs of crashes tried with each kind of request; `NETD_CRASH_PAIRS=all` tries all of them, in half an hour.
+const SAMPLE: usize = 25;
+const SEED: u64 = 1;
+
+/// A crash before and after each step.
+fn pairs(steps: std::ops::Range<usize>) -> Vec<(usize, Fault)> {
+    let both = |at| [(at, Fault::DieBefore), (at, Fault::DieAfter)];
+    steps.flat_map(both).collect()
+}
+
+/// Numbers that are the same in each run (Knuth's constants, the upper half).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(self.0 >> 33).unwrap() % limit
+    }
+}
+
 /// What was tried with one kind of request, and what came of it.
 struct Figures {
     right: Right,
@@ -96,56 +119,61 @@ impl Figures {
 
     /// A crash before and after each step.
     async fn crash(&mut self) {
-        for at in 0..self.steps.len() {
-            for fault in [Fault::DieBefore, Fault::DieAfter] {
-                let (machine, daemon, told) = perform(self.right.kind, at, fault).await;
-                if let Some(daemon) = daemon {
-                    daemon.end().await;
-                }
-                let next = machine.boot_well().await;
-                let result = self.right.check(&machine, next, &told).await;
-                self.enter(&format!("{fault:?} step {at}"), result);
-                self.crashes += 1;
-            }
-        }
-    }
-
-    /// Each of these crashes, and another in the recovery from it.
-    async fn crash_twice(&mut self) {
-        for at in 0..self.steps.len() {
-            for fault in [Fault::DieBefore, Fault::DieAfter] {
-                let mut second = 0;
-                while self.crash_again(at, fault, second).await {
-                    second += 1;
-                }
-            }
-        }
-    }
-
-    /// False when the recovery has no step of this number.
-    async fn crash_again(&mut self, at: usize, fault: Fault, second: usize) -> bool {
-        for again in [Fault::DieBefore, Fault::DieAfter] {
+        for (at, fault) in pairs(0..self.steps.len()) {
             let (machine, daemon, told) = perform(self.right.kind, at, fault).await;
             if let Some(daemon) = daemon {
                 daemon.end().await;
             }
-            let faults = Arc::new(Faults::default());
-            faults.arm(second, again);
-            let recovering = machine.boot(&faults).await;
-            if let Ok(daemon) = recovering {
-                daemon.end().await;
-            }
-            machine.fake.process_ended();
-            if faults.steps().len() <= second {
-                return false;
-            }
             let next = machine.boot_well().await;
-            let result = self.right.check(&machine, next, &told).await;
-            let what = format!("{fault:?} step {at}, then {again:?} step {second} of the recovery");
-            self.enter(&what, result);
+            let result = self.right.check(&machine, &next, &told).await;
+            self.enter(&format!("{fault:?} step {at}"), result);
+            self.crashes += 1;
+        }
+    }
+
+    /// One of these crashes, and another in the recovery from it: all pairs, or a sample.
+    async fn crash_twice(&mut self, sample: Option<usize>) {
+        let firsts = pairs(0..self.steps.len());
+        let Some(sample) = sample else {
+            for first in firsts {
+                let mut second = 0;
+                while self.crash_pair(first, (second, Fault::DieBefore)).await {
+                    self.crash_pair(first, (second, Fault::DieAfter)).await;
+                    second += 1;
+                }
+            }
+            return;
+        };
+        let mut random = Random(SEED);
+        while self.twice < sample {
+            let first = firsts[random.below(firsts.len())];
+            // Few recoveries are longer; where one is shorter, nothing was tried.
+            let second = pairs(0..30)[random.below(60)];
+            self.crash_pair(first, second).await;
+        }
+    }
+
+    /// False when the recovery has no step of this number.
+    async fn crash_pair(&mut self, first: (usize, Fault), second: (usize, Fault)) -> bool {
+        let (machine, daemon, told) = perform(self.right.kind, first.0, first.1).await;
+        if let Some(daemon) = daemon {
+            daemon.end().await;
+        }
+        let faults = Arc::new(Faults::default());
+        faults.arm(second.0, second.1);
+        let recovering = machine.boot(&faults).await;
+        let died = faults.is_dead();
+        if let Ok(daemon) = recovering {
+            daemon.end().await;
+        }
+        machine.fake.process_ended();
+        if died {
+            let next = machine.boot_well().await;
+            let result = self.right.check(&machine, &next, &told).await;
+            self.enter(&format!("{first:?}, in the recovery {second:?}"), result);
             self.twice += 1;
         }
-        true
+        died
     }
 
     /// Each step fails, once and for good.
@@ -171,7 +199,7 @@ impl Figures {
         let Some(daemon) = daemon else {
             // It refused to start, and is started again.
             let next = machine.boot_well().await;
-            return self.right.check(&machine, next, &told).await;
+            return self.right.check(&machine, &next, &told).await;
         };
         let step = daemon.faults.steps().get(at).cloned();
         daemon.faults.lift();
@@ -182,13 +210,13 @@ impl Figures {
         let audited = daemon.lab.handle.ask(Request::Audit, false).await;
         audited.map_err(|error| format!("the audit fails: {error}"))?;
         daemon.settle().await;
-        self.right.check(&machine, daemon, &told).await
+        self.right.check(&machine, &daemon, &told).await
     }
 
     #[expect(clippy::print_stdout, reason = "the figures are for people to read")]
     fn report(self) {
         println!(
-            "{}: {} steps, {} crashes, {} crashes in the recovery, {} failures, {} violations",
+            "{}: {} steps, {} crashes, {} pairs of crashes, {} failures, {} violations",
             self.right.kind.name(),
             self.steps.len(),
             self.crashes,
@@ -224,6 +252,8 @@ async fn matrix(kind: Kind) {
     let mut figures = Figures::new(kind).await;
     figures.crash().await;
     figures.fail().await;
+    let all = std::env::var("NETD_CRASH_PAIRS").is_ok_and(|value| value == "all");
+    figures.crash_twice((!all).then_some(SAMPLE)).await;
     figures.report();
 }
 

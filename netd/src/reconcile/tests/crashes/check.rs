@@ -2,38 +2,48 @@
 
 use std::collections::BTreeSet;
 
+use netd_model::net::Family;
+use netd_model::record::{Container, Endpoint, Network, Phase};
+
 use super::super::*;
 use super::kinds::{Kind, attach_request};
 use super::machine::{Daemon, Machine, Told};
-use crate::kernel::fake::is_of_process;
 
 /// What a user sees of a daemon, a line for each network and container; without ids drawn by chance.
 pub(super) type Seen = BTreeSet<String>;
 
 pub(super) fn seen(lab: &Lab) -> Seen {
     let snapshot = lab.handle.snapshot();
-    let mut lines = Seen::new();
-    for network in snapshot.networks() {
-        let subnets = network.subnets.iter().map(|s| s.subnet.clone());
-        // An automatic subnet of IPv6 is of a random prefix.
-        let subnets: Vec<_> = subnets.filter(|s| !s.starts_with("fd")).collect();
-        lines.insert(format!(
-            "network {} {subnets:?} {} {}",
-            network.name, network.ipv6, network.internal
-        ));
-    }
-    for container in snapshot.containers() {
+    let network = |net: api::Network| {
+        let subnets = net.subnets.into_iter().map(|s| s.subnet);
+        network_line(&net.name, subnets, net.ipv6, net.internal)
+    };
+    let container = |container: api::Container| {
         let endpoints = container.endpoints.iter();
-        let endpoints: Vec<_> = endpoints
-            .map(|e| format!("{} {:?} {} {}", e.network, e.ipv4, e.mac, e.ifname))
-            .collect();
-        let ports = container.ports.len();
-        lines.insert(format!(
-            "container {} {endpoints:?} {ports} ports",
-            container.name
-        ));
-    }
-    lines
+        let endpoints =
+            endpoints.map(|e| format!("{} {:?} {} {}", e.network, e.ipv4, e.mac, e.ifname));
+        container_line(&container.name, endpoints, container.ports.len())
+    };
+    let networks = snapshot.networks().into_iter().map(network);
+    networks
+        .chain(snapshot.containers().into_iter().map(container))
+        .collect()
+}
+
+fn network_line(
+    name: &str,
+    subnets: impl Iterator<Item = String>,
+    ipv6: bool,
+    internal: bool,
+) -> String {
+    // An automatic subnet of IPv6 is of a random prefix.
+    let subnets: Vec<_> = subnets.filter(|s| !s.starts_with("fd")).collect();
+    format!("network {name} {subnets:?} {ipv6} {internal}")
+}
+
+fn container_line(name: &str, endpoints: impl Iterator<Item = String>, ports: usize) -> String {
+    let endpoints = endpoints.collect::<Vec<_>>().join(", ");
+    format!("container {name} [{endpoints}] {ports} ports")
 }
 
 /// Names only: an address that was given back rests for a while.
@@ -86,21 +96,14 @@ impl Right {
     pub(super) async fn check(
         &self,
         machine: &Machine,
-        daemon: Daemon,
+        daemon: &Daemon,
         told: &Told,
     ) -> Result<(), String> {
         let now = seen(&daemon.lab);
         self.judge(told, &now)?;
-        whole(&daemon).await?;
-        daemon.end().await;
-        let daemon = machine.boot_well().await;
-        whole(&daemon)
-            .await
-            .map_err(|why| format!("after one more start: {why}"))?;
-        let again = seen(&daemon.lab);
-        same("one more start changes what is there", &now, &again)?;
-        self.repeat(&daemon, &now).await?;
-        empty(machine, &daemon).await
+        whole(daemon).await?;
+        self.repeat(daemon, &now).await?;
+        empty(machine, daemon).await
     }
 
     /// The same request again does what it would have done.
@@ -142,54 +145,67 @@ async fn whole(daemon: &Daemon) -> Result<(), String> {
         return Err(format!("no plan: {plan:?}"));
     };
     none("the plan is not empty", &plan.text)?;
-    let recorded = lab.store.load().unwrap();
-    let ids: Vec<String> = recorded
+    let recorded = recorded(lab);
+    same("list and records differ", &seen(lab), &recorded)?;
+    let loaded = lab.store.load().unwrap();
+    let ids: Vec<String> = loaded.containers.iter().map(|c| c.id.to_string()).collect();
+    let half = loaded
         .containers
         .iter()
-        .map(|c| c.id.to_string())
-        .collect();
-    let half = recorded
-        .containers
-        .iter()
-        .filter(|c| c.phase != netd_model::record::Phase::Attached);
-    none(
-        "records are half done",
-        &half
-            .map(|c| format!("{} {:?}", c.name, c.phase))
-            .collect::<Vec<_>>(),
-    )?;
-    let shown = lab.handle.snapshot().containers().into_iter().map(|c| c.id);
-    same("records and list differ", &ids, &shown.collect())?;
+        .filter(|c| c.phase != Phase::Attached);
+    let half: Vec<_> = half.map(|c| format!("{} {:?}", c.name, c.phase)).collect();
+    none("records are half done", &half)?;
     let held = lab.kernel.held_sandboxes();
     let held: Vec<String> = held.iter().map(ToString::to_string).collect();
     same("records and open namespaces differ", &ids, &held)?;
-    let mut networks: Vec<String> = recorded
-        .networks
-        .iter()
-        .map(|n| n.name.to_string())
-        .collect();
-    networks.sort();
-    let shown = lab.handle.snapshot().networks().into_iter().map(|n| n.name);
-    same(
-        "records and list of networks differ",
-        &networks,
-        &shown.collect(),
-    )?;
     for name in ["a", "b", "c", "d", "e"] {
-        let known = lab.zone.read().asker(&format!("id-of-{name}")).is_some();
-        let there = ids.contains(&format!("id-of-{name}"));
+        let id = format!("id-of-{name}");
+        let known = lab.zone.read().asker(&id).is_some();
         same(
-            &format!("{name} is in the DNS, but not there, or the other way round"),
-            &there,
+            &format!("records and DNS differ on {name}"),
+            &ids.contains(&id),
             &known,
         )?;
     }
     settings(lab)
 }
 
+/// What a next daemon would see, by the records.
+fn recorded(lab: &Lab) -> Seen {
+    let loaded = lab.store.load().unwrap();
+    let networks = &loaded.networks;
+    let network = |net: &Network| {
+        let subnets = net.subnets.iter().map(|s| s.subnet.to_string());
+        let ipv6 = net.subnet(Family::V6).is_some();
+        network_line(net.name.as_str(), subnets, ipv6, net.internal)
+    };
+    let container = |record: &Container| {
+        let endpoint = |e: &Endpoint| {
+            let net = networks.iter().find(|net| net.id == e.network);
+            let len = net
+                .and_then(|net| net.subnet(Family::V4))
+                .map(|s| s.subnet.len());
+            let ip = e
+                .ip(Family::V4)
+                .map(|ip| format!("{ip}/{}", len.unwrap_or(0)));
+            let name = net.map_or("?", |net| net.name.as_str());
+            format!("{name} {ip:?} {} {}", e.mac, e.ifname)
+        };
+        let endpoints = record.endpoints.iter().map(endpoint);
+        container_line(record.name.as_str(), endpoints, record.ports.len())
+    };
+    let containers = loaded.containers.iter().map(container);
+    networks.iter().map(network).chain(containers).collect()
+}
+
 /// What was changed on the host is on record.
 fn settings(lab: &Lab) -> Result<(), String> {
     let changes = lab.store.load().unwrap().host.changes;
+    same(
+        "changes shown and on record differ",
+        &lab.handle.snapshot().host_changes,
+        &changes,
+    )?;
     let held = lab.kernel.held();
     let host = held.objects.values().filter_map(|object| match object {
         Object::Sysctl(s) if s.ifname.is_none() && s.value != unchanged(&s.path) => {
@@ -257,22 +273,16 @@ fn told<T>(answer: Result<T, Error>, what: &str) -> Result<T, String> {
     answer.map_err(|error| format!("{what}: {error}"))
 }
 
-/// What the kernel holds of ours; settings only where they are not as they were.
+/// What the kernel holds of ours, but for settings of the host, which [`settings`] looks at, and for `lo`, which stays
+/// up.
 fn left(machine: &Machine, stays: impl Fn(&Object) -> bool) -> Vec<String> {
     let held = machine.fake.held();
     let left = held.objects.values().filter(|object| match object {
-        Object::Sysctl(s) => {
-            s.ifname.is_some() || (s.value != unchanged(&s.path) && !stays(object) && !is_shared(s))
-        }
+        Object::Sysctl(s) => s.ifname.is_some(),
         Object::Loopback(_) => false,
-        object => is_of_process(object) || !stays(object),
+        object => !stays(object),
     });
     left.map(ToString::to_string).collect()
-}
-
-/// Settings of the host stay until the purge.
-fn is_shared(_: &netd_model::object::Sysctl) -> bool {
-    true
 }
 
 /// Five containers fill a /29, and a sixth finds no room: no address is lost.
