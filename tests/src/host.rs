@@ -98,13 +98,18 @@ impl Host {
 
     /// Starts the daemon and waits until it is ready.
     pub fn start_daemon(&mut self) {
+        self.spawn_daemon();
+        let code = self.netctl(&["status", "--wait"]).code;
+        assert_eq!(code, 0, "netd is not ready: {}", self.log());
+    }
+
+    /// Starts the daemon and does not wait for it.
+    pub fn spawn_daemon(&mut self) {
         let command = self.netns.self_command("__netd", &self.daemon_args());
         self.daemon = Some(
             self.netns
                 .start(&format!("netd on {}", self.netns.name()), command),
         );
-        let code = self.netctl(&["status", "--wait"]).code;
-        assert_eq!(code, 0, "netd is not ready: {}", self.log());
     }
 
     fn daemon_args(&self) -> [String; 6] {

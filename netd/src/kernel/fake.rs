@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use netd_model::fake::Refusal;
 use netd_model::observed::{HostFacts, Observed};
-use netd_model::{ContainerId, Object, Op};
+use netd_model::{ContainerId, Ns, Object, Op};
 
 use super::{ApplyError, Executor, Kernel, KernelError, KernelErrorKind, Sandbox, SandboxError};
 
@@ -31,6 +31,8 @@ struct State {
     /// Namespaces that exist: path and identity.
     namespaces: BTreeMap<PathBuf, (u64, u64)>,
     sandboxes: HashMap<ContainerId, Sandbox>,
+    /// The namespace of each container that ever had a sandbox.
+    inside: HashMap<ContainerId, (PathBuf, (u64, u64))>,
     /// While set, removals of links wait: the kernel's RCU grace period, as long as a test wants it.
     hold_link_removals: bool,
     /// Removals of links asked for so far, by request.
@@ -65,9 +67,29 @@ impl FakeKernel {
             .insert(PathBuf::from(path), (1, inode));
     }
 
-    /// A namespace vanishes, with everything inside and with the links that lead there.
+    /// A namespace vanishes, with everything inside and with the links that lead there, once no sandbox keeps it.
     pub fn remove_namespace(&self, path: &str) {
-        self.state().namespaces.remove(Path::new(path));
+        let mut state = self.state();
+        state.namespaces.remove(Path::new(path));
+        state.reap();
+    }
+
+    /// The daemon's process has ended: its sockets and its hold on namespaces end with it, all else stays.
+    pub fn process_ended(&self) {
+        let mut state = self.state();
+        state
+            .observed
+            .objects
+            .retain(|_, object| !is_of_process(object));
+        state.sandboxes.clear();
+        state.reap();
+    }
+
+    /// The containers whose namespaces are held open.
+    pub fn held_sandboxes(&self) -> Vec<ContainerId> {
+        let mut ids: Vec<_> = self.state().sandboxes.keys().cloned().collect();
+        ids.sort();
+        ids
     }
 
     /// Changes the facts.
@@ -102,6 +124,59 @@ impl FakeKernel {
     }
 }
 
+impl State {
+    /// Empties the namespaces that nothing leads to and nobody holds.
+    fn reap(&mut self) {
+        let Self {
+            observed,
+            namespaces,
+            sandboxes,
+            inside,
+            ..
+        } = self;
+        inside.retain(|id, (path, identity)| {
+            let stays = sandboxes.contains_key(id) || namespaces.get(path) == Some(identity);
+            if !stays {
+                empty(observed, id);
+            }
+            stays
+        });
+    }
+
+    /// The container in whose namespace an operation works, if no sandbox leads there.
+    fn closed(&self, op: &Op) -> bool {
+        let ns = match op {
+            Op::AddPair { container, .. } => container.ns.clone(),
+            Op::Add(object) | Op::Remove(object) | Op::Change { to: object, .. } => object.ns(),
+            Op::Announce { container, .. } => Ns::Container(container.clone()),
+            Op::ForgetUdpFlows { .. } => Ns::Host,
+        };
+        matches!(ns, Ns::Container(id) if !self.sandboxes.contains_key(&id))
+    }
+}
+
+/// What lives in the daemon's process, not in the kernel.
+pub fn is_of_process(object: &Object) -> bool {
+    matches!(object, Object::HostPort(_) | Object::DnsSocket(_))
+}
+
+/// A namespace ends: what is inside, and the links that lead there.
+fn empty(observed: &mut Observed, id: &ContainerId) {
+    let ends: Vec<Object> = observed
+        .objects
+        .values()
+        .filter(|object| matches!(object, Object::Link(link) if link.owner.container() == Some(id)))
+        .cloned()
+        .collect();
+    for end in ends {
+        // A link that goes takes its peer along: it may be gone already, which is fine.
+        let _ = observed.apply(&Op::Remove(end));
+    }
+    observed
+        .objects
+        .retain(|_, object| object.ns() != Ns::Container(id.clone()));
+}
+
 impl Kernel for FakeKernel {
     fn executor(&self) -> Result<Box<dyn Executor>, KernelError> {
         Ok(Box::new(FakeExecutor {
@@ -124,11 +199,16 @@ impl Kernel for FakeKernel {
     }
 
     fn add_sandbox(&self, id: &ContainerId, sandbox: Sandbox) {
-        self.state().sandboxes.insert(id.clone(), sandbox);
+        let mut state = self.state();
+        let namespace = (sandbox.path.clone(), sandbox.identity);
+        state.inside.insert(id.clone(), namespace);
+        state.sandboxes.insert(id.clone(), sandbox);
     }
 
     fn remove_sandbox(&self, id: &ContainerId) {
-        self.state().sandboxes.remove(id);
+        let mut state = self.state();
+        state.sandboxes.remove(id);
+        state.reap();
     }
 
     fn sandbox_is_there(&self, id: &ContainerId) -> bool {
@@ -139,8 +219,18 @@ impl Kernel for FakeKernel {
             .is_some_and(|s| state.namespaces.get(&s.path) == Some(&s.identity))
     }
 
-    fn observe(&self, _wanted: &[Object]) -> Result<Observed, KernelError> {
-        Ok(self.state().observed.clone())
+    fn observe(&self, wanted: &[Object]) -> Result<Observed, KernelError> {
+        let state = self.state();
+        let closed = |object: &Object| match object.ns() {
+            Ns::Container(id) => (!state.sandboxes.contains_key(&id)).then_some(id),
+            Ns::Host => None,
+        };
+        let mut observed = state.observed.clone();
+        observed
+            .objects
+            .retain(|_, object| closed(object).is_none());
+        observed.unseen = wanted.iter().filter_map(closed).collect();
+        Ok(observed)
     }
 
     fn facts(&self) -> Result<HostFacts, KernelError> {
@@ -151,7 +241,9 @@ impl Kernel for FakeKernel {
                 match sysctl.path.as_str() {
                     "net/ipv4/ip_forward" => facts.forwarding4 = sysctl.value == "1",
                     "net/ipv6/conf/all/forwarding" => facts.forwarding6 = sysctl.value == "1",
-                    _ => {}
+                    path => facts.accept_ra.retain(|name| {
+                        path != format!("net/ipv6/conf/{name}/accept_ra") || sysctl.value == "1"
+                    }),
                 }
             }
         }
@@ -180,6 +272,14 @@ impl Executor for FakeExecutor {
                     .released
                     .wait(state)
                     .unwrap_or_else(PoisonError::into_inner);
+            }
+            if state.closed(op) {
+                let error = KernelError::new(op, io::Error::from_raw_os_error(nix::libc::ENOENT));
+                return Err(ApplyError {
+                    done,
+                    failed: Some(op.clone()),
+                    error: error.of_kind(KernelErrorKind::NoSandbox),
+                });
             }
             match state.observed.apply(op) {
                 Ok(()) => state.applied.push(op.clone()),

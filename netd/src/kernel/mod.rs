@@ -148,6 +148,23 @@ pub enum SandboxError {
     },
 }
 
+impl SandboxError {
+    /// Whether the namespace is not there any more. Any other failure, such as too many open files, says nothing of it.
+    pub fn is_gone(&self) -> bool {
+        use nix::errno::Errno;
+        match self {
+            Self::Open { source, .. } => {
+                let gone = [Errno::ENOENT, Errno::ENOTDIR, Errno::ESRCH];
+                source.kind() == io::ErrorKind::NotFound
+                    || gone
+                        .iter()
+                        .any(|errno| source.raw_os_error() == Some(*errno as i32))
+            }
+            Self::NotNetns { .. } | Self::Host { .. } => true,
+        }
+    }
+}
+
 /// What a failure means to the caller, where the error number alone does not say it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum KernelErrorKind {

@@ -7,7 +7,7 @@ use netd_model::desired;
 use netd_model::diff::{Plan, diff};
 use netd_model::error::{Code, Error};
 use netd_model::observed::Observed;
-use netd_model::record::{Container, Phase};
+use netd_model::record::{Container, Network, Phase};
 use netd_model::{ContainerId, NetworkId, Object, Op, Owner as ObjectOwner};
 use tokio::sync::mpsc;
 
@@ -138,23 +138,18 @@ impl Owner {
     fn repair(&mut self, observed: Observed, touched: &Touches, why: Why) {
         // Settings that netd made before its record was wiped, and those that a network needs and the host lost or never
         // had: they are wanted from now on.
-        let on_record = self.world.host_changes.len();
         let forgotten = desired::forgotten_changes(&self.world.host_changes, &observed);
         self.world.host_changes.extend(forgotten);
         let missing = self.world.missing_host_changes();
         self.world.host_changes.extend(missing);
-        let before = if self.world.host_changes.len() == on_record {
-            Vec::new()
-        } else {
-            vec![Write::Host(self.host_state())]
-        };
+        let before: Vec<Write> = self.save_host().into_iter().collect();
         let plan = self.audit_plan(observed, touched);
         self.orphans = plan.orphans.iter().map(ToString::to_string).collect();
         for op in &plan.ops {
             tracing::info!(%op, "repair");
         }
         let told = Box::new(shown(&plan));
-        if plan.ops.is_empty() {
+        if plan.ops.is_empty() && before.is_empty() {
             return self.audit_repaired(*told, why, Outcome::Repaired(Vec::new()));
         }
         let mut touches = Touches::default();
@@ -184,8 +179,8 @@ impl Owner {
         }
         if self.failures.is_empty() {
             self.host_held = self.world.host_objects();
-            self.finish_removals();
         }
+        self.finish_removals();
         match &why {
             Why::Drift(places, begun) => self.looked_after(places, *begun, &plan),
             // The first one makes what only a running daemon has: sockets.
@@ -242,6 +237,39 @@ impl Owner {
         for id in left {
             self.detach(id, false, None);
         }
+        let going = self.world.going().filter(|net| self.is_idle(net)).cloned();
+        let going: Vec<NetworkId> = going.map(|net| net.id).collect();
+        if !going.is_empty() {
+            self.remove_networks(going, true, false, None);
+        }
+        self.save_containers();
+    }
+
+    fn is_idle(&self, network: &Network) -> bool {
+        !self.busy.contains(&Subject::Network(network.name.clone()))
+    }
+
+    /// Writes the records that a failed connect could not put right.
+    fn save_containers(&mut self) {
+        for id in self.unsaved.clone() {
+            let record = self.world.container(&id).cloned();
+            let Some(record) = record.filter(|record| record.phase == Phase::Attached) else {
+                self.unsaved.remove(&id);
+                continue;
+            };
+            let takes = vec![
+                Subject::Container(id.clone()),
+                Subject::ContainerName(record.name.clone()),
+            ];
+            if takes.iter().any(|subject| self.busy.contains(subject)) {
+                continue;
+            }
+            let work = Work::Repair {
+                before: vec![Write::Container(Box::new(record))],
+                ops: Vec::new(),
+            };
+            self.submit(work, takes, Touches::default(), Then::Saved { id });
+        }
     }
 
     // ---- purge ----------------------------------------------------------------------------------------------------
@@ -279,7 +307,8 @@ impl Owner {
             purged: true,
             unknown: self.host_unknown.clone(),
         };
-        let after = vec![Write::Clear, Write::Host(host)];
+        // The last one decides: until the records are gone, a purge has not happened.
+        let after = vec![self.host_write(host), Write::Clear];
         let work = Work::Unmake(Unmake {
             before: Vec::new(),
             ops,

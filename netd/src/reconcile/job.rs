@@ -3,14 +3,16 @@
 //! The order of steps is invariant I7: a record is written before the kernel is touched and removed after it is clean.
 
 use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use netd_model::error::{Code, Error};
 use netd_model::observed::{HostFacts, Observed};
 use netd_model::record::{Container, Network};
 use netd_model::{ContainerId, NetworkId, Object, Op};
 
-use crate::kernel::{ApplyError, Executor, Kernel, KernelErrorKind, Sandbox};
-use crate::state::{HostState, Store};
+use crate::kernel::{ApplyError, Executor, Kernel, KernelError, KernelErrorKind, Sandbox};
+use crate::state::{HostState, StateError, Store};
 
 /// Names a job that is under way.
 pub(crate) type Token = u64;
@@ -22,7 +24,8 @@ pub(crate) enum Write {
     DropNetwork(NetworkId),
     Container(Box<Container>),
     DropContainer(ContainerId),
-    Host(HostState),
+    /// What was done to the host. A number orders the writes of jobs that run at the same time.
+    Host(u64, HostState),
     /// All networks and containers, damaged ones too: the end of a purge.
     Clear,
 }
@@ -91,11 +94,93 @@ pub(crate) enum Outcome {
 /// What executors work with.
 #[derive(Clone, Debug)]
 pub(crate) struct Tools {
-    pub(crate) kernel: std::sync::Arc<dyn Kernel>,
-    pub(crate) store: std::sync::Arc<dyn Store>,
+    pub(crate) kernel: Arc<dyn Kernel>,
+    pub(crate) store: Arc<dyn Store>,
+    /// How to wait before an operation is tried again.
+    pub(crate) pause: fn(Duration),
+    pub(crate) host: Arc<HostRecord>,
+}
+
+/// The record of the host, which requests on different subjects write at the same time.
+#[derive(Debug, Default)]
+pub(crate) struct HostRecord {
+    /// The number of the newest one written.
+    newest: Mutex<u64>,
+    saved: Mutex<Option<HostState>>,
+}
+
+impl HostRecord {
+    /// What is on record; none if that is not known.
+    pub(crate) fn saved(&self) -> Option<HostState> {
+        lock(&self.saved).clone()
+    }
+
+    pub(crate) fn set_saved(&self, state: Option<HostState>) {
+        *lock(&self.saved) = state;
+    }
+
+    fn write(&self, number: u64, state: &HostState, store: &dyn Store) -> Result<(), StateError> {
+        let mut newest = lock(&self.newest);
+        if number < *newest {
+            // A later one, which knows of this one's changes, was faster.
+            return Ok(());
+        }
+        let written = store.put_host(state);
+        self.set_saved(written.is_ok().then(|| state.clone()));
+        if written.is_ok() {
+            *newest = number;
+        }
+        written
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Each change is one assignment: a panic elsewhere leaves it whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How long to wait before each further attempt of a list: a kernel short of memory or busy for a moment is no reason to
+/// fail a request, one that stays so is.
+const WAITS: [Duration; 3] = [
+    Duration::from_millis(5),
+    Duration::from_millis(25),
+    Duration::from_millis(125),
+];
+
+/// Whether waiting can help.
+fn may_pass(error: &KernelError) -> bool {
+    let passing = [
+        nix::libc::EBUSY,
+        nix::libc::ENOBUFS,
+        nix::libc::ENOMEM,
+        nix::libc::EINTR,
+    ];
+    error.kind == KernelErrorKind::Other && error.errno().is_some_and(|no| passing.contains(&no))
 }
 
 impl Tools {
+    /// Applies a list, with another attempt where waiting can help. `waits` is what is left of [`WAITS`].
+    fn apply(
+        &self,
+        executor: &mut dyn Executor,
+        ops: &[Op],
+        waits: &mut impl Iterator<Item = Duration>,
+    ) -> Result<(), ApplyError> {
+        let mut done = 0;
+        loop {
+            let Err(failed) = executor.apply(&ops[done..]) else {
+                return Ok(());
+            };
+            done = ops.len().min(done + failed.done);
+            let wait = may_pass(&failed.error).then(|| waits.next()).flatten();
+            let Some(wait) = wait else {
+                return Err(ApplyError { done, ..failed });
+            };
+            tracing::warn!(error = %failed.error, "trying again in {wait:?}");
+            (self.pause)(wait);
+        }
+    }
+
     /// Writes records in order.
     pub(crate) fn write(&self, writes: &[Write]) -> Result<(), Error> {
         for write in writes {
@@ -104,7 +189,7 @@ impl Tools {
                 Write::DropNetwork(id) => self.store.delete_network(id),
                 Write::Container(container) => self.store.put_container(container),
                 Write::DropContainer(id) => self.store.delete_container(id),
-                Write::Host(host) => self.store.put_host(host),
+                Write::Host(number, host) => self.host.write(*number, host, &*self.store),
                 Write::Clear => self.store.clear(),
             }?;
         }
@@ -124,12 +209,9 @@ impl Tools {
             Work::Unmake(unmake) => {
                 let mut failures = Vec::new();
                 if let Err(error) = self.write(&unmake.before) {
-                    return Outcome::Failed {
-                        error,
-                        clean: false,
-                    };
+                    return Outcome::Failed { error, clean: true };
                 }
-                apply_all(executor, &unmake.ops, &mut failures);
+                self.apply_all(executor, &unmake.ops, &mut failures);
                 self.finish(&unmake, failures)
             }
             Work::Facts => match self.kernel.facts() {
@@ -145,7 +227,7 @@ impl Tools {
                     return Outcome::Failed { error, clean: true };
                 }
                 let mut failures = Vec::new();
-                apply_all(executor, &ops, &mut failures);
+                self.apply_all(executor, &ops, &mut failures);
                 Outcome::Repaired(failures)
             }
         }
@@ -181,16 +263,18 @@ impl Tools {
         let mut done = 0;
         let result = self
             .write(before)
-            .and_then(|()| match executor.apply(ops) {
-                Ok(()) => {
-                    done = ops.len();
-                    Ok(())
-                }
-                Err(failed) => {
-                    done = failed.done;
-                    Err(kernel_error(&failed))
-                }
-            })
+            .and_then(
+                |()| match self.apply(executor, ops, &mut WAITS.into_iter()) {
+                    Ok(()) => {
+                        done = ops.len();
+                        Ok(())
+                    }
+                    Err(failed) => {
+                        done = failed.done;
+                        Err(kernel_error(&failed))
+                    }
+                },
+            )
             .and_then(|()| self.write(after));
         let Err(error) = result else {
             return Outcome::Done;
@@ -205,11 +289,51 @@ impl Tools {
     fn take_back(&self, executor: &mut dyn Executor, done: &[Op], undo: &[Write]) -> bool {
         let inverse: Vec<Op> = done.iter().rev().filter_map(Op::inverse).collect();
         let mut failures = Vec::new();
-        apply_all(executor, &inverse, &mut failures);
+        self.apply_all(executor, &inverse, &mut failures);
         for (op, why) in &failures {
             tracing::error!(%op, why, "a roll-back failed: the next audit repeats it");
         }
-        failures.is_empty() && self.write(undo).is_ok()
+        let clean = failures.is_empty();
+        // What could not be taken back keeps its owner on record; a record that only shrinks does that anyway.
+        let (drops, shrinks): (Vec<Write>, Vec<Write>) = undo
+            .iter()
+            .cloned()
+            .partition(|write| matches!(write, Write::DropContainer(_) | Write::DropNetwork(_)));
+        let written = self.write(&shrinks).is_ok();
+        clean && written && self.write(&drops).is_ok()
+    }
+
+    /// Applies operations, leaving out each that fails.
+    pub(crate) fn apply_all(
+        &self,
+        executor: &mut dyn Executor,
+        ops: &[Op],
+        failures: &mut Vec<(Op, String)>,
+    ) {
+        let mut waits = WAITS.into_iter();
+        let mut rest = ops.to_vec();
+        while !rest.is_empty() {
+            let Err(failed) = self.apply(executor, &rest, &mut waits) else {
+                return;
+            };
+            rest.drain(..failed.done.min(rest.len()));
+            // An atomic batch names the culprit; without a name it is the first that is left.
+            let culprit = failed
+                .failed
+                .as_ref()
+                .and_then(|op| rest.iter().position(|other| other == op))
+                .unwrap_or(0);
+            if culprit >= rest.len() {
+                return;
+            }
+            let op = rest.remove(culprit);
+            // Without a sandbox the namespace is gone, and with it what was inside.
+            let gone =
+                failed.error.kind == KernelErrorKind::NoSandbox && matches!(op, Op::Remove(_));
+            if !gone {
+                failures.push((op, failed.error.to_string()));
+            }
+        }
     }
 
     /// The last part of a removal: records and namespaces go only when the kernel is clean.
@@ -233,32 +357,6 @@ impl Tools {
             .iter()
             .for_each(|id| self.kernel.remove_sandbox(id));
         Outcome::Done
-    }
-}
-
-/// Applies operations, leaving out each that fails.
-pub(crate) fn apply_all(executor: &mut dyn Executor, ops: &[Op], failures: &mut Vec<(Op, String)>) {
-    let mut rest = ops.to_vec();
-    while !rest.is_empty() {
-        let Err(failed) = executor.apply(&rest) else {
-            return;
-        };
-        rest.drain(..failed.done.min(rest.len()));
-        // An atomic batch names the culprit; without a name it is the first that is left.
-        let culprit = failed
-            .failed
-            .as_ref()
-            .and_then(|op| rest.iter().position(|other| other == op))
-            .unwrap_or(0);
-        if culprit >= rest.len() {
-            return;
-        }
-        let op = rest.remove(culprit);
-        // Without a sandbox the namespace is gone, and with it what was inside.
-        let gone = failed.error.kind == KernelErrorKind::NoSandbox && matches!(op, Op::Remove(_));
-        if !gone {
-            failures.push((op, failed.error.to_string()));
-        }
     }
 }
 

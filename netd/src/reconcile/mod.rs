@@ -61,7 +61,12 @@ pub fn start(
     let facts = kernel
         .facts()
         .map_err(|error| Error::new(Code::KernelFailed, error))?;
-    let tools = Tools { kernel, store };
+    let tools = Tools {
+        kernel,
+        store,
+        pause: timing.pause,
+        host: Arc::default(),
+    };
     let (outcome_sender, outcomes) = mpsc::unbounded_channel();
     let pool = Pool::start(&tools, &outcome_sender)
         .map_err(|error| Error::new(Code::KernelFailed, error))?;
@@ -97,6 +102,8 @@ pub fn start(
         missing: HashSet::new(),
         host_held: Vec::new(),
         predefined_saved: true,
+        host_records: 0,
+        unsaved: HashSet::new(),
         host_unknown: netd_model::record::Unknown::new(),
         started: Instant::now(),
         timing,
@@ -109,9 +116,12 @@ impl Owner {
     /// Takes over what an earlier daemon left on record.
     fn restore(&mut self, loaded: Loaded) -> Result<()> {
         self.problems = loaded.problems.iter().map(ToString::to_string).collect();
+        self.tools.host.set_saved(Some(loaded.host.clone()));
         self.host_unknown = loaded.host.unknown;
         self.world.host_changes = loaded.host.changes;
-        self.world.purged = loaded.host.purged;
+        // With records left, a purge did not come to its end: it has not happened.
+        self.world.purged =
+            loaded.host.purged && loaded.networks.is_empty() && loaded.containers.is_empty();
         for network in loaded.networks {
             self.zone
                 .update(|zone| zone.set_network(&network.id, &network.name));
@@ -129,7 +139,7 @@ impl Owner {
             self.enter_network(record)?;
         }
         for container in loaded.containers {
-            self.restore_container(container);
+            self.restore_container(container)?;
         }
         self.publish();
         Ok(())
@@ -137,7 +147,7 @@ impl Owner {
 
     /// A container is believed when its namespace is still the one on record; an attach that nobody was told of is
     /// taken back, a removal is finished.
-    fn restore_container(&mut self, mut container: Container) {
+    fn restore_container(&mut self, mut container: Container) -> Result<()> {
         let opened = self.tools.kernel.open_sandbox(Path::new(&container.netns));
         match opened {
             Ok(sandbox) if sandbox.identity == container.netns_identity => {
@@ -145,6 +155,10 @@ impl Owner {
                 if container.phase == Phase::Attaching {
                     container.phase = Phase::Detaching;
                 }
+            }
+            Err(error) if !error.is_gone() => {
+                let text = format!("container {}: {error}; it was not touched", container.name);
+                return Err(Error::new(Code::KernelFailed, text));
             }
             _ => {
                 tracing::warn!(container = %container.name, netns = container.netns, "the namespace is gone: detaching");
@@ -165,6 +179,7 @@ impl Owner {
         if attached {
             self.show(&id, None);
         }
+        Ok(())
     }
 }
 
@@ -178,7 +193,10 @@ pub fn purge_offline(
     let live = |container: &&Container| {
         kernel
             .open_sandbox(Path::new(&container.netns))
-            .is_ok_and(|sandbox| sandbox.identity == container.netns_identity)
+            .map_or_else(
+                |error| !error.is_gone(),
+                |sandbox| sandbox.identity == container.netns_identity,
+            )
     };
     let attached = loaded.containers.iter().filter(live).count();
     if attached > 0 && !force {
@@ -215,7 +233,7 @@ pub fn purge_offline(
         changes: Vec::new(),
         unknown: loaded.host.unknown,
     };
-    let after = vec![job::Write::Clear, job::Write::Host(host)];
+    let after = vec![job::Write::Host(1, host), job::Write::Clear];
     let mut changes = loaded.host.changes;
     changes.extend(desired::forgotten_changes(&changes, &observed));
     let ops = audit::purge_ops(&observed, &changes);
@@ -231,7 +249,13 @@ pub fn purge_offline(
         after,
         close,
     });
-    match (Tools { kernel, store }).run(&mut *executor, work) {
+    let tools = Tools {
+        kernel,
+        store,
+        pause: std::thread::sleep,
+        host: Arc::default(),
+    };
+    match tools.run(&mut *executor, work) {
         Outcome::Done => Ok(purged),
         other => Err(outcomes::failure(other)),
     }

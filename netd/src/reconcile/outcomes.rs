@@ -57,6 +57,12 @@ impl Owner {
                 }
                 other => answer(reply, Err(failure(other))),
             },
+            Then::Saved { id } => match outcome {
+                Outcome::Repaired(_) => {
+                    self.unsaved.remove(&id);
+                }
+                other => self.failures.push(failure(other).message),
+            },
             Then::Tidied => {
                 if let Outcome::Failed { error, .. } = outcome {
                     self.failures.push(error.message);
@@ -88,8 +94,10 @@ impl Owner {
                 self.leave_network(id);
                 answer(reply, Err(error));
             }
-            // Not all could be taken back: the record stays, and with it a network that can be removed again.
+            // Not all could be taken back: the record stays until an audit, or a removal, has done that.
             other => {
+                self.world.set_going(id);
+                self.network_views.remove(id);
                 self.publish();
                 answer(reply, Err(failure(other)));
             }
@@ -103,9 +111,22 @@ impl Owner {
         Ok(Answer::Network(Box::new(api::Network::clone(view))))
     }
 
-    fn networks_removed(&mut self, ids: &[NetworkId], prune: bool, outcome: Outcome, reply: Reply) {
+    fn networks_removed(
+        &mut self,
+        ids: &[NetworkId],
+        prune: bool,
+        outcome: Outcome,
+        reply: Option<Reply>,
+    ) {
         if !matches!(outcome, Outcome::Done) {
-            return answer(reply, Err(failure(outcome)));
+            // Some of it is gone: the next audit removes the rest, as with a container.
+            ids.iter().for_each(|id| self.world.set_going(id));
+            let error = failure(outcome);
+            tracing::warn!(%error, "networks could not be removed completely");
+            if let Some(reply) = reply {
+                answer(reply, Err(error));
+            }
+            return;
         }
         let names: Vec<String> = ids
             .iter()
@@ -117,14 +138,10 @@ impl Owner {
             self.tell("network_removed", name, String::new());
         }
         self.publish();
-        answer(
-            reply,
-            Ok(if prune {
-                Answer::Removed(names)
-            } else {
-                Answer::Done
-            }),
-        );
+        if let Some(reply) = reply {
+            let removed = Answer::Removed(names);
+            answer(reply, Ok(if prune { removed } else { Answer::Done }));
+        }
     }
 
     fn attach_ended(&mut self, id: &ContainerId, outcome: Outcome, reply: Reply) {
@@ -206,6 +223,9 @@ impl Owner {
         if let Err(error) = self.world.disconnect(id, network, GiveBack::Used(now)) {
             tracing::error!(%error, "a failed connect could not be forgotten");
         }
+        if !matches!(outcome, Outcome::Failed { clean: true, .. }) {
+            self.unsaved.insert(id.clone());
+        }
         self.tidy_predefined();
         self.publish();
         answer(reply, Err(failure(outcome)));
@@ -218,6 +238,10 @@ impl Owner {
         outcome: Outcome,
         reply: Reply,
     ) {
+        if let Outcome::Failed { error, clean: true } = outcome {
+            // Not even the record could be written: nothing has happened.
+            return answer(reply, Err(error));
+        }
         let now = self.now();
         let old = self.world.container(id).cloned();
         // The record without the endpoint is written: what the kernel kept is drift, which the next audit removes.

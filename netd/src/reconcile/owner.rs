@@ -35,9 +35,6 @@ use crate::state::HostState;
 /// Where an answer goes.
 pub(crate) type Reply = oneshot::Sender<Result<Answer>>;
 
-/// After a first audit that failed, how long until the next.
-const RETRY: Duration = Duration::from_secs(1);
-
 /// What one request at a time may work on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Subject {
@@ -63,7 +60,7 @@ pub(crate) enum Then {
     NetworksRemoved {
         ids: Vec<NetworkId>,
         prune: bool,
-        reply: Reply,
+        reply: Option<Reply>,
     },
     Attached {
         id: ContainerId,
@@ -99,6 +96,10 @@ pub(crate) enum Then {
     },
     /// The predefined network was taken out of the kernel.
     Tidied,
+    /// A container's record is as it should be.
+    Saved {
+        id: ContainerId,
+    },
 }
 
 /// A job under way.
@@ -151,6 +152,10 @@ pub struct Timing {
     pub audit: Duration,
     /// Between two looks whether the namespaces of containers are still there.
     pub sweep: Duration,
+    /// After a first audit that failed, how long until the next.
+    pub retry: Duration,
+    /// How an executor waits before it tries an operation again.
+    pub pause: fn(Duration),
 }
 
 impl Default for Timing {
@@ -158,6 +163,8 @@ impl Default for Timing {
         Self {
             audit: Duration::from_mins(5),
             sweep: Duration::from_secs(5),
+            retry: Duration::from_secs(1),
+            pause: std::thread::sleep,
         }
     }
 }
@@ -195,9 +202,12 @@ pub(crate) struct Owner {
     pub(crate) missing: HashSet<ContainerId>,
     /// What the kernel holds of the host's share.
     pub(crate) host_held: Vec<Object>,
-    /// Whether the record of the predefined network is on disk, and that of a purge is not; until then every attach and
-    /// create writes both.
+    /// Whether the record of the predefined network is on disk; until then every attach and create writes it.
     pub(crate) predefined_saved: bool,
+    /// How many records of the host were made.
+    pub(crate) host_records: u64,
+    /// Containers whose record on disk has a network that a failed connect gave up.
+    pub(crate) unsaved: HashSet<ContainerId>,
     /// What a newer version wrote about the host.
     pub(crate) host_unknown: Unknown,
     pub(crate) started: Instant,
@@ -235,7 +245,7 @@ impl Owner {
                 _ = sweeps.tick() => self.start_sweep(&gone_sender),
                 Some(missing) = gone.recv() => self.after_sweep(missing),
                 // The first audit failed: nothing is served before one succeeds.
-                () = tokio::time::sleep(RETRY), if !self.ready && self.pending.is_empty() => {
+                () = tokio::time::sleep(self.timing.retry), if !self.ready && self.pending.is_empty() => {
                     self.start_audit(audit::Purpose::Repair { reply: None });
                 }
                 message = messages.recv() => match message {
@@ -415,13 +425,19 @@ impl Owner {
         ops
     }
 
-    /// The record of the host's state as it is now.
-    pub(crate) fn host_state(&self) -> HostState {
-        HostState {
+    /// The record of the host's state as it is now, unless it is on disk already.
+    pub(crate) fn save_host(&mut self) -> Option<Write> {
+        let state = HostState {
             changes: self.world.host_changes.clone(),
             purged: self.world.purged,
             unknown: self.host_unknown.clone(),
-        }
+        };
+        (self.tools.host.saved().as_ref() != Some(&state)).then(|| self.host_write(state))
+    }
+
+    pub(crate) fn host_write(&mut self, state: HostState) -> Write {
+        self.host_records += 1;
+        Write::Host(self.host_records, state)
     }
 
     /// Makes sure that the predefined network is there, and that nothing is held back by an earlier purge. What has to
@@ -438,9 +454,8 @@ impl Owner {
         }
         let id = self.world.find_network(PREDEFINED)?;
         let record = self.world.network(&id).cloned();
-        let mut writes = vec![Write::Host(self.host_state())];
-        writes.extend(record.map(|record| Write::Network(Box::new(record))));
-        Ok(writes)
+        let write = record.map(|record| Write::Network(Box::new(record)));
+        Ok(write.into_iter().collect())
     }
 
     /// Puts a network into the tables.

@@ -11,7 +11,7 @@ use netd_model::{Object, Op};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::kernel::{Executor, KernelError};
-use crate::reconcile::job::{Outcome, Token, Tools, Unmake, Work, apply_all};
+use crate::reconcile::job::{Outcome, Token, Tools, Unmake, Work};
 
 /// Threads that carry jobs out. They mostly wait for the kernel, so a few more than cores do no harm.
 const EXECUTORS: usize = 3;
@@ -126,13 +126,11 @@ impl Worker {
             .take_while(|op| is_link(op))
             .count();
         if let Err(error) = self.tools.write(&unmake.before) {
-            return Some(Outcome::Failed {
-                error,
-                clean: false,
-            });
+            return Some(Outcome::Failed { error, clean: true });
         }
         let mut failures = Vec::new();
-        apply_all(&mut *self.executor, &unmake.ops[..first], &mut failures);
+        self.tools
+            .apply_all(&mut *self.executor, &unmake.ops[..first], &mut failures);
         let removal = Removal {
             token,
             unmake,
@@ -156,7 +154,8 @@ impl Worker {
                 .cloned()
                 .collect();
             let mut failures = Vec::new();
-            apply_all(&mut *self.executor, &links, &mut failures);
+            self.tools
+                .apply_all(&mut *self.executor, &links, &mut failures);
             for removal in batch {
                 self.after_links(removal, &failures);
             }
@@ -177,7 +176,8 @@ impl Worker {
                 .cloned(),
         );
         // A second link, such as the bridge of the last container, is removed here, one wait more.
-        apply_all(&mut *self.executor, &unmake.ops[rest..], &mut failures);
+        self.tools
+            .apply_all(&mut *self.executor, &unmake.ops[rest..], &mut failures);
         let outcome = self.tools.finish(&unmake, failures);
         self.report(token, outcome);
     }

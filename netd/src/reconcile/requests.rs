@@ -3,7 +3,7 @@
 use netd_model::error::{Code, Error};
 use netd_model::record::{Container, Network, Phase};
 use netd_model::request::{Attach, CreateNetwork, Join};
-use netd_model::{ContainerId, NetworkId, Object, Op};
+use netd_model::{ContainerId, NetworkId, Object, Op, desired};
 
 use netd_model::api::DryRun;
 
@@ -31,7 +31,7 @@ impl Owner {
                 let found = self.world.find_network(&reference);
                 let checked = found.and_then(|id| self.world.check_removal(&id).map(|()| id));
                 match checked {
-                    Ok(id) => self.remove_networks(vec![id], false, dry_run, reply),
+                    Ok(id) => self.remove_networks(vec![id], false, dry_run, Some(reply)),
                     Err(error) => answer(reply, Err(error)),
                 }
             }
@@ -42,7 +42,7 @@ impl Owner {
                     .filter(|net| self.is_prunable(net))
                     .map(|net| net.id.clone());
                 let ids = empty.collect();
-                self.remove_networks(ids, true, dry_run, reply);
+                self.remove_networks(ids, true, dry_run, Some(reply));
             }
             Request::Attach {
                 attach,
@@ -150,10 +150,8 @@ impl Owner {
     /// needs, the ruleset after a purge. The answer is what the kernel holds of it.
     fn with_host(&mut self, after: &mut Vec<Object>, writes: &mut Vec<Write>) -> Vec<Object> {
         let missing = self.world.missing_host_changes();
-        if !missing.is_empty() {
-            self.world.host_changes.extend(missing);
-            writes.push(Write::Host(self.host_state()));
-        }
+        self.world.host_changes.extend(missing);
+        writes.extend(self.save_host());
         let wanted = self.world.host_objects();
         if wanted == self.host_held {
             return Vec::new();
@@ -162,11 +160,22 @@ impl Owner {
         self.host_held.clone()
     }
 
-    fn remove_networks(&mut self, ids: Vec<NetworkId>, prune: bool, dry_run: bool, reply: Reply) {
-        let before = self.world.objects(&ids, []);
-        let ops = self.ops(before, &[]);
+    /// Removes networks; without a reply, those whose removal was left half done.
+    pub(crate) fn remove_networks(
+        &mut self,
+        ids: Vec<NetworkId>,
+        prune: bool,
+        dry_run: bool,
+        reply: Option<Reply>,
+    ) {
+        let records = ids.iter().filter_map(|id| self.world.network(id));
+        let before = records.flat_map(|net| desired::network(net, &self.world.facts));
+        let ops = self.ops(before.collect(), &[]);
         if dry_run {
-            return answer(reply, Ok(Answer::DryRun(DryRun::new(ops))));
+            if let Some(reply) = reply {
+                answer(reply, Ok(Answer::DryRun(DryRun::new(ops))));
+            }
+            return;
         }
         let names = ids
             .iter()

@@ -2,7 +2,7 @@
 //!
 //! [`Durable`] survives a reboot: networks, and facts about this node. [`Volatile`] does not, and need not:
 //! containers, whose namespaces a reboot ends as well. [`Disk`] is both behind the trait [`Store`]; [`Memory`] is the
-//! same trait without a disk and with faults, for tests.
+//! same trait without a disk, [`FaultyStore`] wraps one and fails or dies, for tests.
 //!
 //! **Everything here blocks.** It is called from executor threads, never from the async runtime and never by the
 //! owner task (invariant I2).
@@ -23,6 +23,7 @@ mod disk;
 mod durable;
 mod envelope;
 mod error;
+mod faulty;
 mod files;
 mod lock;
 mod memory;
@@ -37,6 +38,7 @@ pub use disk::{Disk, boot_id};
 pub use durable::{Durable, Meta};
 pub use envelope::Version;
 pub use error::{Place, Problem, StateError};
+pub use faulty::FaultyStore;
 pub use lock::RunLock;
 pub use memory::Memory;
 pub use volatile::Volatile;

@@ -14,10 +14,11 @@ use netd_model::{Key, Ns, Object, Op};
 use super::handle::{Answer, Handle, Request};
 use super::{Timing, start};
 use crate::kernel::fake::FakeKernel;
-use crate::kernel::faulty::{Fault, FaultyKernel};
+use crate::kernel::faulty::{Fault, Faults, FaultyKernel};
 use crate::kernel::{Kernel, Sandbox};
 use crate::state::{Memory, Store};
 
+mod crashes;
 mod lasting;
 mod requests;
 
@@ -33,6 +34,8 @@ struct Lab {
 const FOREVER: Timing = Timing {
     audit: Duration::from_hours(24),
     sweep: Duration::from_hours(24),
+    retry: Duration::from_millis(1),
+    pause: |_| {},
 };
 
 impl Lab {
@@ -48,28 +51,34 @@ impl Lab {
     }
 
     fn unready(fake: FakeKernel, store: Arc<Memory>, kernel: Option<Arc<dyn Kernel>>) -> Self {
-        let zone = ZoneHandle::new(Zone::default());
         let kernel: Arc<dyn Kernel> = kernel.unwrap_or_else(|| Arc::new(fake.clone()));
-        let (handle, owner) = start(
-            kernel,
-            Arc::clone(&store) as Arc<dyn Store>,
-            zone.clone(),
-            FOREVER,
-        )
-        .unwrap();
-        Self {
+        let through = Arc::clone(&store) as Arc<dyn Store>;
+        Self::through(fake, store, kernel, through).unwrap()
+    }
+
+    /// A daemon that reaches kernel and store through others.
+    fn through(
+        fake: FakeKernel,
+        memory: Arc<Memory>,
+        kernel: Arc<dyn Kernel>,
+        store: Arc<dyn Store>,
+    ) -> Result<Self, Error> {
+        let zone = ZoneHandle::new(Zone::default());
+        let (handle, owner) = start(kernel, store, zone.clone(), FOREVER)?;
+        Ok(Self {
             kernel: fake,
-            store,
+            store: memory,
             zone,
             handle,
             owner: tokio::spawn(owner),
-        }
+        })
     }
 
     /// Ends the daemon as a kill does, and starts the next one.
     async fn restart(self) -> Self {
         self.owner.abort();
         let _ = self.owner.await;
+        self.kernel.process_ended();
         Self::over(self.kernel, self.store, None).await
     }
 

@@ -154,6 +154,15 @@ impl World {
     /// Reserves one endpoint for a container that is not, or not yet with it, in the tables.
     fn join(&mut self, container: &Container, join: &Join, now: Duration) -> Result<Endpoint> {
         let id = self.find_network(&join.network)?;
+        if self.going.contains(&id) {
+            return Err(Error::new(
+                Code::NetworkNotFound,
+                format!(
+                    "network {} is being removed: choose another, or create it again when it is gone",
+                    shorten(&join.network)
+                ),
+            ));
+        }
         let Some(net) = self.networks.get_mut(&id) else {
             return Err(Error::new(
                 Code::Internal,

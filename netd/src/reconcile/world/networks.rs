@@ -213,6 +213,7 @@ impl World {
     pub(crate) fn remove_network(&mut self, id: &NetworkId) -> Option<Network> {
         let net = self.networks.remove(id)?;
         self.network_names.remove(&net.record.name);
+        self.going.remove(id);
         Some(net.record)
     }
 
@@ -266,5 +267,16 @@ impl World {
         self.networks
             .get(id)
             .is_some_and(|net| !net.record.is_predefined() || net.members.iter().any(stays))
+            && !self.going.contains(id)
+    }
+
+    /// Nothing of this network is wanted any more: it goes as soon as that can be done.
+    pub(crate) fn set_going(&mut self, id: &NetworkId) {
+        self.going.insert(id.clone());
+    }
+
+    /// The networks that could not be removed, or not be made, completely.
+    pub(crate) fn going(&self) -> impl Iterator<Item = &Network> {
+        self.going.iter().filter_map(|id| self.network(id))
     }
 }
