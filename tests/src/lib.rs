@@ -27,4 +27,5 @@
 
 pub mod host;
 pub mod lab;
+pub mod load;
 pub mod reach;
