@@ -29,3 +29,4 @@ pub mod host;
 pub mod lab;
 pub mod load;
 pub mod reach;
+pub mod soak;
