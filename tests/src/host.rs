@@ -3,7 +3,7 @@
 //! Owns the leak check: [`Host::done`] says that nothing of netd's is left but its constant ruleset.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
@@ -155,7 +155,7 @@ impl Host {
     }
 
     /// Directory of this host's files: `run`, `state`, `resolv.conf`.
-    pub fn dir(&self) -> &std::path::Path {
+    pub fn dir(&self) -> &Path {
         &self.dir
     }
 
@@ -362,26 +362,7 @@ impl Host {
 
     /// The same with a daemon that may die meanwhile: without an answer of HTTP, why.
     pub fn try_http(&self, request: &[u8]) -> Result<Answer, String> {
-        use std::io::{Read, Write};
-        let stream = std::os::unix::net::UnixStream::connect(self.socket());
-        let mut stream = stream.map_err(|error| error.to_string())?;
-        stream.set_read_timeout(Some(lab::PATIENCE)).unwrap();
-        // Whoever is refused early may find the other end closed: the answer counts.
-        let _ = stream.write_all(request);
-        let mut bytes = Vec::new();
-        let read = stream.read_to_end(&mut bytes);
-        let text = String::from_utf8_lossy(&bytes);
-        let (head, body) = text
-            .split_once("\r\n\r\n")
-            .ok_or_else(|| format!("no answer of HTTP: {read:?} {text:?}"))?;
-        Ok(Answer {
-            status: head
-                .split(' ')
-                .nth(1)
-                .and_then(|word| word.parse().ok())
-                .unwrap_or(0),
-            body: serde_json::from_str(body).unwrap_or(Value::Null),
-        })
+        exchange(&self.socket(), request)
     }
 
     /// A request to the API.
@@ -393,13 +374,7 @@ impl Host {
 
     /// The same with a daemon that may die meanwhile.
     pub fn try_api(&self, method: &str, target: &str, body: &str) -> Result<Answer, String> {
-        let length = body.len();
-        self.try_http(
-            format!(
-                "{method} {target} HTTP/1.1\r\nhost: netd\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
-            )
-            .as_bytes(),
-        )
+        request(&self.socket(), method, target, body)
     }
 
     /// What nftables holds of netd's on the host, a line for each object.
@@ -445,6 +420,38 @@ impl Host {
         }
         lines
     }
+}
+
+/// A request to the API behind a socket: without an answer of HTTP, why.
+pub fn request(socket: &Path, method: &str, target: &str, body: &str) -> Result<Answer, String> {
+    let length = body.len();
+    let text = format!(
+        "{method} {target} HTTP/1.1\r\nhost: netd\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+    );
+    exchange(socket, text.as_bytes())
+}
+
+fn exchange(socket: &Path, request: &[u8]) -> Result<Answer, String> {
+    use std::io::{Read, Write};
+    let stream = std::os::unix::net::UnixStream::connect(socket);
+    let mut stream = stream.map_err(|error| error.to_string())?;
+    stream.set_read_timeout(Some(lab::PATIENCE)).unwrap();
+    // Whoever is refused early may find the other end closed: the answer counts.
+    let _ = stream.write_all(request);
+    let mut bytes = Vec::new();
+    let read = stream.read_to_end(&mut bytes);
+    let text = String::from_utf8_lossy(&bytes);
+    let (head, body) = text
+        .split_once("\r\n\r\n")
+        .ok_or_else(|| format!("no answer of HTTP: {read:?} {text:?}"))?;
+    Ok(Answer {
+        status: head
+            .split(' ')
+            .nth(1)
+            .and_then(|word| word.parse().ok())
+            .unwrap_or(0),
+        body: serde_json::from_str(body).unwrap_or(Value::Null),
+    })
 }
 
 /// The snapshot of a namespace without what the kernel does in its own time: carriers, link-local addresses.

@@ -27,4 +27,6 @@
 
 pub mod host;
 pub mod lab;
+pub mod load;
 pub mod reach;
+pub mod soak;

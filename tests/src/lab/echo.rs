@@ -105,7 +105,7 @@ fn open(proto: Proto, address: SocketAddr) -> io::Result<Socket> {
     }
     socket.bind(&address.into())?;
     if proto == Proto::Tcp {
-        socket.listen(128)?;
+        socket.listen(1024)?;
     }
     socket.set_nonblocking(true)?;
     Ok(socket)

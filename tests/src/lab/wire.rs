@@ -122,6 +122,33 @@ impl Netns {
         });
     }
 
+    /// Removes a link that somebody else may remove at the same time; false when nothing was done.
+    pub fn try_del_link(&self, link: &str) -> bool {
+        self.try_netlink(link, async |handle, index| {
+            Ok(handle.link().del(index).execute().await?)
+        })
+    }
+
+    /// Sets a link down that somebody else may remove at the same time; false when nothing was done.
+    pub fn try_down(&self, link: &str) -> bool {
+        self.try_netlink(link, async |handle, index| {
+            let message = LinkUnspec::new_with_index(index).down().build();
+            Ok(handle.link().set(message).execute().await?)
+        })
+    }
+
+    fn try_netlink(
+        &self,
+        link: &str,
+        request: impl AsyncFnOnce(Handle, u32) -> Result<()> + Send,
+    ) -> bool {
+        let done = self.run(|| {
+            let index = if_nametoindex(link)?;
+            with_netlink(async |handle| request(handle, index).await)
+        });
+        done.is_ok()
+    }
+
     /// Index of a link; panics when there is none.
     pub fn index(&self, link: &str) -> u32 {
         let index = self.run(|| if_nametoindex(link));
