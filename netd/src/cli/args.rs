@@ -254,7 +254,11 @@ pub struct Attach {
     #[arg(long, value_name = "NET[,ip=A][,ip6=A][,mac=M][,ifname=I][,alias=A]…")]
     pub network: Vec<String>,
     /// A port to publish on the host; may be repeated
-    #[arg(short, long, value_name = "[HOSTIP:]HOSTPORT[-END]:PORT[-END][/tcp|udp]")]
+    #[arg(
+        short,
+        long,
+        value_name = "[HOSTIP:]HOSTPORT[-END]:PORT[-END][/tcp|udp]"
+    )]
     pub publish: Vec<String>,
     /// A resolver for this container; may be repeated
     #[arg(long, value_name = "IP")]

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 
 use netd_model::observed::{HostFacts, Observed};
 use netd_model::{ContainerId, Object, Op};
+use nix::errno::Errno;
 
 pub mod fake;
 pub mod faulty;
@@ -94,6 +95,33 @@ pub enum SandboxError {
         /// The path.
         path: PathBuf,
     },
+}
+
+impl SandboxError {
+    /// Whether descriptors are lacking: then the path may well be right.
+    pub fn is_lack_of_files(&self) -> bool {
+        let Self::Open { source, .. } = self else {
+            return false;
+        };
+        let errno = source.raw_os_error().map(Errno::from_raw);
+        matches!(errno, Some(Errno::EMFILE | Errno::ENFILE))
+    }
+
+    /// Whether the namespace itself may be there all the same: the path could not be looked at.
+    pub fn says_nothing(&self) -> bool {
+        let Self::Open { source, .. } = self else {
+            return false;
+        };
+        let errno = source.raw_os_error().map(Errno::from_raw);
+        let gone = [
+            Errno::ENOENT,
+            Errno::ENOTDIR,
+            Errno::ESRCH,
+            Errno::ELOOP,
+            Errno::ESTALE,
+        ];
+        errno.is_some_and(|errno| !gone.contains(&errno))
+    }
 }
 
 /// What a failure means to the caller, where the error number alone does not say it.

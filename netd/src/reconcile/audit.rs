@@ -165,8 +165,9 @@ impl Owner {
         }
         if self.failures.is_empty() {
             self.host_held = self.world.host_objects();
-            self.finish_removals();
         }
+        // Also when a repair failed: a port that somebody else holds must not keep what was detached.
+        self.finish_removals();
         if !self.ready {
             self.ready = true;
             tracing::info!(

@@ -7,7 +7,7 @@ use netd_model::observed::{HostFacts, Observed};
 use netd_model::record::{Container, Network};
 use netd_model::{ContainerId, NetworkId, Object, Op};
 
-use crate::kernel::{ApplyError, Executor, Kernel, KernelErrorKind, Sandbox};
+use crate::kernel::{ApplyError, Executor, Kernel, KernelError, KernelErrorKind, Sandbox};
 use crate::state::{HostState, Store};
 
 /// Names a job that is under way.
@@ -120,10 +120,7 @@ impl Tools {
             Work::Unmake(unmake) => {
                 let mut failures = Vec::new();
                 if let Err(error) = self.write(&unmake.before) {
-                    return Outcome::Failed {
-                        error,
-                        clean: false,
-                    };
+                    return Outcome::Failed { error, clean: true };
                 }
                 apply_all(executor, &unmake.ops, &mut failures);
                 self.finish(&unmake, failures)
@@ -172,8 +169,9 @@ impl Tools {
             self.kernel.add_sandbox(&id, sandbox);
         }
         let mut done = 0;
-        let result = self
-            .write(before)
+        let written = self.write(before);
+        let touched = written.is_ok();
+        let result = written
             .and_then(|()| match executor.apply(ops) {
                 Ok(()) => {
                     done = ops.len();
@@ -188,7 +186,8 @@ impl Tools {
         let Err(error) = result else {
             return Outcome::Done;
         };
-        let clean = self.take_back(executor, &ops[..done.min(ops.len())], undo);
+        // A record that could not be written needs no undoing; on a full disk that would fail as well.
+        let clean = self.take_back(executor, &ops[..done.min(ops.len())], undo) || !touched;
         if let Some(id) = id.filter(|_| clean) {
             self.kernel.remove_sandbox(&id);
         }
@@ -250,9 +249,32 @@ pub(crate) fn apply_all(executor: &mut dyn Executor, ops: &[Op], failures: &mut 
         // Without a sandbox the namespace is gone, and with it what was inside.
         let gone = failed.error.kind == KernelErrorKind::NoSandbox && matches!(op, Op::Remove(_));
         if !gone {
-            failures.push((op, failed.error.to_string()));
+            failures.push((op, with_remedy(&failed.error)));
         }
     }
+}
+
+/// What to do about a lack of descriptors.
+const MORE_FILES: &str = "raise netd's limit of open files (LimitNOFILE)";
+
+fn out_of_files(error: &KernelError) -> bool {
+    use nix::errno::Errno;
+    let errno = error.errno().map(Errno::from_raw);
+    matches!(errno, Some(Errno::EMFILE | Errno::ENFILE))
+}
+
+/// A failed repair or removal, with what a person can do so that the next audit succeeds.
+fn with_remedy(error: &KernelError) -> String {
+    if error.kind == KernelErrorKind::PortInUse {
+        return format!(
+            "{error}; what comes from outside still reaches the container: stop the program, which `ss -lntup` \
+             names, and the next audit takes the port"
+        );
+    }
+    if out_of_files(error) {
+        return format!("{error}; {MORE_FILES}");
+    }
+    error.to_string()
 }
 
 /// The kernel's refusal as users see it.
@@ -275,6 +297,11 @@ pub(crate) fn kernel_error(failed: &ApplyError) -> Error {
             "the bridge takes no more ports: use a second network",
         ),
         _ => (Code::KernelFailed, "everything was taken back"),
+    };
+    let (code, remedy) = if out_of_files(&failed.error) {
+        (Code::TooManyFiles, MORE_FILES)
+    } else {
+        (code, remedy)
     };
     let error = Error::new(code, format!("{}; {remedy}", failed.error));
     match failed.error.errno() {

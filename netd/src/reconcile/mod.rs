@@ -25,7 +25,7 @@ use netd_model::record::{Container, Phase};
 use netd_model::{Owner as ObjectOwner, api, desired};
 use tokio::sync::mpsc;
 
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, SandboxError};
 use crate::reconcile::handle::{Handle, Snapshot};
 use crate::reconcile::job::{Outcome, Tools, Work};
 use crate::reconcile::owner::{Owner, channel, predefined, random};
@@ -115,7 +115,7 @@ impl Owner {
             self.enter_network(record)?;
         }
         for container in loaded.containers {
-            self.restore_container(container);
+            self.restore_container(container)?;
         }
         self.publish();
         Ok(())
@@ -123,7 +123,7 @@ impl Owner {
 
     /// A container is believed when its namespace is still the one on record; an attach that nobody was told of is
     /// taken back, a removal is finished.
-    fn restore_container(&mut self, mut container: Container) {
+    fn restore_container(&mut self, mut container: Container) -> Result<()> {
         let opened = self.tools.kernel.open_sandbox(Path::new(&container.netns));
         match opened {
             Ok(sandbox) if sandbox.identity == container.netns_identity => {
@@ -132,6 +132,8 @@ impl Owner {
                     container.phase = Phase::Detaching;
                 }
             }
+            // It may be there: nothing is detached because netd could not look.
+            Err(error) if error.says_nothing() => return Err(unseen(&container, &error)),
             _ => {
                 tracing::warn!(container = %container.name, netns = container.netns, "the namespace is gone: detaching");
                 container.phase = Phase::Detaching;
@@ -151,7 +153,27 @@ impl Owner {
         if attached {
             self.show(&id, None);
         }
+        Ok(())
     }
+}
+
+/// Why a start is given up; containers keep working meanwhile.
+fn unseen(container: &Container, error: &SandboxError) -> Error {
+    let (code, remedy) = if error.is_lack_of_files() {
+        (
+            Code::TooManyFiles,
+            "raise netd's limit of open files (LimitNOFILE)",
+        )
+    } else {
+        (
+            Code::InvalidNetns,
+            "let netd open it, or end the container first",
+        )
+    };
+    Error::new(
+        code,
+        format!("container {}: {error}: {remedy}", container.name),
+    )
 }
 
 /// Removes everything of ours without a daemon: kernel objects and records. The caller holds the run-dir's lock.

@@ -5,6 +5,7 @@ use netd_model::error::{Code, Error, Result};
 use netd_model::record::{PREDEFINED, Phase};
 use netd_model::{ContainerId, NetworkId};
 
+use crate::reconcile::audit::Purpose;
 use crate::reconcile::handle::Answer;
 use crate::reconcile::job::{Outcome, Token, Unmake, Work};
 use crate::reconcile::owner::{Owner, Pending, Reply, Subject, Then, Touches};
@@ -38,7 +39,7 @@ impl Owner {
                 self.networks_removed(&ids, prune, outcome, reply);
             }
             Then::Attached { id, reply } => self.attach_ended(&id, outcome, reply),
-            Then::Detached { id, reply } => self.detach_ended(&id, outcome, reply),
+            Then::Detached { id, was, reply } => self.detach_ended(&id, was, outcome, reply),
             Then::Connected { id, network, reply } => {
                 self.connect_ended(&id, &network, outcome, reply);
             }
@@ -103,7 +104,9 @@ impl Owner {
 
     fn networks_removed(&mut self, ids: &[NetworkId], prune: bool, outcome: Outcome, reply: Reply) {
         if !matches!(outcome, Outcome::Done) {
-            return answer(reply, Err(failure(outcome)));
+            answer(reply, Err(failure(outcome)));
+            // The record is there still, so what was removed of its objects is made again.
+            return self.start_audit(Purpose::Repair { reply: None });
         }
         let names: Vec<String> = ids
             .iter()
@@ -161,7 +164,20 @@ impl Owner {
         Ok(Answer::Container(Box::new(shown)))
     }
 
-    fn detach_ended(&mut self, id: &ContainerId, outcome: Outcome, reply: Option<Reply>) {
+    fn detach_ended(
+        &mut self,
+        id: &ContainerId,
+        was: Phase,
+        outcome: Outcome,
+        reply: Option<Reply>,
+    ) {
+        if matches!(outcome, Outcome::Failed { clean: true, .. }) {
+            // The record could not be written and the kernel was not touched: the container is what it was.
+            self.world.set_phase(id, was);
+            if was == Phase::Attached {
+                self.show(id, None);
+            }
+        }
         let result = if matches!(outcome, Outcome::Done) {
             let now = self.now();
             self.container_views.remove(id);
@@ -210,6 +226,10 @@ impl Owner {
         outcome: Outcome,
         reply: Reply,
     ) {
+        // The record could not be written and the kernel was not touched.
+        if let Outcome::Failed { error, clean: true } = outcome {
+            return answer(reply, Err(error));
+        }
         let now = self.now();
         let old = self.world.container(id).cloned();
         // The record without the endpoint is written: what the kernel kept is drift, which the next audit removes.

@@ -126,10 +126,7 @@ impl Worker {
             .take_while(|op| is_link(op))
             .count();
         if let Err(error) = self.tools.write(&unmake.before) {
-            return Some(Outcome::Failed {
-                error,
-                clean: false,
-            });
+            return Some(Outcome::Failed { error, clean: true });
         }
         let mut failures = Vec::new();
         apply_all(&mut *self.executor, &unmake.ops[..first], &mut failures);
