@@ -53,7 +53,7 @@ const WALL_CLOCK: [&str; 6] = [
     "SystemTime",
     "CLOCK_REALTIME",
     "UNIX_EPOCH",
-    "chrono",
+    "chrono::",
     "time::OffsetDateTime",
     "gettimeofday",
 ];
