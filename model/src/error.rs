@@ -115,6 +115,10 @@ codes! {
     PoolExhausted = "pool_exhausted", 507, "No free address or subnet is left.";
     NetworkFull = "network_full", 507, "The bridge has as many ports as the kernel allows.";
     NotReady = "not_ready", 503, "The daemon is starting or stopping.";
+    TooManyRequests = "too_many_requests", 429, "As many requests as the daemon takes are under way; try again.";
+    RequestTimeout = "request_timeout", 408, "The client did not finish its request in time.";
+    TimedOut = "timed_out", 504, "The daemon had no answer in time; the change may still be made.";
+    TooManyFiles = "too_many_files", 507, "The limit of open files is reached; everything was rolled back.";
     StoreUnavailable = "store_unavailable", 503, "A record could not be written; nothing was changed.";
     StateDamaged = "state_damaged", 500, "A state file cannot be read; it was kept aside.";
     StateTooNew = "state_too_new", 500, "A state file was written by a newer major version.";

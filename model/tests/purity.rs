@@ -48,6 +48,16 @@ const KERNEL_WORDS: [&str; 7] = [
     "AF_NETLINK",
 ];
 
+/// The clock that an administrator, NTP or a resumed machine sets.
+const WALL_CLOCK: [&str; 6] = [
+    "SystemTime",
+    "CLOCK_REALTIME",
+    "UNIX_EPOCH",
+    "chrono::",
+    "time::OffsetDateTime",
+    "gettimeofday",
+];
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
@@ -140,6 +150,23 @@ fn only_the_kernel_seam_touches_the_kernel() {
     assert!(files.len() > 10, "the sources were not found");
     let found = offences(&files, &KERNEL_WORDS);
     assert!(found.is_empty(), "{found:#?}");
+}
+
+/// The clock on the wall jumps: quarantines, timeouts and audits go by `Instant`, which does not. The one file that may
+/// say its name compares the times of files, and reckons with none.
+#[test]
+fn the_wall_clock_is_not_used() {
+    let mut files = Vec::new();
+    for name in ["model/src", "ipam/src", "dns/src", "netd/src"] {
+        files.extend(sources(&root().join(name)));
+    }
+    let listed = root().join("netd/src/names.rs");
+    let (allowed, others): (Vec<_>, Vec<_>) =
+        files.into_iter().partition(|(path, _)| *path == listed);
+    let found = offences(&others, &WALL_CLOCK);
+    assert!(found.is_empty(), "{found:#?}");
+    let reckons = offences(&allowed, &["SystemTime::now", "UNIX_EPOCH", "elapsed()"]);
+    assert!(reckons.is_empty(), "{reckons:#?}");
 }
 
 #[test]

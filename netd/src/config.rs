@@ -36,6 +36,9 @@ pub struct Args {
     /// text or json [default: text].
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<String>,
+    /// error, warn, info, debug or trace [default: what NETD_LOG says, or info].
+    #[arg(long, value_name = "LEVEL")]
+    pub log_level: Option<String>,
 }
 
 /// The file: every flag but `--config`.
@@ -48,6 +51,7 @@ struct File {
     store: Option<String>,
     resolv_conf: Option<PathBuf>,
     log_format: Option<String>,
+    log_level: Option<String>,
 }
 
 /// How logs look.
@@ -72,9 +76,24 @@ pub struct Config {
     pub resolv_conf: PathBuf,
     /// How logs look.
     pub log_format: LogFormat,
+    /// How much is logged; without it, the environment says.
+    pub log_level: Option<String>,
 }
 
 impl Config {
+    /// The settings that differ in `new` and cannot change while the daemon runs.
+    pub fn needs_restart(&self, new: &Self) -> Vec<&'static str> {
+        [
+            ("state-dir", self.state_dir != new.state_dir),
+            ("run-dir", self.run_dir != new.run_dir),
+            ("socket", self.socket != new.socket),
+            ("log-format", self.log_format != new.log_format),
+        ]
+        .into_iter()
+        .filter_map(|(name, differs)| differs.then_some(name))
+        .collect()
+    }
+
     /// Flags over file over defaults. Reads the file, and nothing else.
     pub fn load(args: Args) -> Result<Self> {
         let file = args
@@ -92,6 +111,11 @@ impl Config {
                 .unwrap_or_else(|| run_dir.join("netd.sock")),
             resolv_conf: absolute(args.resolv_conf.or(file.resolv_conf), "/etc/resolv.conf")?,
             log_format: log_format(args.log_format.or(file.log_format).as_deref())?,
+            log_level: args
+                .log_level
+                .or(file.log_level)
+                .map(log_level)
+                .transpose()?,
             run_dir,
         };
         match args.store.or(file.store).as_deref() {
@@ -131,6 +155,15 @@ fn log_format(text: Option<&str>) -> Result<LogFormat> {
     }
 }
 
+fn log_level(text: String) -> Result<String> {
+    if ["error", "warn", "info", "debug", "trace"].contains(&text.as_str()) {
+        return Ok(text);
+    }
+    Err(invalid(format!(
+        "log-level {text:?} is unknown: use error, warn, info, debug or trace"
+    )))
+}
+
 fn invalid(message: String) -> Error {
     Error::new(Code::InvalidConfig, message)
 }
@@ -163,6 +196,7 @@ mod tests {
         for words in [
             ["--store", "etcd://h:1"],
             ["--log-format", "xml"],
+            ["--log-level", "loud"],
             ["--config", "/does/not/exist"],
         ] {
             let error = parse(&words).unwrap_err();
@@ -186,5 +220,13 @@ mod tests {
         std::fs::write(&path, "rundir = '/a'\n").unwrap();
         assert!(parse(&words).unwrap_err().message.contains("rundir"));
         std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn what_needs_a_restart_is_named() {
+        let old = parse(&["--run-dir", "/a"]).unwrap();
+        let new = parse(&["--run-dir", "/b", "--resolv-conf=/r", "--log-level=debug"]).unwrap();
+        assert_eq!(old.needs_restart(&new), ["run-dir", "socket"]);
+        assert!(old.needs_restart(&old).is_empty());
     }
 }

@@ -1,8 +1,7 @@
 //! The daemon: puts the parts together, serves until it is told to stop. Stopping removes nothing.
 
 use std::ffi::OsString;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::os::unix::net::UnixListener as StdListener;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,18 +11,22 @@ use clap::Parser as _;
 use netd_dns::{Zone, ZoneHandle};
 use netd_model::api::Purged;
 use netd_model::error::Error;
-use tokio::net::UnixListener;
 use tokio::runtime::{Builder, Runtime};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Notify;
 
-use crate::api::ApiState;
+use crate::api::{ApiState, Notices};
 use crate::cli::args::PurgeOptions;
-use crate::config::{Args, Config, LogFormat};
+use crate::config::{Args, Config};
 use crate::kernel::Kernel;
 use crate::kernel::real::{self, RealKernel};
-use crate::names::{HostResolvers, Names};
-use crate::notify::notify;
+use crate::limits::Limits;
+use crate::names::{ConfPath, HostResolvers, Names, conf_path};
+use crate::notify::{heartbeat, notify, ready, reloading, watchdog_of_environment};
+use crate::reconcile::handle::Handle;
 use crate::reconcile::{self, Timing};
+use crate::reload::{LogLevel, Reload};
+use crate::socket;
 use crate::state::{Disk, RunLock};
 
 /// How often the host's resolv.conf is looked at.
@@ -34,6 +37,8 @@ const DNS_THREADS: usize = 2;
 const STACK: usize = 512 * 1024;
 /// Descriptors that 1,000 containers need, and then some: netlink, namespace, two DNS sockets and ports for each.
 const NOFILE: u64 = 65_536;
+/// With fewer that may last, the log says so: 250 containers.
+const ENOUGH: u64 = 1000;
 
 /// Runs the daemon with these arguments, the program's name first. The exit code is that of the process.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -45,12 +50,12 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from);
         }
     };
-    let outcome = Config::load(args)
-        .map_err(anyhow::Error::from)
-        .and_then(|config| {
-            init_tracing(config.log_format);
-            run(&config)
-        });
+    // First of all, as long as nothing else can have taken the descriptor's number.
+    let outcome = socket::passed().and_then(|passed| {
+        let config = Config::load(args.clone())?;
+        let log_level = LogLevel::init(&config);
+        run(args, config, log_level, passed)
+    });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -68,63 +73,55 @@ fn report(error: &anyhow::Error) {
     eprintln!("netd: {error:#}");
 }
 
-fn init_tracing(format: LogFormat) {
-    use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::try_from_env("NETD_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(false);
-    // A second subscriber in one process: a test that runs two daemons keeps the first.
-    let _ = match format {
-        LogFormat::Text => builder.with_target(false).try_init(),
-        LogFormat::Json => builder.json().try_init(),
-    };
-}
-
-fn run(config: &Config) -> anyhow::Result<()> {
-    raise_descriptor_limit();
+fn run(
+    args: Args,
+    config: Config,
+    log_level: LogLevel,
+    passed: Option<StdListener>,
+) -> anyhow::Result<()> {
+    let limits = descriptor_limits();
     let (runtime, dns) = runtimes().context("the runtime cannot start")?;
+    let signals = {
+        let _runtime = runtime.enter();
+        Signals::receive()?
+    };
     let _lock = RunLock::acquire(&config.run_dir)?;
-    let mut resolvers = HostResolvers::new(&config.resolv_conf);
+    let resolv_conf = conf_path(&config.resolv_conf);
+    let resolvers = HostResolvers::new(Arc::clone(&resolv_conf));
     let zone = ZoneHandle::new(Zone::default());
     let names = Arc::new(Names::new(
         dns.handle().clone(),
         zone.clone(),
         resolvers.upstreams(),
     ));
-    let kernel: Arc<dyn Kernel> = Arc::new(RealKernel::new(kernel_config(config, true), names)?);
+    let kernel: Arc<dyn Kernel> =
+        Arc::new(RealKernel::new(kernel_config(&resolv_conf, true), names)?);
     let store = Arc::new(Disk::open(&config.state_dir, &config.run_dir)?);
     let (handle, owner) = reconcile::start(Arc::clone(&kernel), store, zone, Timing::default())?;
+    let notices = Notices::default();
     runtime.block_on(async {
-        let listener = listen(&config.socket)?;
+        let listener = socket::listen(passed, &config.socket)?;
+        tracing::info!(address = ?listener.local_addr(), version = env!("CARGO_PKG_VERSION"), "listening");
         tokio::spawn(owner);
-        tokio::spawn(async move {
-            loop {
-                tokio::time::sleep(RESOLV_CONF).await;
-                let refreshed = tokio::task::spawn_blocking(move || {
-                    resolvers.refresh();
-                    resolvers
-                });
-                match refreshed.await {
-                    Ok(back) => resolvers = back,
-                    Err(_) => return,
-                }
-            }
-        });
-        let ready = handle.clone();
-        tokio::spawn(async move {
-            ready.ready().await;
-            notify("READY=1");
-        });
-        tracing::info!(socket = %config.socket.display(), version = env!("CARGO_PKG_VERSION"), "listening");
-        crate::api::serve(listener, ApiState { handle, kernel }, stop()).await.context("the API stopped")
+        let reload = Reload::new(args, config, log_level, resolv_conf, notices.clone());
+        tokio::spawn(follow_resolvers(resolvers, Arc::clone(&reload.resolv_conf_changed)));
+        tokio::spawn(tell(handle.clone(), notices.clone()));
+        let stop = signals.until_stop(reload, handle.clone(), notices.clone());
+        let state = ApiState { handle, kernel, notices };
+        crate::api::serve(listener, state, limits, stop).await.context("the API stopped")
     })?;
     tracing::info!("stopped; networks and containers stay as they are");
     // Threads that wait in the kernel are not waited for: their work is on record, the next daemon finishes it.
     runtime.shutdown_timeout(Duration::from_secs(1));
     dns.shutdown_timeout(Duration::from_secs(1));
     Ok(())
+}
+
+/// Tells the service manager when netd is ready, and from then on that it lives.
+async fn tell(handle: Handle, notices: Notices) {
+    handle.ready().await;
+    notify(&ready(&handle.snapshot(), &notices));
+    heartbeat(handle, notices, watchdog_of_environment(), notify).await;
 }
 
 /// One thread for the API and the owner: a request passes from one to the other without waking anybody, which with
@@ -142,65 +139,86 @@ fn runtimes() -> std::io::Result<(Runtime, Runtime)> {
     Ok((build(&mut Builder::new_current_thread())?, dns))
 }
 
-fn kernel_config(config: &Config, daemon: bool) -> real::Config {
+fn kernel_config(resolv_conf: &ConfPath, daemon: bool) -> real::Config {
     real::Config {
-        resolv_conf: config.resolv_conf.clone(),
+        resolv_conf: Arc::clone(resolv_conf),
         daemon,
     }
 }
 
-/// The socket of the API, for its owner and the group `netd`. Membership of that group equals root.
-fn listen(path: &Path) -> anyhow::Result<UnixListener> {
-    // The run-dir's lock is ours, so a socket that is there belongs to nobody.
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            return Err(error)
-                .with_context(|| format!("old socket {} cannot be removed", path.display()));
+/// The signals that netd answers. Received from the start on: what comes earlier waits.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn receive() -> anyhow::Result<Self> {
+        let receive = |kind| signal(kind).context("signals cannot be received");
+        Ok(Self {
+            terminate: receive(SignalKind::terminate())?,
+            interrupt: receive(SignalKind::interrupt())?,
+            hangup: receive(SignalKind::hangup())?,
+        })
+    }
+
+    /// Answers SIGHUP until it is time to stop.
+    async fn until_stop(mut self, mut reload: Reload, handle: Handle, notices: Notices) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => break,
+                _ = self.interrupt.recv() => break,
+                _ = self.hangup.recv() => {
+                    // Before that READY=1 would be a lie.
+                    let was_ready = handle.snapshot().ready;
+                    if was_ready {
+                        notify(&reloading());
+                    }
+                    reload.reload().await;
+                    if was_ready {
+                        notify(&ready(&handle.snapshot(), &notices));
+                    }
+                }
+            }
         }
-        _ => {}
+        notify("STOPPING=1\nSTATUS=Stopping: requests under way are finished");
+        tracing::info!("stopping; requests under way are finished");
     }
-    let listener = UnixListener::bind(path)
-        .with_context(|| format!("socket {} cannot be made", path.display()))?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))
-        .with_context(|| format!("the mode of socket {} cannot be set", path.display()))?;
-    if let Ok(Some(group)) = nix::unistd::Group::from_name("netd") {
-        nix::unistd::chown(path, None, Some(group.gid)).with_context(|| {
-            format!(
-                "socket {} cannot be given to the group netd",
-                path.display()
-            )
-        })?;
-    }
-    Ok(listener)
 }
 
-async fn stop() {
-    let signals = (
-        signal(SignalKind::terminate()),
-        signal(SignalKind::interrupt()),
-    );
-    let (Ok(mut terminate), Ok(mut interrupt)) = signals else {
-        tracing::error!("signals cannot be received");
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+/// Reads the host's resolvers again when their file changes, or when told to look.
+async fn follow_resolvers(mut resolvers: HostResolvers, look: Arc<Notify>) {
+    loop {
+        let _ = tokio::time::timeout(RESOLV_CONF, look.notified()).await;
+        let refreshed = tokio::task::spawn_blocking(move || {
+            resolvers.refresh();
+            resolvers
+        });
+        match refreshed.await {
+            Ok(back) => resolvers = back,
+            Err(_) => return,
+        }
     }
-    notify("STOPPING=1");
 }
 
-fn raise_descriptor_limit() {
+/// Raises the limit of open files as far as is useful and allowed; what fits it is the answer.
+fn descriptor_limits() -> Limits {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
-        return;
+        return Limits::of(NOFILE);
     };
-    let wanted = NOFILE.min(hard);
-    if soft < wanted
-        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, wanted, hard)
-    {
-        tracing::warn!(%error, soft, "the limit of open files cannot be raised: about {} containers fit", soft / 4);
+    let wanted = NOFILE.min(hard).max(soft);
+    let set = setrlimit(Resource::RLIMIT_NOFILE, wanted, hard);
+    let limits = Limits::of(if set.is_ok() { wanted } else { soft });
+    if limits.lasting < ENOUGH {
+        tracing::warn!(
+            files = wanted,
+            "the limit of open files is low: about {} containers fit; raise it (LimitNOFILE)",
+            limits.lasting / 4
+        );
     }
+    limits
 }
 
 /// `netctl purge` without a daemon: takes the daemon's lock and does its work.
@@ -221,13 +239,14 @@ pub fn purge_offline(purge: &PurgeOptions) -> Result<Purged, Error> {
                 format!("the runtime cannot start: {error}"),
             )
         })?;
-    let resolvers = HostResolvers::new(&config.resolv_conf);
+    let resolv_conf = conf_path(&config.resolv_conf);
+    let resolvers = HostResolvers::new(Arc::clone(&resolv_conf));
     let names = Arc::new(Names::new(
         runtime.handle().clone(),
         zone,
         resolvers.upstreams(),
     ));
-    let kernel = RealKernel::new(kernel_config(&config, false), names)
+    let kernel = RealKernel::new(kernel_config(&resolv_conf, false), names)
         .map_err(|error| Error::new(netd_model::error::Code::KernelFailed, error))?;
     let store = Disk::open(&config.state_dir, &config.run_dir)?;
     reconcile::purge_offline(Arc::new(kernel), Arc::new(store), purge.force)

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -51,19 +52,31 @@ impl DnsSink for Names {
     }
 }
 
+/// The path of the host's resolv.conf, which a new configuration may exchange.
+pub type ConfPath = Arc<ArcSwap<PathBuf>>;
+
+/// Such a path.
+pub fn conf_path(path: &Path) -> ConfPath {
+    Arc::new(ArcSwap::from_pointee(path.to_owned()))
+}
+
+/// What tells one version of a file from the next: the path, the inode, the size, and the time of the change, which is
+/// compared and never reckoned with.
+type Version = (PathBuf, u64, u64, Option<SystemTime>);
+
 /// The host's resolvers, read again when their file changes.
 #[derive(Debug)]
 pub struct HostResolvers {
-    path: PathBuf,
-    seen: Option<SystemTime>,
+    path: ConfPath,
+    seen: Option<Version>,
     upstreams: Arc<ArcSwap<Vec<SocketAddr>>>,
 }
 
 impl HostResolvers {
     /// Reads the file for the first time. A host without one has no resolvers.
-    pub fn new(path: &Path) -> Self {
+    pub fn new(path: ConfPath) -> Self {
         let mut resolvers = Self {
-            path: path.to_owned(),
+            path,
             seen: None,
             upstreams: Arc::new(ArcSwap::from_pointee(Vec::new())),
         };
@@ -78,17 +91,27 @@ impl HostResolvers {
 
     /// Reads the file if it changed. Blocks.
     pub fn refresh(&mut self) {
-        let modified = std::fs::metadata(&self.path)
-            .and_then(|meta| meta.modified())
-            .ok();
-        if modified.is_some() && modified == self.seen {
+        let path = PathBuf::clone(&self.path.load());
+        let version = match std::fs::metadata(&path) {
+            Ok(meta) => (path, meta.ino(), meta.len(), meta.modified().ok()),
+            Err(_) => (path, 0, 0, None),
+        };
+        if self.seen.as_ref() == Some(&version) {
             return;
         }
-        self.seen = modified;
-        let text = std::fs::read(&self.path).unwrap_or_default();
+        let text = match std::fs::read(&version.0) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            // The last ones still serve, and the next look tries again.
+            Err(error) => {
+                tracing::warn!(path = %version.0.display(), %error, "the host's resolvers cannot be read");
+                return;
+            }
+        };
         let servers: Vec<IpAddr> =
             netd_dns::ResolvConf::parse(&String::from_utf8_lossy(&text)).nameservers;
-        tracing::info!(path = %self.path.display(), ?servers, "resolvers of the host");
+        tracing::info!(path = %version.0.display(), ?servers, "resolvers of the host");
+        self.seen = Some(version);
         self.upstreams.store(Arc::new(
             servers
                 .into_iter()

@@ -221,7 +221,7 @@ impl DnsSink for Sink {
 impl Floor {
     fn new(host: &Host) -> Self {
         let config = Config {
-            resolv_conf: host.dir().join("resolv.conf"),
+            resolv_conf: netd::names::conf_path(&host.dir().join("resolv.conf")),
             daemon: false,
         };
         let (kernel, executor) = host.netns.run(|| {

@@ -106,6 +106,26 @@ impl Host {
     /// Starts the daemon and does not wait for it.
     pub fn spawn_daemon(&mut self) {
         let command = self.netns.self_command("__netd", &self.daemon_args());
+        self.launch(command);
+    }
+
+    /// The same as another program of the test binary, which becomes the daemon after it has prepared something. Its
+    /// own arguments come before the daemon's.
+    pub fn start_daemon_as(&mut self, program: &str, own: &[&str]) {
+        self.launch(self.daemon_command(program, own));
+    }
+
+    /// The command of the daemon, to add to.
+    pub fn daemon_command(&self, program: &str, own: &[&str]) -> std::process::Command {
+        let args = own
+            .iter()
+            .map(ToString::to_string)
+            .chain(self.daemon_args());
+        self.netns.self_command(program, &args.collect::<Vec<_>>())
+    }
+
+    /// Starts a command as the daemon and waits until it is ready.
+    pub fn launch(&mut self, command: std::process::Command) {
         self.daemon = Some(
             self.netns
                 .start(&format!("netd on {}", self.netns.name()), command),
@@ -140,6 +160,22 @@ impl Host {
     pub fn stop_daemon(&mut self) {
         let status = self.daemon.take().expect("the daemon runs").stop();
         assert!(status.success(), "{status}");
+    }
+
+    /// Sends the daemon a signal.
+    pub fn signal_daemon(&mut self, signal: Signal) {
+        self.daemon
+            .as_mut()
+            .expect("the daemon runs")
+            .signal(signal);
+    }
+
+    /// Waits until the daemon has ended, which is how: by itself, or because it was told to.
+    pub fn daemon_ended(&mut self) -> std::process::ExitStatus {
+        self.daemon
+            .take()
+            .expect("the daemon runs")
+            .wait(lab::PATIENCE)
     }
 
     /// kill -9.
@@ -323,7 +359,12 @@ impl Host {
 
     /// Tries to start a daemon, which has to give up by itself; what it said is in the output.
     pub fn start_refused(&self) -> Output {
-        let command = self.netns.self_command("__netd", &self.daemon_args());
+        self.start_refused_as("__netd", &[])
+    }
+
+    /// The same as another program, see [`Host::start_daemon_as`].
+    pub fn start_refused_as(&self, program: &str, own: &[&str]) -> Output {
+        let command = self.daemon_command(program, own);
         let mut process = self.netns.start("refused netd", command);
         let status = process.wait(lab::PATIENCE);
         Output {

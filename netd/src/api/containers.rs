@@ -118,6 +118,10 @@ fn is_in_procfs(path: &Path) -> bool {
 }
 
 fn invalid_netns(error: &SandboxError) -> Error {
+    if error.is_lack_of_files() {
+        let text = format!("{error}: raise netd's limit of open files (LimitNOFILE)");
+        return Error::new(Code::TooManyFiles, text);
+    }
     let (path, remedy) = match error {
         SandboxError::Open { path, .. } => (
             path,

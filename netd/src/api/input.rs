@@ -1,5 +1,7 @@
 //! Paths, queries and bodies, read strictly: what is not understood is refused, never ignored (invariant I8).
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
@@ -12,6 +14,9 @@ use super::answer::Refusal;
 
 /// Most bytes of a body.
 pub const BODY_MAX: usize = 1 << 20;
+
+/// How long a client may take to send a body.
+const BODY_TIME: Duration = Duration::from_secs(10);
 
 /// Most bytes of a body that are read to be thrown away, so that the client, still writing, sees the answer.
 const DISCARD_MAX: usize = 16 << 20;
@@ -99,7 +104,12 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
     type Rejection = Refusal;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Refusal> {
-        let bytes = read(request.into_body()).await?;
+        let body = tokio::time::timeout(BODY_TIME, read(request.into_body()));
+        let bytes = body.await.map_err(|_| {
+            let seconds = BODY_TIME.as_secs();
+            let text = format!("the body did not come within {seconds} s: send the request again");
+            Error::new(Code::RequestTimeout, text).with("seconds", seconds)
+        })??;
         Ok(Self(parse(&bytes)?))
     }
 }

@@ -8,18 +8,14 @@
 //!   else answers 200. A dry run answers 200 with [`DryRun`](netd_model::api::DryRun), `DELETE` answers `{}`.
 //! - Every error, unknown paths and methods included, is `{"error":{"code","message","details"}}`.
 
-use std::future::Future;
-use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use axum::Router;
 use axum::http::{Method, Uri};
 use axum::routing::{delete, get, post};
 use netd_model::error::{Code, Error};
 use netd_model::id::shorten;
-use tokio::net::UnixListener;
-use tokio::sync::oneshot;
 
 use crate::kernel::Kernel;
 use crate::reconcile::handle::Handle;
@@ -30,15 +26,13 @@ mod events;
 pub(crate) mod find;
 mod input;
 mod networks;
+pub(crate) mod serve;
 pub(crate) mod system;
 #[cfg(test)]
 pub(crate) mod tests;
 
 pub use input::BODY_MAX;
-
-/// How long `serve` waits for running requests after the shutdown began: a client that never finishes its request
-/// must not keep the daemon alive.
-pub const GRACE: Duration = Duration::from_secs(10);
+pub use serve::{GRACE, serve};
 
 /// What the handlers need.
 #[derive(Clone, Debug)]
@@ -47,6 +41,24 @@ pub struct ApiState {
     pub handle: Handle,
     /// Opens the namespaces of attaches.
     pub kernel: Arc<dyn Kernel>,
+    /// What `status` warns of beside the owner's warnings.
+    pub notices: Notices,
+}
+
+/// Warnings about the daemon itself, such as a configuration that cannot be read.
+#[derive(Clone, Debug, Default)]
+pub struct Notices(Arc<ArcSwap<Vec<String>>>);
+
+impl Notices {
+    /// Replaces them.
+    pub fn set(&self, notices: Vec<String>) {
+        self.0.store(Arc::new(notices));
+    }
+
+    /// All of them.
+    pub fn all(&self) -> Vec<String> {
+        self.0.load().to_vec()
+    }
 }
 
 /// The routes.
@@ -85,44 +97,6 @@ pub fn router(state: ApiState) -> Router {
         .fallback(no_route)
         .method_not_allowed_fallback(no_route)
         .with_state(state)
-}
-
-/// Serves the API until `shutdown` is done; then takes no new connection, finishes running requests and returns, at
-/// the latest after [`GRACE`].
-pub async fn serve(
-    listener: UnixListener,
-    state: ApiState,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-) -> io::Result<()> {
-    serve_with_grace(listener, state, shutdown, GRACE).await
-}
-
-async fn serve_with_grace(
-    listener: UnixListener,
-    state: ApiState,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-    grace: Duration,
-) -> io::Result<()> {
-    let (begun, begins) = oneshot::channel();
-    let journal = Arc::clone(&state.handle.journal);
-    let server = axum::serve(listener, router(state)).with_graceful_shutdown(async move {
-        shutdown.await;
-        // Who follows the events would never finish.
-        journal.close();
-        // Nobody listens once the server is gone, and then nobody has to.
-        let _ = begun.send(());
-    });
-    let grace_is_over = async move {
-        let _ = begins.await;
-        tokio::time::sleep(grace).await;
-    };
-    tokio::select! {
-        done = server => done,
-        () = grace_is_over => {
-            tracing::warn!("some clients did not finish their requests in {} s", grace.as_secs());
-            Ok(())
-        }
-    }
 }
 
 async fn no_route(method: Method, uri: Uri) -> answer::Refusal {

@@ -1,5 +1,7 @@
 //! The daemon as a whole: plan, audit, status, purge, health.
 
+use std::time::Duration;
+
 use axum::extract::State;
 use axum::response::Response;
 use netd_model::api;
@@ -10,6 +12,9 @@ use super::ApiState;
 use super::answer::{Reply, done, ok};
 use super::input::{Change, Nothing, Params, Purge};
 use crate::reconcile::handle::{Request, Snapshot};
+
+/// How long `status` waits for fresh facts.
+const FRESH: Duration = Duration::from_secs(2);
 
 pub(super) async fn plan(State(state): State<ApiState>, _: Params<Nothing>) -> Reply {
     Ok(done(state.handle.ask(Request::Plan, false).await?))
@@ -32,9 +37,12 @@ pub(super) async fn status(State(state): State<ApiState>, _: Params<Nothing>) ->
     if state.handle.snapshot().ready {
         // Fresh facts, so that a chain that somebody just added is warned of. Without them the last ones do: status
         // answers in every state.
-        let _ = state.handle.ask(Request::Refresh, false).await;
+        let fresh = state.handle.ask(Request::Refresh, false);
+        let _ = tokio::time::timeout(FRESH, fresh).await;
     }
-    ok(&status_of(&state.handle.snapshot()))
+    let mut status = status_of(&state.handle.snapshot());
+    status.warnings.extend(state.notices.all());
+    ok(&status)
 }
 
 pub(crate) fn status_of(snapshot: &Snapshot) -> api::Status {

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 use netd_model::observed::{HostFacts, Observed};
 use netd_model::{ContainerId, Key, Ns, Object, Op, Owner};
+use nix::errno::Errno;
 
 pub mod fake;
 pub mod faulty;
@@ -149,19 +150,29 @@ pub enum SandboxError {
 }
 
 impl SandboxError {
-    /// Whether the namespace is not there any more. Any other failure, such as too many open files, says nothing of it.
-    pub fn is_gone(&self) -> bool {
-        use nix::errno::Errno;
-        match self {
-            Self::Open { source, .. } => {
-                let gone = [Errno::ENOENT, Errno::ENOTDIR, Errno::ESRCH];
-                source.kind() == io::ErrorKind::NotFound
-                    || gone
-                        .iter()
-                        .any(|errno| source.raw_os_error() == Some(*errno as i32))
-            }
-            Self::NotNetns { .. } | Self::Host { .. } => true,
-        }
+    /// Whether descriptors are lacking: then the path may well be right.
+    pub fn is_lack_of_files(&self) -> bool {
+        let Self::Open { source, .. } = self else {
+            return false;
+        };
+        let errno = source.raw_os_error().map(Errno::from_raw);
+        matches!(errno, Some(Errno::EMFILE | Errno::ENFILE))
+    }
+
+    /// Whether the namespace itself may be there all the same: the path could not be looked at.
+    pub fn says_nothing(&self) -> bool {
+        let Self::Open { source, .. } = self else {
+            return false;
+        };
+        let errno = source.raw_os_error().map(Errno::from_raw);
+        let gone = [
+            Errno::ENOENT,
+            Errno::ENOTDIR,
+            Errno::ESRCH,
+            Errno::ELOOP,
+            Errno::ESTALE,
+        ];
+        errno.is_some_and(|errno| !gone.contains(&errno))
     }
 }
 

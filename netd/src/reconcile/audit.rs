@@ -180,13 +180,14 @@ impl Owner {
         if self.failures.is_empty() {
             self.host_held = self.world.host_objects();
         }
-        self.finish_removals();
         match &why {
             Why::Drift(places, begun) => self.looked_after(places, *begun, &plan),
             // The first one makes what only a running daemon has: sockets.
             Why::Audit(_) if self.ready => self.record_repairs(&plan, "", None),
             Why::Audit(_) => {}
         }
+        // Also when a repair failed: a port that somebody else holds must not keep what was detached.
+        self.finish_removals();
         if !self.ready {
             self.ready = true;
             tracing::info!(

@@ -1,6 +1,7 @@
 //! What the API can ask of the owner task: messages in, snapshots out.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use netd_model::api;
@@ -11,8 +12,10 @@ use tokio::sync::{mpsc, oneshot};
 use crate::kernel::Sandbox;
 use crate::reconcile::journal::Journal;
 
-/// Most requests that may wait for the owner; one more is refused with `not_ready`.
+/// Most requests that may wait for the owner; one more is refused with `too_many_requests`.
 pub const QUEUE: usize = 1024;
+/// How long a client waits for an answer. The work goes on without it.
+const ANSWER: Duration = Duration::from_mins(2);
 
 /// One request to the owner task.
 #[derive(Debug)]
@@ -48,8 +51,10 @@ pub enum Request {
         /// The network.
         network: String,
     },
-    /// Nothing: the answer says that the owner works.
+    /// Nothing: the answer says that the first audit is done.
     Ready,
+    /// Nothing: the answer says that the owner takes messages, ready or not.
+    Alive,
     /// Read the host's facts again.
     Refresh,
     /// What the next audit would repair.
@@ -183,13 +188,29 @@ impl Handle {
                 reply,
             })
             .map_err(|error| match error {
-                mpsc::error::TrySendError::Full(_) => Error::new(
-                    Code::NotReady,
-                    format!("{QUEUE} requests are waiting already: try again later"),
-                ),
+                mpsc::error::TrySendError::Full(_) => too_many(QUEUE),
                 mpsc::error::TrySendError::Closed(_) => stopping(),
             })?;
-        answer.await.map_err(|_| stopping())?
+        let answer = tokio::time::timeout(ANSWER, answer).await;
+        let answer = answer.map_err(|_| {
+            let seconds = ANSWER.as_secs();
+            let text = format!(
+                "no answer within {seconds} s, and the change may still be made: see netctl status and netctl ps"
+            );
+            Error::new(Code::TimedOut, text).with("seconds", seconds)
+        })?;
+        answer.map_err(|_| stopping())?
+    }
+
+    /// Whether the owner takes messages, asked of the owner itself; no answer comes from one that is stuck.
+    pub async fn is_alive(&self) -> bool {
+        let (reply, answer) = oneshot::channel();
+        let message = Message {
+            request: Request::Alive,
+            dry_run: false,
+            reply,
+        };
+        self.messages.send(message).await.is_ok() && answer.await.is_ok()
     }
 
     /// Waits until the first audit is done.
@@ -202,6 +223,12 @@ impl Handle {
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.snapshot.load_full()
     }
+}
+
+/// The refusal of one request above a limit.
+pub(crate) fn too_many(limit: usize) -> Error {
+    let text = format!("{limit} requests are under way already: try again when some are answered");
+    Error::new(Code::TooManyRequests, text).with("limit", limit)
 }
 
 fn stopping() -> Error {

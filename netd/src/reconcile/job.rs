@@ -261,8 +261,14 @@ impl Tools {
             self.kernel.add_sandbox(&id, sandbox);
         }
         let mut done = 0;
-        let result = self
-            .write(before)
+        let mut writes = 0;
+        let written = before.iter().try_for_each(|write| {
+            self.write(std::slice::from_ref(write))?;
+            writes += 1;
+            Ok(())
+        });
+        let untouched = written.is_err() && writes == 0;
+        let result = written
             .and_then(
                 |()| match self.apply(executor, ops, &mut WAITS.into_iter()) {
                     Ok(()) => {
@@ -279,7 +285,8 @@ impl Tools {
         let Err(error) = result else {
             return Outcome::Done;
         };
-        let clean = self.take_back(executor, &ops[..done.min(ops.len())], undo);
+        // When not even the first record could be written there is nothing to undo; on a full disk that would fail too.
+        let clean = untouched || self.take_back(executor, &ops[..done.min(ops.len())], undo);
         if let Some(id) = id.filter(|_| clean) {
             self.kernel.remove_sandbox(&id);
         }
@@ -331,7 +338,7 @@ impl Tools {
             let gone =
                 failed.error.kind == KernelErrorKind::NoSandbox && matches!(op, Op::Remove(_));
             if !gone {
-                failures.push((op, failed.error.to_string()));
+                failures.push((op, with_remedy(&failed.error)));
             }
         }
     }
@@ -360,6 +367,29 @@ impl Tools {
     }
 }
 
+/// What to do about a lack of descriptors.
+const MORE_FILES: &str = "raise netd's limit of open files (LimitNOFILE)";
+
+fn out_of_files(error: &KernelError) -> bool {
+    use nix::errno::Errno;
+    let errno = error.errno().map(Errno::from_raw);
+    matches!(errno, Some(Errno::EMFILE | Errno::ENFILE))
+}
+
+/// A failed repair or removal, with what a person can do so that the next audit succeeds.
+fn with_remedy(error: &KernelError) -> String {
+    if error.kind == KernelErrorKind::PortInUse {
+        return format!(
+            "{error}; what comes from outside still reaches the container: stop the program, which `ss -lntup` \
+             names, and the next audit takes the port"
+        );
+    }
+    if out_of_files(error) {
+        return format!("{error}; {MORE_FILES}");
+    }
+    error.to_string()
+}
+
 /// The kernel's refusal as users see it.
 pub(crate) fn kernel_error(failed: &ApplyError) -> Error {
     let (code, remedy) = match failed.error.kind {
@@ -380,6 +410,11 @@ pub(crate) fn kernel_error(failed: &ApplyError) -> Error {
             "the bridge takes no more ports: use a second network",
         ),
         _ => (Code::KernelFailed, "everything was taken back"),
+    };
+    let (code, remedy) = if out_of_files(&failed.error) {
+        (Code::TooManyFiles, MORE_FILES)
+    } else {
+        (code, remedy)
     };
     let error = Error::new(code, format!("{}; {remedy}", failed.error));
     match failed.error.errno() {

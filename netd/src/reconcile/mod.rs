@@ -28,7 +28,7 @@ use netd_model::record::{Container, Phase};
 use netd_model::{Owner as ObjectOwner, api, desired};
 use tokio::sync::mpsc;
 
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, SandboxError};
 use crate::reconcile::drift::Drift;
 use crate::reconcile::handle::{Handle, Snapshot};
 use crate::reconcile::job::{Outcome, Tools, Work};
@@ -156,10 +156,8 @@ impl Owner {
                     container.phase = Phase::Detaching;
                 }
             }
-            Err(error) if !error.is_gone() => {
-                let text = format!("container {}: {error}; it was not touched", container.name);
-                return Err(Error::new(Code::KernelFailed, text));
-            }
+            // It may be there: nothing is detached because netd could not look.
+            Err(error) if error.says_nothing() => return Err(unseen(&container, &error)),
             _ => {
                 tracing::warn!(container = %container.name, netns = container.netns, "the namespace is gone: detaching");
                 container.phase = Phase::Detaching;
@@ -183,6 +181,25 @@ impl Owner {
     }
 }
 
+/// Why a start is given up; containers keep working meanwhile.
+fn unseen(container: &Container, error: &SandboxError) -> Error {
+    let (code, remedy) = if error.is_lack_of_files() {
+        (
+            Code::TooManyFiles,
+            "raise netd's limit of open files (LimitNOFILE)",
+        )
+    } else {
+        (
+            Code::InvalidNetns,
+            "let netd open it, or end the container first",
+        )
+    };
+    Error::new(
+        code,
+        format!("container {}: {error}: {remedy}", container.name),
+    )
+}
+
 /// Removes everything of ours without a daemon: kernel objects and records. The caller holds the run-dir's lock.
 pub fn purge_offline(
     kernel: Arc<dyn Kernel>,
@@ -194,7 +211,7 @@ pub fn purge_offline(
         kernel
             .open_sandbox(Path::new(&container.netns))
             .map_or_else(
-                |error| !error.is_gone(),
+                |error| error.says_nothing(),
                 |sandbox| sandbox.identity == container.netns_identity,
             )
     };

@@ -39,7 +39,7 @@ impl Owner {
                 self.networks_removed(&ids, prune, outcome, reply);
             }
             Then::Attached { id, reply } => self.attach_ended(&id, outcome, reply),
-            Then::Detached { id, reply } => self.detach_ended(&id, outcome, reply),
+            Then::Detached { id, was, reply } => self.detach_ended(&id, was, outcome, reply),
             Then::Connected { id, network, reply } => {
                 self.connect_ended(&id, &network, outcome, reply);
             }
@@ -184,7 +184,20 @@ impl Owner {
         Ok(Answer::Container(Box::new(shown)))
     }
 
-    fn detach_ended(&mut self, id: &ContainerId, outcome: Outcome, reply: Option<Reply>) {
+    fn detach_ended(
+        &mut self,
+        id: &ContainerId,
+        was: Phase,
+        outcome: Outcome,
+        reply: Option<Reply>,
+    ) {
+        if matches!(outcome, Outcome::Failed { clean: true, .. }) {
+            // The record could not be written and the kernel was not touched: the container is what it was.
+            self.world.set_phase(id, was);
+            if was == Phase::Attached {
+                self.show(id, None);
+            }
+        }
         let result = if matches!(outcome, Outcome::Done) {
             let now = self.now();
             self.tell_of("detached", id, None);

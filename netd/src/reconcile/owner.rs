@@ -16,14 +16,14 @@ use netd_model::error::{Code, Error, Result};
 use netd_model::id::Name;
 use netd_model::net::Family;
 use netd_model::observed::Observed;
-use netd_model::record::{Container, Network, PREDEFINED, Unknown};
+use netd_model::record::{Container, Network, PREDEFINED, Phase, Unknown};
 use netd_model::request::CreateNetwork;
 use netd_model::{ContainerId, NetworkId, Object, Op, Owner as ObjectOwner};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::reconcile::drift::Drift;
-use crate::reconcile::handle::{Answer, Handle, Message, QUEUE, Request, Snapshot};
+use crate::reconcile::handle::{Answer, Handle, Message, QUEUE, Request, Snapshot, too_many};
 use crate::reconcile::job::{Outcome, Token, Tools, Work, Write};
 use crate::reconcile::journal::Journal;
 use crate::reconcile::notices::Notices;
@@ -68,6 +68,8 @@ pub(crate) enum Then {
     },
     Detached {
         id: ContainerId,
+        /// What it was before.
+        was: Phase,
         reply: Option<Reply>,
     },
     Connected {
@@ -260,10 +262,13 @@ impl Owner {
 
     /// Takes a message, or lets it wait for its turn.
     pub(crate) fn accept(&mut self, message: Message) {
+        if matches!(message.request, Request::Alive) {
+            let _ = message.reply.send(Ok(Answer::Done));
+            return;
+        }
         if self.waiting.len() >= QUEUE {
-            let text = format!("{QUEUE} requests are waiting already: try again later");
             // Who hung up does not want the answer.
-            let _ = message.reply.send(Err(Error::new(Code::NotReady, text)));
+            let _ = message.reply.send(Err(too_many(QUEUE)));
             return;
         }
         if !self.ready
@@ -341,6 +346,7 @@ impl Owner {
             }
             Request::PruneNetworks
             | Request::Ready
+            | Request::Alive
             | Request::Refresh
             | Request::Plan
             | Request::Audit

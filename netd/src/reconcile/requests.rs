@@ -59,7 +59,7 @@ impl Owner {
             Request::Disconnect { container, network } => {
                 self.disconnect(&container, &network, dry_run, reply);
             }
-            Request::Ready => answer(reply, Ok(Answer::Done)),
+            Request::Ready | Request::Alive => answer(reply, Ok(Answer::Done)),
             Request::Refresh => {
                 let then = Then::Refreshed { reply };
                 self.submit(Work::Facts, Vec::new(), Touches::default(), then);
@@ -348,6 +348,7 @@ impl Owner {
             }
             return;
         }
+        let was = record.phase;
         // Out of the answers first, then out of the kernel.
         self.hide(&id);
         self.world.set_phase(&id, Phase::Detaching);
@@ -366,7 +367,7 @@ impl Owner {
             close: vec![id.clone()],
         });
         let touches = Touches::of(Some(&id), &last);
-        self.submit(work, takes, touches, Then::Detached { id, reply });
+        self.submit(work, takes, touches, Then::Detached { id, was, reply });
     }
 
     fn connect(&mut self, container: &str, join: &Join, dry_run: bool, reply: Reply) {

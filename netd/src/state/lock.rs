@@ -38,7 +38,10 @@ impl Lock {
         let file = open(path).map_err(unavailable)?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(mut file) => {
-                sign(&mut file).map_err(unavailable)?;
+                // The pid is for a message only; a full disk must not keep the daemon from starting again.
+                if let Err(error) = sign(&mut file) {
+                    tracing::warn!(path = %path.display(), %error, "the lock does not name its holder");
+                }
                 Ok(Self { _file: file })
             }
             Err((file, Errno::EWOULDBLOCK)) => Err(StateError::Locked {

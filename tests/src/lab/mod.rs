@@ -30,6 +30,7 @@ pub use packet::Sniffer;
 pub use plans::{lan, pair, routed};
 pub use probe::{Answer, Conversation, Outcome, Proto};
 pub use process::{Process, cpu_time};
+pub use sys::pass;
 pub use wait::{PATIENCE, poll_until, wait_for};
 pub use wire::{End, LinkChange, veth};
 

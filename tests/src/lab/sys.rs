@@ -7,7 +7,7 @@
 )]
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -36,6 +36,29 @@ pub(super) fn die_with_starter(command: &mut Command) {
     let ask = || Ok(nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?);
     // SAFETY: as in `in_netns`, one system call and nothing else.
     unsafe { command.pre_exec(ask) };
+}
+
+/// The program will find this descriptor under the number 3, as a service manager passes it; or nothing there.
+pub fn pass(command: &mut Command, passed: Option<OwnedFd>) {
+    const NUMBER: RawFd = 3;
+    let place = move || {
+        // SAFETY: plain system calls on descriptors of a process that is about to become another program: what had the
+        // number before is not used any more.
+        let done = unsafe {
+            match &passed {
+                // Onto itself dup2 would leave the flag that closes it.
+                Some(fd) if fd.as_raw_fd() == NUMBER => libc::fcntl(NUMBER, libc::F_SETFD, 0),
+                Some(fd) => libc::dup2(fd.as_raw_fd(), NUMBER),
+                None => libc::close(NUMBER).min(0),
+            }
+        };
+        match done {
+            -1 if passed.is_some() => Err(io::Error::last_os_error()),
+            _ => Ok(()),
+        }
+    };
+    // SAFETY: as in `in_netns`, one system call and nothing else.
+    unsafe { command.pre_exec(place) };
 }
 
 /// Address of the link with this index for a packet socket that takes every protocol.

@@ -14,9 +14,10 @@ use tokio::net::UnixListener;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
-use crate::api::{ApiState, serve};
+use crate::api::{ApiState, Notices, serve};
 use crate::cli::client::{Client, Reply};
 use crate::kernel::{Executor, Kernel, KernelError, Sandbox, SandboxError};
+use crate::limits::Limits;
 use crate::reconcile::handle::{Answer, Handle, Message, Request, Snapshot};
 
 pub(crate) const NETWORK_ID: &str = "0123456789abcdef0123456789abcdef";
@@ -80,7 +81,9 @@ impl Daemon {
             ApiState {
                 handle,
                 kernel: no_kernel(),
+                notices: Notices::default(),
             },
+            Limits::of(1024),
             std::future::pending(),
         ));
         Self {

@@ -333,10 +333,14 @@ fn a_dead_owner_is_not_healthy() {
     let state = super::super::ApiState {
         handle,
         kernel: super::daemon::no_kernel(),
+        notices: crate::api::Notices::default(),
     };
-    daemon
-        .runtime
-        .spawn(super::super::serve(listener, state, std::future::pending()));
+    daemon.runtime.spawn(super::super::serve(
+        listener,
+        state,
+        crate::limits::Limits::of(1024),
+        std::future::pending(),
+    ));
     let client = crate::cli::client::Client::new(socket);
     for target in ["/healthz", "/v1/plan"] {
         let reply = daemon

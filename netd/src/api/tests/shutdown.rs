@@ -11,7 +11,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::daemon::{Dir, no_kernel};
-use crate::api::{ApiState, serve_with_grace};
+use crate::api::serve::serve_with_grace;
+use crate::api::{ApiState, Notices};
+use crate::limits::Limits;
 use crate::reconcile::handle::{Answer, Handle, Message};
 
 struct Server {
@@ -43,8 +45,15 @@ fn serve_with(grace: Duration) -> Server {
     let state = ApiState {
         handle,
         kernel: no_kernel(),
+        notices: Notices::default(),
     };
-    let served = runtime.spawn(serve_with_grace(listener, state, shutdown, grace));
+    let served = runtime.spawn(serve_with_grace(
+        listener,
+        state,
+        Limits::of(1024),
+        shutdown,
+        grace,
+    ));
     Server {
         dir,
         runtime,

@@ -12,6 +12,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 
 use super::Shared;
 use super::conntrack::{self, Flows};
+use super::descriptors::keep;
 use super::netlink::Refusal;
 use super::space::Space;
 use super::{announce, ops, removal};
@@ -215,7 +216,7 @@ fn named(ops: &[Op], what: &str) -> Option<usize> {
 fn bind_dns() -> Result<(UdpSocket, TcpListener), Refusal> {
     let address = SocketAddr::from((DNS_ADDRESS, DNS_PORT));
     let bound = UdpSocket::bind(address)
-        .and_then(|udp| TcpListener::bind(address).map(|tcp| (udp, tcp)))
+        .and_then(|udp| Ok((keep(udp)?, keep(TcpListener::bind(address)?)?)))
         .inspect(|(udp, _)| widen(udp))
         .map_err(Refusal::from);
     bound.map_err(|refusal| match refusal.errno() {

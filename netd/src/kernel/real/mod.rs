@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
+use arc_swap::ArcSwap;
 use netd_model::observed::{HostFacts, Observed};
 use netd_model::{ContainerId, Ns, Object};
 use nix::errno::Errno;
@@ -24,6 +25,7 @@ use super::{DnsSink, Executor, Kernel, KernelError, Noticed, Sandbox, SandboxErr
 mod announce;
 mod announcer;
 mod conntrack;
+mod descriptors;
 mod exec;
 mod facts;
 mod inet;
@@ -48,7 +50,8 @@ pub use inet::PROTOCOL;
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The file that names the host's resolvers: `/etc/resolv.conf`, or that of a local forwarder.
-    pub resolv_conf: PathBuf,
+    /// It may be exchanged at run time.
+    pub resolv_conf: Arc<ArcSwap<PathBuf>>,
     /// Whether this process is the netd that runs on the host, and not one that only looks: then links that a killed
     /// netd left half-made are removed at once.
     pub daemon: bool,
@@ -138,7 +141,13 @@ impl Kernel for RealKernel {
     }
 
     fn open_sandbox(&self, path: &Path) -> Result<Sandbox, SandboxError> {
-        ns::open(path, self.shared.host_identity)
+        let mut sandbox = ns::open(path, self.shared.host_identity)?;
+        let kept = sandbox.fd.take().map(descriptors::keep).transpose();
+        sandbox.fd = kept.map_err(|source| SandboxError::Open {
+            path: path.to_owned(),
+            source,
+        })?;
+        Ok(sandbox)
     }
 
     fn add_sandbox(&self, id: &ContainerId, sandbox: Sandbox) {
@@ -176,6 +185,9 @@ impl Kernel for RealKernel {
     }
 
     fn facts(&self) -> Result<HostFacts, KernelError> {
-        facts::read(&mut self.shared.host_space()?, &self.config.resolv_conf)
+        facts::read(
+            &mut self.shared.host_space()?,
+            &self.config.resolv_conf.load(),
+        )
     }
 }

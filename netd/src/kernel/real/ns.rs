@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use netd_model::ContainerId;
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::stat::Mode;
@@ -77,7 +78,11 @@ pub(super) fn open(path: &Path, host: (u64, u64)) -> Result<Sandbox, SandboxErro
 
 /// Whether a path leads to the namespace of this identity.
 pub(super) fn leads_to(path: &Path, identity: (u64, u64)) -> bool {
-    nix::sys::stat::stat(path).is_ok_and(|stat| (stat.st_dev, stat.st_ino) == identity)
+    match nix::sys::stat::stat(path) {
+        Ok(stat) => (stat.st_dev, stat.st_ino) == identity,
+        // What cannot be looked at, for lack of memory or of permission, is not gone.
+        Err(errno) => !matches!(errno, Errno::ENOENT | Errno::ENOTDIR | Errno::ESRCH),
+    }
 }
 
 /// Brings the thread back when it is dropped, also by a panic.
@@ -149,7 +154,7 @@ impl Sandboxes {
     ) -> Result<T, KernelError> {
         let sandbox = self.get(id);
         let Some(fd) = sandbox.as_ref().and_then(|sandbox| sandbox.fd.as_ref()) else {
-            let gone = io::Error::from(nix::errno::Errno::ENOENT);
+            let gone = io::Error::from(Errno::ENOENT);
             return Err(
                 KernelError::new(format_args!("sandbox of {}", id.short()), gone)
                     .of_kind(KernelErrorKind::NoSandbox),

@@ -10,6 +10,7 @@ use netd_model::object::HostPort;
 use nix::errno::Errno;
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
+use super::descriptors::keep;
 use super::netlink::Refusal;
 use crate::kernel::KernelErrorKind;
 
@@ -170,6 +171,7 @@ fn bind(port: &HostPort) -> io::Result<Socket> {
         Proto::Tcp => Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?,
         Proto::Udp => Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?,
     };
+    let socket = keep(socket)?;
     if port.ip.is_ipv6() {
         // `[::]` would take the port in IPv4 too.
         socket.set_only_v6(true)?;

@@ -86,7 +86,9 @@ fn in_lab(test: &'static str, body: impl FnOnce(&mut Lab) + Send + 'static) {
 
 fn config() -> Config {
     Config {
-        resolv_conf: PathBuf::from("/etc/resolv.conf"),
+        resolv_conf: Arc::new(arc_swap::ArcSwap::from_pointee(PathBuf::from(
+            "/etc/resolv.conf",
+        ))),
         daemon: true,
     }
 }
