@@ -118,7 +118,11 @@ impl Owner {
         self.world.host_changes.extend(forgotten);
         let missing = self.world.missing_host_changes();
         self.world.host_changes.extend(missing);
-        let before: Vec<Write> = self.save_host().into_iter().collect();
+        let mut before: Vec<Write> = self.save_host().into_iter().collect();
+        if !self.world.purged && !self.predefined_saved {
+            // A request that brought it back could not write it.
+            before.extend(self.predefined_write());
+        }
         let plan = self.audit_plan(observed, touched);
         self.orphans = plan.orphans.iter().map(ToString::to_string).collect();
         for op in &plan.ops {

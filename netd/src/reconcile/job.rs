@@ -169,12 +169,30 @@ impl Tools {
                 return Ok(());
             };
             done = ops.len().min(done + failed.done);
-            let wait = may_pass(&failed.error).then(|| waits.next()).flatten();
-            let Some(wait) = wait else {
+            if !self.wait(&failed.error, waits) {
                 return Err(ApplyError { done, ..failed });
-            };
-            tracing::warn!(error = %failed.error, "trying again in {wait:?}");
+            }
+        }
+    }
+
+    /// Waits, if that can help and was not tried often enough.
+    fn wait(&self, error: &KernelError, waits: &mut impl Iterator<Item = Duration>) -> bool {
+        let wait = may_pass(error).then(|| waits.next()).flatten();
+        if let Some(wait) = wait {
+            tracing::warn!(%error, "trying again in {wait:?}");
             (self.pause)(wait);
+        }
+        wait.is_some()
+    }
+
+    /// A look at the kernel, with another where waiting can help.
+    pub(crate) fn look<T>(&self, look: impl Fn() -> Result<T, KernelError>) -> Result<T, Error> {
+        let mut waits = WAITS.into_iter();
+        loop {
+            match look() {
+                Err(error) if self.wait(&error, &mut waits) => {}
+                seen => return seen.map_err(|error| Error::new(Code::KernelFailed, error)),
+            }
         }
     }
 
@@ -211,12 +229,9 @@ impl Tools {
                 self.apply_all(executor, &unmake.ops, &mut failures);
                 self.finish(&unmake, failures)
             }
-            Work::Facts => match self.kernel.facts() {
+            Work::Facts => match self.look(|| self.kernel.facts()) {
                 Ok(facts) => Outcome::Facts(Box::new(facts)),
-                Err(error) => Outcome::Failed {
-                    error: Error::new(Code::KernelFailed, error),
-                    clean: true,
-                },
+                Err(error) => Outcome::Failed { error, clean: true },
             },
             Work::Observe { wanted } => self.observe(&wanted),
             Work::Repair { before, ops } => {
@@ -232,15 +247,11 @@ impl Tools {
 
     fn observe(&self, wanted: &[Object]) -> Outcome {
         let seen = self
-            .kernel
-            .facts()
-            .and_then(|facts| Ok((facts, self.kernel.observe(wanted)?)));
+            .look(|| self.kernel.facts())
+            .and_then(|facts| Ok((facts, self.look(|| self.kernel.observe(wanted))?)));
         match seen {
             Ok(seen) => Outcome::Observed(Box::new(seen)),
-            Err(error) => Outcome::Failed {
-                error: Error::new(Code::KernelFailed, error),
-                clean: true,
-            },
+            Err(error) => Outcome::Failed { error, clean: true },
         }
     }
 
