@@ -156,6 +156,10 @@ fn may_pass(error: &KernelError) -> bool {
 }
 
 impl Tools {
+    #[expect(
+        clippy::result_large_err,
+        reason = "a failed list names its operation; that is rare"
+    )]
     /// Applies a list, with another attempt where waiting can help. `waits` is what is left of [`WAITS`].
     fn apply(
         &self,

@@ -132,17 +132,14 @@ impl Owner {
     /// A container is believed when its namespace is still the one on record; an attach that nobody was told of is
     /// taken back, a removal is finished.
     fn restore_container(&mut self, mut container: Container) -> Result<()> {
-        match open_recorded(&*self.tools.kernel, &container)? {
-            Some(sandbox) => {
-                self.tools.kernel.add_sandbox(&container.id, sandbox);
-                if container.phase == Phase::Attaching {
-                    container.phase = Phase::Detaching;
-                }
-            }
-            None => {
-                tracing::warn!(container = %container.name, netns = container.netns, "the namespace is gone: detaching");
+        if let Some(sandbox) = open_recorded(&*self.tools.kernel, &container)? {
+            self.tools.kernel.add_sandbox(&container.id, sandbox);
+            if container.phase == Phase::Attaching {
                 container.phase = Phase::Detaching;
             }
+        } else {
+            tracing::warn!(container = %container.name, netns = container.netns, "the namespace is gone: detaching");
+            container.phase = Phase::Detaching;
         }
         let (id, name, attached) = (
             container.id.clone(),

@@ -244,7 +244,6 @@ impl Figures {
         self.right.check(&machine, &daemon, &told).await
     }
 
-    #[expect(clippy::print_stdout, reason = "the figures are for people to read")]
     fn report(self) {
         println!(
             "{}: {} steps, {} crashes, {} pairs of crashes, {} failures, {} violations",

@@ -108,8 +108,11 @@ impl Kind {
     /// Makes what has to be there.
     pub(super) async fn prepare(self, lab: &Lab) {
         match self {
-            Self::CreateV4 | Self::CreateDual | Self::CreateInternal => {}
-            Self::AttachPredefined | Self::FirstStart => {}
+            Self::CreateV4
+            | Self::CreateDual
+            | Self::CreateInternal
+            | Self::AttachPredefined
+            | Self::FirstStart => {}
             Self::Remove => small(lab, "web", 1, true).await,
             Self::Prune => {
                 for (name, n) in [("one", 1), ("two", 2), ("three", 3)] {
