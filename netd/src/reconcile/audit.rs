@@ -165,7 +165,9 @@ impl Owner {
         if self.failures.is_empty() {
             self.host_held = self.world.host_objects();
         }
-        self.finish_removals();
+        let mut unclean = Touches::default();
+        failures.iter().for_each(|(op, _)| touch(&mut unclean, op));
+        self.finish_removals(&unclean);
         if !self.ready {
             self.ready = true;
             tracing::info!(
@@ -200,8 +202,9 @@ impl Owner {
             .collect()
     }
 
-    /// Removals that an earlier daemon, or a failure, left half done: the kernel is clean now, so the records go.
-    fn finish_removals(&mut self) {
+    /// Removals that an earlier daemon, or a failure, left half done: the kernel is clean now, so the records go, but for
+    /// those where it is not.
+    fn finish_removals(&mut self, unclean: &Touches) {
         let busy = |record: &Container| {
             self.pending
                 .values()
@@ -211,13 +214,17 @@ impl Owner {
             .world
             .containers()
             .filter(|record| record.phase == Phase::Detaching && !busy(record))
+            .filter(|record| !unclean.containers.contains(&record.id))
             .map(|record| record.id.clone())
             .collect();
         for id in left {
             self.detach(id, false, None);
         }
-        let going = self.world.going().filter(|net| self.is_idle(net)).cloned();
-        let going: Vec<NetworkId> = going.map(|net| net.id).collect();
+        let going = self.world.going().filter(|net| self.is_idle(net));
+        let clean = going
+            .map(|net| &net.id)
+            .filter(|id| !unclean.networks.contains(*id));
+        let going: Vec<NetworkId> = clean.cloned().collect();
         if !going.is_empty() {
             self.remove_networks(going, true, false, None);
         }
