@@ -26,7 +26,8 @@ const ERRORS: [Errno; 6] = [
     Errno::ENOBUFS,
 ];
 
-/// Pairs of crashes tried with each kind of request; `NETD_CRASH_PAIRS=all` tries all of them, in half an hour.
+/// Pairs of crashes tried with each kind of request; `NETD_CRASH_PAIRS=all` tries all of them, which takes longer
+/// than half an hour.
 const SAMPLE: usize = 25;
 const SEED: u64 = 1;
 
