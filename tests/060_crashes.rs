@@ -31,7 +31,7 @@ fn main() -> ExitCode {
 
 /// The networks, and the containers with the networks each is on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct State {
+pub(crate) struct State {
     networks: BTreeSet<String>,
     containers: BTreeMap<String, BTreeSet<String>>,
 }
@@ -81,6 +81,7 @@ fn killed_anywhere() {
     );
     let mut random = Random::new(seed);
     let mut host = Host::start("h1");
+    let forwarded = forwards(&host);
     let containers: Vec<Netns> = (0..5).map(|n| Netns::new(&format!("c{n}"))).collect();
     let mut figures = Figures::default();
     for round in 0..rounds {
@@ -104,7 +105,14 @@ fn killed_anywhere() {
         }
     }
     host.done();
+    host.ok(&["purge", "--force"]);
+    assert_eq!(host.rules(), Vec::<String>::new());
+    assert_eq!(forwards(&host), forwarded, "forwarding is given back");
     println!("{rounds} rounds, seed {seed}: {figures:?}, 0 violations");
+}
+
+fn forwards(host: &Host) -> [Option<String>; 2] {
+    ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"].map(|key| host.netns.sysctl(key))
 }
 
 /// Networks that are always there.

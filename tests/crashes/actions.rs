@@ -8,7 +8,7 @@ use crate::State;
 
 /// A request.
 #[derive(Clone, Debug)]
-pub enum Action {
+pub(crate) enum Action {
     Attach {
         name: String,
         networks: Vec<&'static str>,
@@ -27,15 +27,15 @@ const SECOND: &str = "two";
 
 /// Numbers that are the same in each run with the same seed (Knuth's constants, the upper half).
 #[derive(Debug)]
-pub struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
-    pub fn new(seed: usize) -> Self {
+    pub(crate) fn new(seed: usize) -> Self {
         Self(seed as u64)
     }
 
     /// A number from 0, less than the limit.
-    pub fn below(&mut self, limit: usize) -> usize {
+    pub(crate) fn below(&mut self, limit: usize) -> usize {
         self.0 = self
             .0
             .wrapping_mul(6_364_136_223_846_793_005)
@@ -43,14 +43,14 @@ impl Random {
         usize::try_from(self.0 >> 33).unwrap() % limit
     }
 
-    pub fn one_in(&mut self, n: usize) -> bool {
+    pub(crate) fn one_in(&mut self, n: usize) -> bool {
         self.below(n) == 0
     }
 }
 
 impl Action {
     /// A few requests that can all be granted.
-    pub fn choose(state: &State, containers: &[Netns], random: &mut Random) -> Vec<Self> {
+    pub(crate) fn choose(state: &State, containers: &[Netns], random: &mut Random) -> Vec<Self> {
         if random.one_in(12) {
             return vec![Self::Purge];
         }
@@ -92,7 +92,7 @@ impl Action {
     }
 
     /// Method, path and body.
-    pub fn request(&self, containers: &[Netns]) -> (&'static str, String, String) {
+    pub(crate) fn request(&self, containers: &[Netns]) -> (&'static str, String, String) {
         let none = String::new;
         match self {
             Self::Attach {
@@ -131,7 +131,7 @@ impl Action {
     }
 
     /// What it changes.
-    pub fn apply(&self, state: &mut State) {
+    pub(crate) fn apply(&self, state: &mut State) {
         match self {
             Self::Attach { name, networks, .. } => {
                 let on = networks.iter().map(ToString::to_string).collect();
@@ -158,7 +158,7 @@ impl Action {
     }
 
     /// Whether a state is as this request makes it.
-    pub fn is_done(&self, state: &State) -> bool {
+    pub(crate) fn is_done(&self, state: &State) -> bool {
         let mut after = state.clone();
         match self {
             Self::Connect(name) | Self::Disconnect(name)
@@ -172,7 +172,7 @@ impl Action {
     }
 
     /// Whether what it is about is as it was before.
-    pub fn is_not_done(&self, before: &State, after: &State) -> bool {
+    pub(crate) fn is_not_done(&self, before: &State, after: &State) -> bool {
         let of = |state: &State, name: &String| -> Option<BTreeSet<String>> {
             state.containers.get(name).cloned()
         };

@@ -17,13 +17,13 @@ const NFTABLES_GROUP: u32 = 1 << 6;
 
 /// The changes of one namespace.
 #[derive(Debug)]
-pub struct Changes {
+pub(crate) struct Changes {
     sockets: [OwnedFd; 2],
 }
 
 impl Changes {
     /// Listens from now on.
-    pub fn of(netns: &Netns) -> Self {
+    pub(crate) fn of(netns: &Netns) -> Self {
         let open = |protocol, groups| {
             let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
             let fd = socket(AddressFamily::Netlink, SockType::Raw, flags, protocol).unwrap();
@@ -41,7 +41,7 @@ impl Changes {
 
     /// Kills a process when that many changes were seen and a moment has passed, or when `enough` is set. The answer is
     /// how many were seen.
-    pub fn kill_after(
+    pub(crate) fn kill_after(
         &self,
         changes: usize,
         moment: Duration,
@@ -68,7 +68,8 @@ impl Changes {
     }
 
     fn pending(&self) -> usize {
-        let mut buffer = [0; 65536];
+        // What does not fit is cut off, which does not matter here.
+        let mut buffer = [0; 8192];
         let mut seen = 0;
         for socket in &self.sockets {
             // Also an overrun is a change, and leaves the socket usable.

@@ -4,6 +4,7 @@
 //! in [`crate::state::FaultyStore`]. At the step that was chosen it lets one fail, or all from there on, or the daemon
 //! die: from then on nothing of that daemon reaches kernel or store any more.
 
+use std::fmt;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -141,7 +142,7 @@ impl Faults {
     pub fn step<T, E>(
         &self,
         domain: Domain,
-        what: impl ToString,
+        what: &dyn fmt::Display,
         run: impl FnOnce() -> Result<T, E>,
         refuse: impl FnOnce(io::Error) -> E,
     ) -> Result<T, E> {
@@ -190,7 +191,7 @@ impl Kernel for FaultyKernel {
     fn open_sandbox(&self, path: &Path) -> Result<Sandbox, SandboxError> {
         self.faults.step(
             Domain::Kernel,
-            format!("open {}", path.display()),
+            &format_args!("open {}", path.display()),
             || self.inner.open_sandbox(path),
             |source| SandboxError::Open {
                 path: path.to_owned(),
@@ -214,7 +215,7 @@ impl Kernel for FaultyKernel {
     fn observe(&self, wanted: &[Object]) -> Result<Observed, KernelError> {
         self.faults.step(
             Domain::Kernel,
-            "observe",
+            &"observe",
             || self.inner.observe(wanted),
             |error| KernelError::new("observe", error),
         )
@@ -227,7 +228,7 @@ impl Kernel for FaultyKernel {
     fn facts(&self) -> Result<HostFacts, KernelError> {
         self.faults.step(
             Domain::Kernel,
-            "read facts",
+            &"read facts",
             || self.inner.facts(),
             |error| KernelError::new("read facts", error),
         )

@@ -142,7 +142,11 @@ impl Owner {
         self.world.host_changes.extend(forgotten);
         let missing = self.world.missing_host_changes();
         self.world.host_changes.extend(missing);
-        let before: Vec<Write> = self.save_host().into_iter().collect();
+        let mut before: Vec<Write> = self.save_host().into_iter().collect();
+        if !self.world.purged && !self.predefined_saved {
+            // A request that brought it back could not write it.
+            before.extend(self.predefined_write());
+        }
         let plan = self.audit_plan(observed, touched);
         self.orphans = plan.orphans.iter().map(ToString::to_string).collect();
         for op in &plan.ops {
@@ -187,7 +191,9 @@ impl Owner {
             Why::Audit(_) => {}
         }
         // Also when a repair failed: a port that somebody else holds must not keep what was detached.
-        self.finish_removals();
+        let mut unclean = Touches::default();
+        failures.iter().for_each(|(op, _)| touch(&mut unclean, op));
+        self.finish_removals(&unclean);
         if !self.ready {
             self.ready = true;
             tracing::info!(
@@ -222,8 +228,9 @@ impl Owner {
             .collect()
     }
 
-    /// Removals that an earlier daemon, or a failure, left half done: the kernel is clean now, so the records go.
-    fn finish_removals(&mut self) {
+    /// Removals that an earlier daemon, or a failure, left half done: the kernel is clean now, so the records go, but for
+    /// those where it is not.
+    fn finish_removals(&mut self, unclean: &Touches) {
         let busy = |record: &Container| {
             self.pending
                 .values()
@@ -233,13 +240,17 @@ impl Owner {
             .world
             .containers()
             .filter(|record| record.phase == Phase::Detaching && !busy(record))
+            .filter(|record| !unclean.containers.contains(&record.id))
             .map(|record| record.id.clone())
             .collect();
         for id in left {
             self.detach(id, false, None);
         }
-        let going = self.world.going().filter(|net| self.is_idle(net)).cloned();
-        let going: Vec<NetworkId> = going.map(|net| net.id).collect();
+        let going = self.world.going().filter(|net| self.is_idle(net));
+        let clean = going
+            .map(|net| &net.id)
+            .filter(|id| !unclean.networks.contains(*id));
+        let going: Vec<NetworkId> = clean.cloned().collect();
         if !going.is_empty() {
             self.remove_networks(going, true, false, None);
         }

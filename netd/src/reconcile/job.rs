@@ -159,6 +159,10 @@ fn may_pass(error: &KernelError) -> bool {
 }
 
 impl Tools {
+    #[expect(
+        clippy::result_large_err,
+        reason = "a failed list names its operation; that is rare"
+    )]
     /// Applies a list, with another attempt where waiting can help. `waits` is what is left of [`WAITS`].
     fn apply(
         &self,
@@ -172,12 +176,30 @@ impl Tools {
                 return Ok(());
             };
             done = ops.len().min(done + failed.done);
-            let wait = may_pass(&failed.error).then(|| waits.next()).flatten();
-            let Some(wait) = wait else {
+            if !self.wait(&failed.error, waits) {
                 return Err(ApplyError { done, ..failed });
-            };
-            tracing::warn!(error = %failed.error, "trying again in {wait:?}");
+            }
+        }
+    }
+
+    /// Waits, if that can help and was not tried often enough.
+    fn wait(&self, error: &KernelError, waits: &mut impl Iterator<Item = Duration>) -> bool {
+        let wait = may_pass(error).then(|| waits.next()).flatten();
+        if let Some(wait) = wait {
+            tracing::warn!(%error, "trying again in {wait:?}");
             (self.pause)(wait);
+        }
+        wait.is_some()
+    }
+
+    /// A look at the kernel, with another where waiting can help.
+    pub(crate) fn look<T>(&self, look: impl Fn() -> Result<T, KernelError>) -> Result<T, Error> {
+        let mut waits = WAITS.into_iter();
+        loop {
+            match look() {
+                Err(error) if self.wait(&error, &mut waits) => {}
+                seen => return seen.map_err(|error| Error::new(Code::KernelFailed, error)),
+            }
         }
     }
 
@@ -214,12 +236,9 @@ impl Tools {
                 self.apply_all(executor, &unmake.ops, &mut failures);
                 self.finish(&unmake, failures)
             }
-            Work::Facts => match self.kernel.facts() {
+            Work::Facts => match self.look(|| self.kernel.facts()) {
                 Ok(facts) => Outcome::Facts(Box::new(facts)),
-                Err(error) => Outcome::Failed {
-                    error: Error::new(Code::KernelFailed, error),
-                    clean: true,
-                },
+                Err(error) => Outcome::Failed { error, clean: true },
             },
             Work::Observe { wanted, only } => self.observe(&wanted, only.as_ref()),
             Work::Repair { before, ops } => {
@@ -234,19 +253,16 @@ impl Tools {
     }
 
     fn observe(&self, wanted: &[Object], only: Option<&BTreeSet<ContainerId>>) -> Outcome {
-        let seen = self.kernel.facts().and_then(|facts| {
-            let observed = match only {
-                Some(only) => self.kernel.observe_some(wanted, only),
-                None => self.kernel.observe(wanted),
-            };
-            Ok((facts, observed?))
-        });
+        let observe = || match only {
+            Some(only) => self.kernel.observe_some(wanted, only),
+            None => self.kernel.observe(wanted),
+        };
+        let seen = self
+            .look(|| self.kernel.facts())
+            .and_then(|facts| Ok((facts, self.look(observe)?)));
         match seen {
             Ok(seen) => Outcome::Observed(Box::new(seen)),
-            Err(error) => Outcome::Failed {
-                error: Error::new(Code::KernelFailed, error),
-                clean: true,
-            },
+            Err(error) => Outcome::Failed { error, clean: true },
         }
     }
 

@@ -28,7 +28,7 @@ use netd_model::record::{Container, Phase};
 use netd_model::{Owner as ObjectOwner, api, desired};
 use tokio::sync::mpsc;
 
-use crate::kernel::{Kernel, SandboxError};
+use crate::kernel::{Kernel, Sandbox, SandboxError};
 use crate::reconcile::drift::Drift;
 use crate::reconcile::handle::{Handle, Snapshot};
 use crate::reconcile::job::{Outcome, Tools, Work};
@@ -58,15 +58,13 @@ pub fn start(
         store.put_ula_seed(seed)?;
         seed
     };
-    let facts = kernel
-        .facts()
-        .map_err(|error| Error::new(Code::KernelFailed, error))?;
     let tools = Tools {
         kernel,
         store,
         pause: timing.pause,
         host: Arc::default(),
     };
+    let facts = tools.look(|| tools.kernel.facts())?;
     let (outcome_sender, outcomes) = mpsc::unbounded_channel();
     let pool = Pool::start(&tools, &outcome_sender)
         .map_err(|error| Error::new(Code::KernelFailed, error))?;
@@ -148,20 +146,14 @@ impl Owner {
     /// A container is believed when its namespace is still the one on record; an attach that nobody was told of is
     /// taken back, a removal is finished.
     fn restore_container(&mut self, mut container: Container) -> Result<()> {
-        let opened = self.tools.kernel.open_sandbox(Path::new(&container.netns));
-        match opened {
-            Ok(sandbox) if sandbox.identity == container.netns_identity => {
-                self.tools.kernel.add_sandbox(&container.id, sandbox);
-                if container.phase == Phase::Attaching {
-                    container.phase = Phase::Detaching;
-                }
-            }
-            // It may be there: nothing is detached because netd could not look.
-            Err(error) if error.says_nothing() => return Err(unseen(&container, &error)),
-            _ => {
-                tracing::warn!(container = %container.name, netns = container.netns, "the namespace is gone: detaching");
+        if let Some(sandbox) = open_recorded(&*self.tools.kernel, &container)? {
+            self.tools.kernel.add_sandbox(&container.id, sandbox);
+            if container.phase == Phase::Attaching {
                 container.phase = Phase::Detaching;
             }
+        } else {
+            tracing::warn!(container = %container.name, netns = container.netns, "the namespace is gone: detaching");
+            container.phase = Phase::Detaching;
         }
         let (id, name, attached) = (
             container.id.clone(),
@@ -200,35 +192,49 @@ fn unseen(container: &Container, error: &SandboxError) -> Error {
     )
 }
 
+/// The namespace of a container on record; none if it is gone, or another stands in its place. One that cannot be opened
+/// for another reason, such as too many open files, is neither: nothing may be concluded from that.
+fn open_recorded(kernel: &dyn Kernel, container: &Container) -> Result<Option<Sandbox>> {
+    match kernel.open_sandbox(Path::new(&container.netns)) {
+        Ok(sandbox) => Ok(Some(sandbox).filter(|s| s.identity == container.netns_identity)),
+        Err(error) if error.says_nothing() => Err(unseen(container, &error)),
+        Err(_) => Ok(None),
+    }
+}
+
 /// Removes everything of ours without a daemon: kernel objects and records. The caller holds the run-dir's lock.
 pub fn purge_offline(
     kernel: Arc<dyn Kernel>,
     store: Arc<dyn Store>,
     force: bool,
 ) -> Result<api::Purged> {
-    let loaded = store.load()?;
-    let live = |container: &&Container| {
-        kernel
-            .open_sandbox(Path::new(&container.netns))
-            .map_or_else(
-                |error| error.says_nothing(),
-                |sandbox| sandbox.identity == container.netns_identity,
-            )
+    let tools = Tools {
+        kernel,
+        store,
+        pause: std::thread::sleep,
+        host: Arc::default(),
     };
-    let attached = loaded.containers.iter().filter(live).count();
-    if attached > 0 && !force {
-        return Err(audit::attached_error(attached));
-    }
+    purge_with(&tools, force)
+}
+
+fn purge_with(tools: &Tools, force: bool) -> Result<api::Purged> {
+    let kernel = &tools.kernel;
+    let loaded = tools.store.load()?;
+    let mut live = Vec::new();
     for container in &loaded.containers {
-        if let Ok(sandbox) = kernel.open_sandbox(Path::new(&container.netns)) {
-            kernel.add_sandbox(&container.id, sandbox);
-        }
+        live.extend(open_recorded(&**kernel, container)?.map(|sandbox| (&container.id, sandbox)));
+    }
+    if !live.is_empty() && !force {
+        return Err(audit::attached_error(live.len()));
+    }
+    for (id, sandbox) in live {
+        kernel.add_sandbox(id, sandbox);
     }
     let failed = |error: crate::kernel::KernelError| Error::new(Code::KernelFailed, error);
     // To see what forwarding is now, whoever switched it on.
     let forwarding = desired::FAMILIES.map(desired::forwarding_change);
     let wanted = desired::host(&[&loaded.host.changes[..], &forwarding].concat());
-    let observed = kernel.observe(&wanted).map_err(failed)?;
+    let observed = tools.look(|| kernel.observe(&wanted))?;
     let on_record = |owner: &ObjectOwner| match owner {
         ObjectOwner::Host => true,
         ObjectOwner::Network(id) => loaded.networks.iter().any(|network| network.id == *id),
@@ -266,12 +272,6 @@ pub fn purge_offline(
         after,
         close,
     });
-    let tools = Tools {
-        kernel,
-        store,
-        pause: std::thread::sleep,
-        host: Arc::default(),
-    };
     match tools.run(&mut *executor, work) {
         Outcome::Done => Ok(purged),
         other => Err(outcomes::failure(other)),

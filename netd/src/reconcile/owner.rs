@@ -458,10 +458,13 @@ impl Owner {
         if self.predefined_saved {
             return Ok(Vec::new());
         }
-        let id = self.world.find_network(PREDEFINED)?;
-        let record = self.world.network(&id).cloned();
-        let write = record.map(|record| Write::Network(Box::new(record)));
-        Ok(write.into_iter().collect())
+        Ok(self.predefined_write().into_iter().collect())
+    }
+
+    pub(crate) fn predefined_write(&self) -> Option<Write> {
+        let id = self.world.find_network(PREDEFINED).ok()?;
+        let record = self.world.network(&id).cloned()?;
+        Some(Write::Network(Box::new(record)))
     }
 
     /// Puts a network into the tables.

@@ -26,54 +26,54 @@ impl FaultyStore {
 
     fn step<T>(
         &self,
-        what: String,
+        what: &str,
         run: impl FnOnce(&dyn Store) -> Result<T, StateError>,
     ) -> Result<T, StateError> {
         let refuse = |error: io::Error| {
             StateError::unavailable(Place::Run, "written", Path::new("memory"), error)
         };
         self.faults
-            .step(Domain::Store, what, || run(&*self.inner), refuse)
+            .step(Domain::Store, &what, || run(&*self.inner), refuse)
     }
 }
 
 impl Store for FaultyStore {
     fn load(&self) -> Result<Loaded, StateError> {
-        self.step("load records".to_owned(), |store| store.load())
+        self.step("load records", |store| store.load())
     }
 
     fn put_network(&self, network: &Network) -> Result<(), StateError> {
-        self.step(format!("write network {}", network.name), |store| {
+        self.step(&format!("write network {}", network.name), |store| {
             store.put_network(network)
         })
     }
 
     fn delete_network(&self, id: &NetworkId) -> Result<(), StateError> {
-        self.step(format!("drop network {id}"), |store| {
+        self.step(&format!("drop network {id}"), |store| {
             store.delete_network(id)
         })
     }
 
     fn put_ula_seed(&self, seed: [u8; 5]) -> Result<(), StateError> {
-        self.step("write seed".to_owned(), |store| store.put_ula_seed(seed))
+        self.step("write seed", |store| store.put_ula_seed(seed))
     }
 
     fn put_container(&self, container: &Container) -> Result<(), StateError> {
         let what = format!("write container {} {:?}", container.name, container.phase);
-        self.step(what, |store| store.put_container(container))
+        self.step(&what, |store| store.put_container(container))
     }
 
     fn delete_container(&self, id: &ContainerId) -> Result<(), StateError> {
-        self.step(format!("drop container {id}"), |store| {
+        self.step(&format!("drop container {id}"), |store| {
             store.delete_container(id)
         })
     }
 
     fn put_host(&self, host: &HostState) -> Result<(), StateError> {
-        self.step("write host".to_owned(), |store| store.put_host(host))
+        self.step("write host", |store| store.put_host(host))
     }
 
     fn clear(&self) -> Result<(), StateError> {
-        self.step("clear".to_owned(), |store| store.clear())
+        self.step("clear", |store| store.clear())
     }
 }

@@ -1,5 +1,7 @@
 //! What has to last: roll-back, restart, drift, purge.
 
+use nix::errno::Errno;
+
 use super::*;
 use crate::kernel::fake::is_of_process;
 
@@ -17,7 +19,7 @@ async fn every_failing_operation_of_an_attach_is_rolled_back() {
             before.owner.abort();
             let _ = before.owner.await;
             let lab = Lab::over(fake, before.store, Some(Arc::new(faulty))).await;
-            faults.arm(at, Fault::Once(nix::errno::Errno::EPERM));
+            faults.arm(at, Fault::Once(Errno::EPERM));
             let result = lab.attach("a", "web", publish).await;
             if result.is_ok() {
                 break;
@@ -33,6 +35,33 @@ async fn every_failing_operation_of_an_attach_is_rolled_back() {
             at += 1;
         }
         assert!(at > 8, "only {at} operations were tried");
+    }
+}
+
+#[tokio::test]
+async fn a_busy_kernel_is_waited_for_but_not_for_ever() {
+    let faults = Arc::new(Faults::default());
+    let fake = FakeKernel::new();
+    let kernel = FaultyKernel::new(Arc::new(fake.clone()), Arc::clone(&faults));
+    let lab = Lab::over(fake, Arc::new(Memory::default()), Some(Arc::new(kernel))).await;
+    lab.network("web", false).await;
+    for (fault, tries) in [
+        (Fault::Once(Errno::EBUSY), 2),
+        (Fault::From(Errno::EBUSY), 4),
+        (Fault::From(Errno::EPERM), 1),
+    ] {
+        faults.arm(2, fault);
+        let result = lab.attach("a", "web", &[]).await;
+        let steps = faults.steps();
+        let same = steps.iter().filter(|step| step.what == steps[2].what);
+        assert_eq!(same.count(), tries, "{fault:?}: {steps:#?}");
+        faults.lift();
+        match fault {
+            Fault::Once(_) => lab.detach(&result.unwrap().name).await.unwrap(),
+            _ => assert_eq!(code(result), Code::KernelFailed),
+        }
+        lab.handle.ask(Request::Audit, false).await.unwrap();
+        assert_eq!(code(lab.detach("a").await), Code::ContainerNotFound);
     }
 }
 

@@ -24,13 +24,15 @@ pub(super) enum Kind {
     Disconnect,
     DisconnectPredefined,
     Purge,
+    PurgeOffline,
+    AttachAfterPurge,
     Audit,
     FirstStart,
     Adoption,
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 18] = [
+    pub(super) const ALL: [Self; 20] = [
         Self::CreateV4,
         Self::CreateDual,
         Self::CreateInternal,
@@ -46,6 +48,8 @@ impl Kind {
         Self::Disconnect,
         Self::DisconnectPredefined,
         Self::Purge,
+        Self::PurgeOffline,
+        Self::AttachAfterPurge,
         Self::Audit,
         Self::FirstStart,
         Self::Adoption,
@@ -68,6 +72,8 @@ impl Kind {
             Self::Disconnect => "disconnect",
             Self::DisconnectPredefined => "disconnect, last of predefined",
             Self::Purge => "purge",
+            Self::PurgeOffline => "purge without a daemon",
+            Self::AttachAfterPurge => "attach after a purge",
             Self::Audit => "audit",
             Self::FirstStart => "first start",
             Self::Adoption => "adoption",
@@ -79,11 +85,34 @@ impl Kind {
         matches!(self, Self::FirstStart | Self::Adoption)
     }
 
+    /// Whether it takes something away.
+    pub(super) fn is_removal(self) -> bool {
+        matches!(
+            self,
+            Self::Detach
+                | Self::DetachLast
+                | Self::Remove
+                | Self::Prune
+                | Self::Disconnect
+                | Self::DisconnectPredefined
+                | Self::Purge
+                | Self::PurgeOffline
+        )
+    }
+
+    /// Whether no daemon runs when it begins.
+    pub(super) fn is_without_daemon(self) -> bool {
+        self.is_start() || self == Self::PurgeOffline
+    }
+
     /// Makes what has to be there.
     pub(super) async fn prepare(self, lab: &Lab) {
         match self {
-            Self::CreateV4 | Self::CreateDual | Self::CreateInternal => {}
-            Self::AttachPredefined | Self::FirstStart => {}
+            Self::CreateV4
+            | Self::CreateDual
+            | Self::CreateInternal
+            | Self::AttachPredefined
+            | Self::FirstStart => {}
             Self::Remove => small(lab, "web", 1, true).await,
             Self::Prune => {
                 for (name, n) in [("one", 1), ("two", 2), ("three", 3)] {
@@ -111,7 +140,12 @@ impl Kind {
                 two_networks(lab).await;
                 attach(lab, "a", &["web", "bridge"], PORTS).await;
             }
-            Self::Purge => several(lab).await,
+            Self::Purge | Self::PurgeOffline => several(lab).await,
+            Self::AttachAfterPurge => {
+                several(lab).await;
+                let purge = Request::Purge { force: true };
+                lab.handle.ask(purge, false).await.unwrap();
+            }
             Self::Audit => {
                 several(lab).await;
                 lab.kernel.tamper(drift);
@@ -141,13 +175,15 @@ impl Kind {
             Self::Prune => Request::PruneNetworks,
             Self::Attach => attach_request(lab, "a", &["web"], PORTS),
             Self::AttachTwo => attach_request(lab, "a", &["web", "two"], PORTS),
-            Self::AttachPredefined => attach_request(lab, "a", &["bridge"], PORTS),
+            Self::AttachPredefined | Self::AttachAfterPurge => {
+                attach_request(lab, "a", &["bridge"], PORTS)
+            }
             Self::Detach | Self::DetachLast => Request::Detach("a".to_owned()),
             Self::Connect => to("two"),
             Self::ConnectPredefined => to("bridge"),
             Self::Disconnect => from("two"),
             Self::DisconnectPredefined => from("bridge"),
-            Self::Purge => Request::Purge { force: true },
+            Self::Purge | Self::PurgeOffline => Request::Purge { force: true },
             Self::Audit => Request::Audit,
             Self::FirstStart | Self::Adoption => Request::Ready,
         }

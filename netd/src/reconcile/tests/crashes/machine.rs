@@ -2,6 +2,8 @@
 
 use super::super::*;
 use super::kinds::Kind;
+use crate::reconcile::job::Tools;
+use crate::reconcile::purge_with;
 use crate::state::FaultyStore;
 
 /// What outlives a daemon.
@@ -68,6 +70,27 @@ impl Machine {
         Ok(daemon)
     }
 
+    /// Purges without a daemon.
+    pub(super) fn purge(&self, faults: &Arc<Faults>) -> Told {
+        let store = Arc::clone(&self.memory) as Arc<dyn Store>;
+        let tools = Tools {
+            kernel: Arc::new(FaultyKernel::new(
+                Arc::new(self.fake.clone()),
+                Arc::clone(faults),
+            )),
+            store: Arc::new(FaultyStore::new(store, Arc::clone(faults))),
+            pause: |_| {},
+            host: Arc::default(),
+        };
+        let purged = purge_with(&tools, true);
+        self.fake.process_ended();
+        match purged {
+            _ if faults.is_dead() => Told::Nothing,
+            Ok(_) => Told::Done,
+            Err(error) => Told::Refused(error),
+        }
+    }
+
     /// The next daemon, with nothing going wrong.
     pub(super) async fn boot_well(&self) -> Daemon {
         let faults = Arc::new(Faults::default());
@@ -83,7 +106,7 @@ impl Machine {
         let daemon = machine.boot_well().await;
         kind.prepare(&daemon.lab).await;
         daemon.settle().await;
-        if kind.is_start() {
+        if kind.is_without_daemon() {
             daemon.end().await;
             return (machine, None);
         }
