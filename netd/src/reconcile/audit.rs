@@ -98,7 +98,7 @@ impl Owner {
     /// What differs, less what changed while we looked.
     fn audit_plan(&self, mut observed: Observed, touched: &Touches) -> Plan {
         let stable = |owner: &ObjectOwner| match owner {
-            ObjectOwner::Host => true,
+            ObjectOwner::Host => !touched.host,
             ObjectOwner::Network(network) => !touched.networks.contains(network),
             ObjectOwner::Container(id) => !touched.containers.contains(id),
             ObjectOwner::Endpoint(id, network) => {

@@ -113,11 +113,14 @@ pub(crate) struct Pending {
 pub(crate) struct Touches {
     pub(crate) containers: HashSet<ContainerId>,
     pub(crate) networks: HashSet<NetworkId>,
+    /// The host's share: settings and elements that come with the first network.
+    pub(crate) host: bool,
 }
 
 impl Touches {
     pub(crate) fn of(container: Option<&ContainerId>, networks: &[NetworkId]) -> Self {
         Self {
+            host: false,
             containers: container.cloned().into_iter().collect(),
             networks: networks.iter().cloned().collect(),
         }
@@ -126,6 +129,17 @@ impl Touches {
     pub(crate) fn add(&mut self, other: &Self) {
         self.containers.extend(other.containers.iter().cloned());
         self.networks.extend(other.networks.iter().cloned());
+        self.host |= other.host;
+    }
+}
+
+/// Whether an operation changes the host's share, which no container or network owns.
+fn is_of_host(op: &Op) -> bool {
+    match op {
+        Op::Add(object) | Op::Remove(object) | Op::Change { to: object, .. } => {
+            *object.owner() == netd_model::Owner::Host
+        }
+        _ => false,
     }
 }
 
@@ -359,7 +373,14 @@ impl Owner {
     }
 
     /// Hands a job to the executors.
-    pub(crate) fn submit(&mut self, work: Work, takes: Vec<Subject>, touches: Touches, then: Then) {
+    pub(crate) fn submit(
+        &mut self,
+        work: Work,
+        takes: Vec<Subject>,
+        mut touches: Touches,
+        then: Then,
+    ) {
+        touches.host |= matches!(&work, Work::Make { ops, .. } if ops.iter().any(is_of_host));
         let token = self.next_token;
         self.next_token += 1;
         self.busy.extend(takes.iter().cloned());
