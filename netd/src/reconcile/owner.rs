@@ -119,11 +119,14 @@ pub(crate) struct Pending {
 pub(crate) struct Touches {
     pub(crate) containers: HashSet<ContainerId>,
     pub(crate) networks: HashSet<NetworkId>,
+    /// The host's share: settings and elements that come with the first network.
+    pub(crate) host: bool,
 }
 
 impl Touches {
     pub(crate) fn of(container: Option<&ContainerId>, networks: &[NetworkId]) -> Self {
         Self {
+            host: false,
             containers: container.cloned().into_iter().collect(),
             networks: networks.iter().cloned().collect(),
         }
@@ -132,7 +135,7 @@ impl Touches {
     /// Whether objects of this owner are among them.
     pub(crate) fn holds(&self, owner: &ObjectOwner) -> bool {
         match owner {
-            ObjectOwner::Host => false,
+            ObjectOwner::Host => self.host,
             ObjectOwner::Network(network) => self.networks.contains(network),
             ObjectOwner::Container(id) => self.containers.contains(id),
             ObjectOwner::Endpoint(id, network) => {
@@ -144,6 +147,17 @@ impl Touches {
     pub(crate) fn add(&mut self, other: &Self) {
         self.containers.extend(other.containers.iter().cloned());
         self.networks.extend(other.networks.iter().cloned());
+        self.host |= other.host;
+    }
+}
+
+/// Whether an operation changes the host's share, which no container or network owns.
+fn is_of_host(op: &Op) -> bool {
+    match op {
+        Op::Add(object) | Op::Remove(object) | Op::Change { to: object, .. } => {
+            *object.owner() == netd_model::Owner::Host
+        }
+        _ => false,
     }
 }
 
@@ -398,7 +412,14 @@ impl Owner {
     }
 
     /// Hands a job to the executors.
-    pub(crate) fn submit(&mut self, work: Work, takes: Vec<Subject>, touches: Touches, then: Then) {
+    pub(crate) fn submit(
+        &mut self,
+        work: Work,
+        takes: Vec<Subject>,
+        mut touches: Touches,
+        then: Then,
+    ) {
+        touches.host |= matches!(&work, Work::Make { ops, .. } if ops.iter().any(is_of_host));
         let token = self.next_token;
         self.next_token += 1;
         self.busy.extend(takes.iter().cloned());

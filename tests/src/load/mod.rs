@@ -18,7 +18,7 @@ use crate::lab::{Netns, PATIENCE, wait_for};
 
 pub use connects::connects;
 pub use datagrams::datagrams;
-pub use queries::queries;
+pub use queries::{NO_ANSWER, queries};
 pub use server::{ByteServer, DatagramServer};
 pub use streams::stream;
 

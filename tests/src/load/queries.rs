@@ -14,6 +14,9 @@ use crate::lab::{Netns, PATIENCE};
 /// After this time a resolver asks again.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// How a query fails whose repetition was not answered either.
+pub const NO_ANSWER: &str = "no answer to a query and its repetition";
+
 /// A query that waits for its answer, on a socket of its own as resolvers have it.
 struct Waiting {
     socket: UdpSocket,
@@ -106,7 +109,7 @@ fn look(query: &mut Waiting, question: &[u8], expected: IpAddr) -> Look {
             .or_else(|_| send(&query.socket, question, query.id));
     }
     if waited > RETRY + PATIENCE / 6 {
-        return Look::Failed("no answer to a query and its repetition".to_owned());
+        return Look::Failed(NO_ANSWER.to_owned());
     }
     Look::Waits
 }

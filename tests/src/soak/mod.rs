@@ -2,7 +2,7 @@
 //! every answer whether it may be.
 //!
 //! `script` makes the operations, from the seed alone; `facts` holds what is known of the daemon and for how long;
-//! `client` carries operations out and judges each answer; `faults` crashes and tampers; `quiet` compares everything
+//! `client` and `looks` carry operations out and judge each answer; `faults` crashes and tampers; `quiet` compares everything
 //! between two rounds, when nothing is under way. How the threads interleave is the kernel's choice: the same seed gives
 //! the same operations, not the same order.
 
@@ -10,6 +10,7 @@ mod client;
 mod expect;
 mod facts;
 mod faults;
+mod looks;
 mod quiet;
 mod script;
 

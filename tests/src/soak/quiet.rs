@@ -9,9 +9,10 @@ use serde_json::Value;
 use crate::host::Host;
 use crate::lab::{PATIENCE, Proto, Transport, wait_for};
 
-use super::client::{check_listed, fact_of};
+use super::client::fact_of;
 use super::expect::code;
 use super::facts::{Key, Was};
+use super::looks::check_listed;
 use super::script::Dice;
 use super::{CLIENTS, NETWORKS, PORTS, Shared, Slot, State, host_port, network_name};
 
