@@ -19,6 +19,7 @@ use crate::kernel::{Kernel, Sandbox};
 use crate::state::{Memory, Store};
 
 mod lasting;
+mod limits;
 mod requests;
 
 /// A daemon's inside, with a handle to everything.
