@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use netd_tests::host::{Host, PROGRAMS, assert_same};
-use netd_tests::lab::{self, Netns, PATIENCE, Proto};
+use netd_tests::lab::{self, Netns, PATIENCE, Proto, wait_for};
 use nix::mount::{MsFlags, mount, umount};
 use nix::sys::resource::{Resource, setrlimit};
 use serde_json::Value;
@@ -159,6 +159,20 @@ fn a_full_state_dir() {
     expected.sort();
     assert_eq!(names(&host.ok(&["network", "ls"])), expected);
     host.assert_healthy();
+    // A removal may need space too: then it is refused, and what it had taken down already is made again.
+    let removed = host.netctl(&["network", "rm", "web"]);
+    assert_eq!(removed.error_code(), "network_in_use");
+    for name in made.clone() {
+        let output = host.netctl(&["network", "rm", &name]);
+        if output.code == 0 {
+            made.retain(|other| *other != name);
+            expected.retain(|other| *other != name);
+        } else {
+            assert_eq!(output.error_code(), "store_unavailable", "{output:?}");
+        }
+        wait_for("an empty plan", PATIENCE, || host.plan().is_empty());
+        assert_eq!(names(&host.ok(&["network", "ls"])), expected);
+    }
     // Containers need the other directory.
     let b = Netns::new("b");
     host.attach(&b, &["--network=web"]);

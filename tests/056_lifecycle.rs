@@ -277,7 +277,8 @@ fn a_reload() {
     let subnet = made["subnets"][0]["subnet"].as_str().unwrap();
     assert!(!subnet.starts_with("172.16.16."), "{subnet}");
     netd.host.ok(&["network", "rm", "web"]);
-    wait_for("lines of the level debug", PATIENCE, || {
+    wait_for("a refusal in the log, at level debug", PATIENCE, || {
+        netd.host.refused(&["network", "rm", "nope"]);
         netd.host.log().contains("DEBUG")
     });
     assert_eq!(netd.warnings(), "[]");

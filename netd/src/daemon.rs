@@ -119,7 +119,9 @@ fn run(
 
 /// Tells the service manager when netd is ready, and from then on that it lives.
 async fn tell(handle: Handle, notices: Notices) {
-    handle.ready().await;
+    if !handle.ready().await {
+        return;
+    }
     notify(&ready(&handle.snapshot(), &notices));
     heartbeat(handle, notices, watchdog_of_environment(), notify).await;
 }

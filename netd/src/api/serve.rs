@@ -10,7 +10,7 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::http::{HeaderValue, Method, Request, header};
@@ -35,6 +35,8 @@ pub const GRACE: Duration = Duration::from_secs(5);
 const HEAD_TIME: Duration = Duration::from_secs(10);
 /// When no connection can be taken: how long until the next try.
 const PAUSE: Duration = Duration::from_millis(20);
+/// After the log told of a lack: how long until it may again.
+const SILENCE: Duration = Duration::from_secs(10);
 
 /// Serves the API until `shutdown` is done; then takes no new connection, finishes running requests and returns, at
 /// the latest after [`GRACE`].
@@ -143,6 +145,8 @@ struct Book {
     limits: Limits,
     open: Mutex<(u64, BTreeMap<u64, Arc<Connection>>)>,
     requests: AtomicUsize,
+    /// When the log last told of a lack.
+    told: Mutex<Option<Instant>>,
 }
 
 /// A connection's entry, for as long as the connection lasts.
@@ -165,6 +169,7 @@ impl Book {
             limits,
             open: Mutex::default(),
             requests: AtomicUsize::new(0),
+            told: Mutex::default(),
         }
     }
 
@@ -205,6 +210,16 @@ impl Book {
         true
     }
 
+    /// The log of a daemon in need is not flooded.
+    fn may_tell(&self) -> bool {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let may = told.is_none_or(|at| at.elapsed() > SILENCE);
+        if may {
+            *told = Some(Instant::now());
+        }
+        may
+    }
+
     /// After a connection could not be taken. A client that went away is nothing; without a descriptor, one that does
     /// nothing gives back its own.
     async fn relieve(&self, error: &io::Error) {
@@ -212,7 +227,9 @@ impl Book {
             return;
         }
         let closed = self.close_oldest();
-        tracing::error!(%error, closed, "a connection cannot be taken: raise the limit of open files (LimitNOFILE)");
+        if self.may_tell() {
+            tracing::error!(%error, closed, "a connection cannot be taken: raise the limit of open files (LimitNOFILE)");
+        }
         tokio::time::sleep(PAUSE).await;
     }
 }
@@ -231,6 +248,12 @@ impl Working {
         } = &*place.book;
         if counted && requests.fetch_add(1, Ordering::Relaxed) >= limits.requests {
             requests.fetch_sub(1, Ordering::Relaxed);
+            if place.book.may_tell() {
+                tracing::warn!(
+                    limit = limits.requests,
+                    "requests are refused: too many are under way"
+                );
+            }
             return Err(too_many(limits.requests));
         }
         place.connection.working.store(true, Ordering::Relaxed);

@@ -338,7 +338,9 @@ impl Owner {
     pub(crate) fn purge_ended(&mut self, purged: api::Purged, outcome: Outcome, reply: Reply) {
         self.purging = false;
         if !matches!(outcome, Outcome::Done) {
-            return answer(reply, Err(failure(outcome)));
+            answer(reply, Err(failure(outcome)));
+            // What is on record still is made again.
+            return self.start_audit(Purpose::Repair { reply: None });
         }
         self.world.purged = true;
         self.world.host_changes.clear();

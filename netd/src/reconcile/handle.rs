@@ -16,6 +16,8 @@ use crate::reconcile::journal::Journal;
 pub const QUEUE: usize = 1024;
 /// How long a client waits for an answer. The work goes on without it.
 const ANSWER: Duration = Duration::from_mins(2);
+/// Until the owner is asked once more whether it is ready.
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// One request to the owner task.
 #[derive(Debug)]
@@ -213,10 +215,17 @@ impl Handle {
         self.messages.send(message).await.is_ok() && answer.await.is_ok()
     }
 
-    /// Waits until the first audit is done.
-    pub async fn ready(&self) {
-        // The owner answers nothing before that.
-        let _ = self.ask(Request::Ready, false).await;
+    /// Waits until the first audit is done; false when the owner ends before.
+    pub async fn ready(&self) -> bool {
+        loop {
+            // The owner answers nothing before that.
+            match self.ask(Request::Ready, false).await {
+                Ok(_) => return true,
+                Err(error) if error.code == Code::NotReady => return false,
+                // Not yet: the kernel may refuse to be observed for long.
+                Err(_) => tokio::time::sleep(AGAIN).await,
+            }
+        }
     }
 
     /// The state as of the last answer.

@@ -20,6 +20,7 @@ use crate::state::{Memory, Store};
 
 mod crashes;
 mod lasting;
+mod limits;
 mod requests;
 
 /// A daemon's inside, with a handle to everything.
