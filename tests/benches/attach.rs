@@ -1,7 +1,7 @@
 //! What an attach and a detach cost through the API, beside the floor: the same operations replayed straight to the
 //! kernel, without API, records or planning, in the same run and turn by turn.
 //!
-//! `cargo bench -p netd-tests` prints medians and ratios. The machine's own network is not touched.
+//! `cargo bench -p netd-tests --bench attach` prints medians and ratios. The machine's own network is not touched.
 
 #![allow(
     clippy::expect_used,

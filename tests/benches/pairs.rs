@@ -24,8 +24,9 @@ const FIRST: u64 = 1_000;
 /// An address that was released rests for so long and takes some bytes meanwhile: memory grows with the pairs of the
 /// last minute, and from then on not any more.
 const REST: Duration = Duration::from_secs(60);
-/// What memory may grow by after that, in kB: the allocator's doing.
-const MARGIN: u64 = 512;
+/// What memory may grow by after that, in kB: more addresses rest when the machine makes more pairs in a minute, and the
+/// allocator keeps what it had. A leak of 20 bytes shows after 100,000 pairs.
+const MARGIN: u64 = 2_048;
 
 fn main() {
     lab::dispatch(PROGRAMS);
