@@ -138,10 +138,11 @@ fn resolvers(text: &str) -> Vec<IpAddr> {
 /// Interfaces that may learn a route from an advertisement: not `lo`, not netd's, not ports of a bridge.
 fn accept_ra(links: &[LinkView]) -> Result<Vec<IfName>, Refusal> {
     let mut found = Vec::new();
-    for view in links
-        .iter()
-        .filter(|view| view.owner.is_none() && view.master.is_none())
-    {
+    // One of netd's that is just being made has no owner yet, but the group of such links.
+    let is_foreign = |view: &&LinkView| {
+        view.owner.is_none() && view.group != link::GROUPS && view.master.is_none()
+    };
+    for view in links.iter().filter(is_foreign) {
         let Ok(name) = IfName::parse(&view.name) else {
             continue;
         };
