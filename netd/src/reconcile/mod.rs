@@ -9,6 +9,7 @@ mod notices;
 mod outcomes;
 mod owner;
 mod pool;
+mod queue;
 mod requests;
 #[cfg(test)]
 mod tests;

@@ -8,7 +8,8 @@ use netd_model::{ContainerId, NetworkId};
 use crate::reconcile::handle::Answer;
 use crate::reconcile::job::{Outcome, Token, Unmake, Work};
 use crate::reconcile::journal::Entry;
-use crate::reconcile::owner::{Owner, Pending, Reply, Subject, Then, Touches};
+use crate::reconcile::owner::{Owner, Pending, Reply, Then, Touches};
+use crate::reconcile::queue::Subject;
 use crate::reconcile::requests::answer;
 use crate::reconcile::world::GiveBack;
 

@@ -11,7 +11,8 @@ use crate::kernel::Sandbox;
 use crate::reconcile::audit::Purpose;
 use crate::reconcile::handle::{Answer, Message, Request};
 use crate::reconcile::job::{Unmake, Work, Write};
-use crate::reconcile::owner::{Owner, Reply, Subject, Then, Touches, random};
+use crate::reconcile::owner::{Owner, Reply, Then, Touches, random};
+use crate::reconcile::queue::Subject;
 use crate::reconcile::world::GiveBack;
 
 /// An answer that needs no work, or the reason why there is none.
