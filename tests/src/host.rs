@@ -98,15 +98,14 @@ impl Host {
 
     /// Starts the daemon and waits until it is ready.
     pub fn start_daemon(&mut self) {
-        self.spawn_daemon();
-        let code = self.netctl(&["status", "--wait"]).code;
-        assert_eq!(code, 0, "netd is not ready: {}", self.log());
+        let command = self.netns.self_command("__netd", &self.daemon_args());
+        self.launch(command);
     }
 
     /// Starts the daemon and does not wait for it.
     pub fn spawn_daemon(&mut self) {
         let command = self.netns.self_command("__netd", &self.daemon_args());
-        self.launch(command);
+        self.spawn(command);
     }
 
     /// The same as another program of the test binary, which becomes the daemon after it has prepared something. Its
@@ -126,6 +125,12 @@ impl Host {
 
     /// Starts a command as the daemon and waits until it is ready.
     pub fn launch(&mut self, command: std::process::Command) {
+        self.spawn(command);
+        let code = self.netctl(&["status", "--wait"]).code;
+        assert_eq!(code, 0, "netd is not ready: {}", self.log());
+    }
+
+    fn spawn(&mut self, command: std::process::Command) {
         self.daemon = Some(
             self.netns
                 .start(&format!("netd on {}", self.netns.name()), command),
