@@ -73,7 +73,7 @@ pub struct ContainerAttach {
     /// The networks to join; `bridge` by default.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub networks: Vec<Join>,
-    /// `[HOSTIP:]HOSTPORT[-END]:PORT[-END][/tcp|udp]`.
+    /// `[HOSTIP:][HOSTPORT[-END]:]PORT[-END][/tcp|udp|sctp]`; without a host port netd chooses one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub publish: Vec<String>,
     /// Its own resolvers.

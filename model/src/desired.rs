@@ -335,7 +335,7 @@ pub fn container<'a>(
             .iter()
             .filter(|port| port_serves(port, family))
         {
-            objects.extend(published(port, family, ip, &owner));
+            objects.extend(published(port, family, ip, &owner, facts));
         }
     }
     objects
@@ -417,7 +417,13 @@ fn endpoint_objects(
 }
 
 /// A published port in one family: the socket that holds it, and the map element that leads to the container.
-fn published(port: &Port, family: Family, to: IpAddr, owner: &Owner) -> [Object; 2] {
+fn published(
+    port: &Port,
+    family: Family,
+    to: IpAddr,
+    owner: &Owner,
+    facts: &HostFacts,
+) -> Vec<Object> {
     let proto = Datum::L4Proto(port.proto.number());
     let number = Datum::Port(port.host_port);
     let ip = port.host_ip.unwrap_or_else(|| family.unspecified());
@@ -429,15 +435,17 @@ fn published(port: &Port, family: Family, to: IpAddr, owner: &Owner) -> [Object;
         (PUB, vec![ip.into(), proto, number])
     };
     let data = ElementData::Values(vec![to.into(), Datum::Port(port.container_port)]);
-    [
-        Object::HostPort(HostPort {
-            ip,
-            proto: port.proto,
-            port: port.host_port,
-            owner: owner.clone(),
-        }),
-        element(set, Some(family), key, data, owner),
-    ]
+    let held = Object::HostPort(HostPort {
+        ip,
+        proto: port.proto,
+        port: port.host_port,
+        owner: owner.clone(),
+    });
+    // Where no program can have an SCTP socket there is nobody to hold the port against, and nothing to hold it with.
+    let is_held = port.proto != Proto::Sctp || facts.sctp;
+    let mut objects = vec![element(set, Some(family), key, data, owner)];
+    objects.extend(is_held.then_some(held));
+    objects
 }
 
 /// The published UDP port that an element serves: its address (unspecified for all) and port.

@@ -203,7 +203,7 @@ pub struct Sysctl {
 pub struct HostPort {
     /// The address; unspecified for all of its family.
     pub ip: IpAddr,
-    /// TCP or UDP.
+    /// The transport.
     pub proto: Proto,
     /// The port.
     pub port: u16,

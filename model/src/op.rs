@@ -196,6 +196,7 @@ impl fmt::Display for crate::nft::Datum {
             Self::Ip6(ip) => write!(f, "{ip}"),
             Self::L4Proto(6) => f.write_str("tcp"),
             Self::L4Proto(17) => f.write_str("udp"),
+            Self::L4Proto(132) => f.write_str("sctp"),
             Self::L4Proto(number) => write!(f, "{number}"),
             Self::Port(port) => write!(f, "{port}"),
             Self::NfProto(2) => f.write_str("ipv4"),

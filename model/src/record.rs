@@ -174,7 +174,7 @@ impl Endpoint {
 /// A published port: one host port to one container port.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Port {
-    /// TCP or UDP.
+    /// The transport.
     pub proto: Proto,
     /// The host's address; none for every address of the families the container has.
     pub host_ip: Option<IpAddr>,

@@ -1,6 +1,6 @@
 //! Raw requests become validated requests, here and nowhere else.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 use crate::api;
 use crate::error::{Code, Error, Result};
 use crate::id::{ContainerId, Name, shorten};
-use crate::net::{Family, IfName, Mac, Prefix};
+use crate::net::{Family, IfName, Mac, Prefix, Proto};
 use crate::record::{PREDEFINED, Port, Subnet};
 
-pub use crate::publish::parse_publish;
+pub use crate::publish::{Publish, parse_publish};
 
 /// Most ports one container may publish: each is a bound socket of the daemon.
 pub const PORTS_MAX: usize = 4096;
@@ -90,7 +90,7 @@ pub struct Attach {
     /// The networks to join, in order; never empty.
     pub networks: Vec<Join>,
     /// The ports to publish.
-    pub publish: Vec<Port>,
+    pub publish: Vec<Publish>,
     /// Its own resolvers.
     pub dns: Vec<IpAddr>,
     /// Labels.
@@ -521,24 +521,27 @@ fn check_netns(text: &str) -> Result<String> {
     Ok(format!("/run/netns/{text}"))
 }
 
-fn check_publish(texts: &[String]) -> Result<Vec<Port>> {
-    let mut ports: Vec<Port> = Vec::new();
+fn check_publish(texts: &[String]) -> Result<Vec<Publish>> {
+    let mut asked: Vec<Publish> = Vec::new();
     for text in texts {
-        for port in parse_publish(text)? {
-            if let Some(other) = ports.iter().find(|other| other.conflicts(&port)) {
-                return Err(Error::new(
-                    Code::InvalidPublish,
-                    format!("{port} and {other} take the same host port"),
-                ));
-            }
-            ports.push(port);
-            if ports.len() > PORTS_MAX {
-                return Err(Error::new(
-                    Code::InvalidPublish,
-                    format!("a container publishes at most {PORTS_MAX} ports"),
-                ));
-            }
+        asked.extend(parse_publish(text)?);
+        if asked.len() > PORTS_MAX {
+            return Err(Error::new(
+                Code::InvalidPublish,
+                format!("a container publishes at most {PORTS_MAX} ports"),
+            ));
         }
     }
-    Ok(ports)
+    let mut taken: HashMap<(Proto, u16), Vec<Port>> = HashMap::new();
+    for port in asked.iter().filter_map(Publish::exact) {
+        let others = taken.entry((port.proto, port.host_port)).or_default();
+        if let Some(other) = others.iter().find(|other| other.conflicts(&port)) {
+            return Err(Error::new(
+                Code::InvalidPublish,
+                format!("{port} and {other} take the same host port"),
+            ));
+        }
+        others.push(port);
+    }
+    Ok(asked)
 }

@@ -265,11 +265,11 @@ pub struct Attach {
     /// A network to join, bridge by default; may be repeated
     #[arg(long, value_name = "NET[,ip=A][,ip6=A][,mac=M][,ifname=I][,alias=A]…")]
     pub network: Vec<String>,
-    /// A port to publish on the host; may be repeated
+    /// A port to publish on the host, which netd chooses if none is named; may be repeated
     #[arg(
         short,
         long,
-        value_name = "[HOSTIP:]HOSTPORT[-END]:PORT[-END][/tcp|udp]"
+        value_name = "[HOSTIP:][HOSTPORT[-END]:]PORT[-END][/tcp|udp|sctp]"
     )]
     pub publish: Vec<String>,
     /// A resolver for this container; may be repeated

@@ -124,6 +124,17 @@ pub struct Sandbox {
     pub identity: (u64, u64),
 }
 
+impl Sandbox {
+    /// The same namespace with a descriptor of its own.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self {
+            path: self.path.clone(),
+            fd: self.fd.as_ref().map(OwnedFd::try_clone).transpose()?,
+            identity: self.identity,
+        })
+    }
+}
+
 /// Why a path is not accepted as a sandbox.
 #[derive(Debug, thiserror::Error)]
 pub enum SandboxError {

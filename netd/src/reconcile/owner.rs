@@ -29,6 +29,7 @@ use crate::reconcile::journal::Journal;
 use crate::reconcile::notices::Notices;
 use crate::reconcile::pool::Pool;
 use crate::reconcile::queue::Subject;
+use crate::reconcile::requests::Making;
 use crate::reconcile::world::World;
 use crate::reconcile::{audit, view};
 use crate::state::HostState;
@@ -55,6 +56,8 @@ pub(crate) enum Then {
     },
     Attached {
         id: ContainerId,
+        /// For another choice of host ports.
+        again: Option<Box<Making>>,
         reply: Reply,
     },
     Detached {
@@ -398,6 +401,7 @@ impl Owner {
         [
             ("ipv6", self.world.facts.ipv6),
             ("bridge_netfilter", self.world.facts.bridge_netfilter),
+            ("sctp", self.world.facts.sctp),
         ]
         .into_iter()
         .map(|(name, there)| (name.to_owned(), there))

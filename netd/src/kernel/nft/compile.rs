@@ -297,6 +297,8 @@ impl Rule<'_> {
             // struct tcphdr and struct udphdr; the kernel leaves a UDP checksum of zero alone.
             Proto::Tcp => 16,
             Proto::Udp => 6,
+            // A CRC over the whole packet, which this cannot bring up to date.
+            Proto::Sctp => return Err(Unsupported::PortWithoutProtocol),
         };
         self.expression("immediate", |w| {
             w.put_u32(NFTA_IMMEDIATE_DREG, SCRATCH);

@@ -5,9 +5,9 @@ use std::time::Duration;
 use netd_model::desired::{self, FAMILIES};
 use netd_model::error::{Code, Error, Result};
 use netd_model::id::shorten;
-use netd_model::net::{IfName, Mac};
+use netd_model::net::{IfName, Mac, Proto};
 use netd_model::record::{Container, Endpoint, Phase};
-use netd_model::request::{Attach, Join};
+use netd_model::request::{Attach, Join, Publish};
 use netd_model::{ContainerId, NetworkId};
 
 use super::pools::ipam_error;
@@ -39,22 +39,25 @@ impl World {
         )
     }
 
-    /// Reserves everything an attach needs; on an error nothing is reserved.
+    /// Reserves everything an attach needs; on an error nothing is reserved. `avoid` are host ports that another program
+    /// turned out to hold: netd does not choose them.
     pub(crate) fn reserve(
         &mut self,
         attach: Attach,
         id: ContainerId,
         identity: (u64, u64),
         now: Duration,
+        avoid: &[(Proto, u16)],
     ) -> Result<&Container> {
         self.check_free(&attach, &id, identity)?;
+        let ports = self.ports.choose(&attach.publish, avoid, &self.facts)?;
         let mut container = Container {
             name: attach.name.clone(),
             hostname: attach.hostname.clone(),
             netns: attach.netns.clone(),
             netns_identity: identity,
             endpoints: Vec::new(),
-            ports: attach.publish.clone(),
+            ports,
             dns: attach.dns.clone(),
             labels: attach.labels.clone(),
             phase: Phase::Attaching,
@@ -109,14 +112,8 @@ impl World {
                 ),
             ));
         }
-        for port in &attach.publish {
-            let holders = self
-                .ports
-                .get(&(port.proto, port.host_port))
-                .into_iter()
-                .flatten();
-            if let Some((other, held)) = holders.into_iter().find(|(_, held)| held.conflicts(port))
-            {
+        for port in attach.publish.iter().filter_map(Publish::exact) {
+            if let Some((other, held)) = self.ports.holder(&port) {
                 let name = self
                     .containers
                     .get(other)
@@ -221,10 +218,7 @@ impl World {
             .insert(container.name.clone(), container.id.clone());
         self.sandboxes
             .insert(container.netns_identity, container.id.clone());
-        for port in &container.ports {
-            let entry = self.ports.entry((port.proto, port.host_port)).or_default();
-            entry.push((container.id.clone(), port.clone()));
-        }
+        self.ports.enter(&container.id, &container.ports);
         let id = container.id.clone();
         self.containers.entry(id).insert_entry(container).into_mut()
     }
@@ -253,6 +247,12 @@ impl World {
             net.macs.insert(endpoint.mac);
             net.members.insert(container.id.clone());
         }
+        let asked = container.request.publish.iter().zip(&container.ports);
+        let chosen = asked.filter(|(asked, _)| asked.choice().is_none());
+        // As with addresses: behind the highest.
+        let highest = chosen.map(|(_, port)| port.host_port).max();
+        self.ports
+            .set_last(self.ports.last().max(highest.unwrap_or(0)));
         self.insert(container);
         Ok(())
     }
@@ -272,12 +272,7 @@ impl World {
         let container = self.containers.remove(id)?;
         self.container_names.remove(&container.name);
         self.sandboxes.remove(&container.netns_identity);
-        for port in &container.ports {
-            if let Some(list) = self.ports.get_mut(&(port.proto, port.host_port)) {
-                list.retain(|(holder, _)| holder != id);
-            }
-        }
-        self.ports.retain(|_, list| !list.is_empty());
+        self.ports.leave(id, &container.ports);
         self.give_back(&container, how);
         Some(container)
     }
