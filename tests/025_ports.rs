@@ -22,6 +22,14 @@ fn main() -> ExitCode {
         lab::test("first_free_of_a_range", first_free_of_a_range),
         lab::test("ranges_and_addresses", ranges_and_addresses),
         lab::test("sctp", sctp),
+        lab::test(
+            "ipv6_port_of_an_ipv4_container",
+            ipv6_port_of_an_ipv4_container,
+        ),
+        lab::test(
+            "ipv6_loopback_with_br_netfilter",
+            ipv6_loopback_with_br_netfilter,
+        ),
     ])
 }
 
@@ -269,4 +277,109 @@ fn sctp_ports(frame: &[u8]) -> Option<(u16, u16)> {
     let is_sctp = frame.get(12..14)? == [8, 0] && *frame.get(23)? == 132;
     let port = |at: usize| Some(u16::from_be_bytes([*frame.get(at)?, *frame.get(at + 1)?]));
     is_sctp.then_some((port(34)?, port(36)?))
+}
+
+/// What the kernel cannot translate the daemon passes on: from IPv6, where it was asked for, to a container without.
+fn ipv6_port_of_an_ipv4_container() {
+    if !has_ipv6() {
+        lab::skip("no IPv6 in this kernel");
+    }
+    let (mut host, outside) = world();
+    host.ok(&["network", "create", "four"]);
+    let c = Netns::new("c");
+    let _servers = [Proto::Tcp, Proto::Udp].map(|proto| c.serve(proto, "c", 80));
+    let publish = [
+        "[::]:8080:80",
+        "[::]:8080:80/udp",
+        "[2001:db8::1]:8081:80",
+        "[2001:db8::1]:8081:80/udp",
+        "[::1]:8082:80",
+        "8083:80",
+    ];
+    let words = publish.iter().flat_map(|text| ["--publish", text]);
+    let words: Vec<&str> = ["--network", "four"].into_iter().chain(words).collect();
+    host.attach(&c, &words);
+    for proto in [Proto::Tcp, Proto::Udp] {
+        for to in ["[2001:db8::1]:8080", "[2001:db8::1]:8081"] {
+            assert_answered(&outside, proto, to, "c");
+            assert_answered(&host.netns, proto, to, "c");
+        }
+        assert_answered(&host.netns, proto, "[::1]:8080", "c");
+    }
+    assert_answered(&host.netns, Proto::Tcp, "[::1]:8082", "c");
+    assert_answered(&outside, Proto::Tcp, "192.0.2.1:8083", "c");
+    // Only where IPv6 was named: the others answer in the container's families, and ::1 on this host alone.
+    for to in [
+        "192.0.2.1:8080",
+        "192.0.2.1:8081",
+        "[2001:db8::1]:8082",
+        "[2001:db8::1]:8083",
+    ] {
+        assert_refused(&outside, to);
+    }
+    // A connection that stays, a large answer, and a client that asks for nothing.
+    let mut kept = outside.tcp_open("[2001:db8::1]:8080", PATIENCE).unwrap();
+    for _ in 0..3 {
+        kept.ask(PATIENCE).unwrap();
+    }
+    host.assert_healthy();
+    host.kill_daemon();
+    assert_refused(&outside, "[2001:db8::1]:8080");
+    host.start_daemon();
+    assert_answered(&outside, Proto::Tcp, "[2001:db8::1]:8080", "c");
+    host.assert_healthy();
+    // IPv6 comes with another network: from then on the kernel does it, and the client's address is seen.
+    host.ok(&["connect", "n1", "c"]);
+    let answer = outside.tcp_probe("[2001:db8::1]:8080", PATIENCE);
+    let lab::Outcome::Reached { seen_source, .. } = answer else {
+        panic!("{answer:?}");
+    };
+    assert_eq!(seen_source.ip().to_string(), "2001:db8::9");
+    host.assert_healthy();
+    host.ok(&["disconnect", "n1", "c"]);
+    assert_answered(&outside, Proto::Tcp, "[2001:db8::1]:8080", "c");
+    let other = Netns::new("other");
+    let path = other.path().to_string_lossy().into_owned();
+    let words = [
+        "attach",
+        &path,
+        "--name=o",
+        "--network=four",
+        "--publish=[::]:9000:80/sctp",
+    ];
+    assert_eq!(host.refused(&words), "invalid_publish");
+    host.ok(&["detach", "c"]);
+    assert_refused(&outside, "[2001:db8::1]:8080");
+    host.done();
+}
+
+/// With br_netfilter the kernel has no route for a reply to ::1.
+fn ipv6_loopback_with_br_netfilter() {
+    if !has_ipv6() {
+        lab::skip("no IPv6 in this kernel");
+    }
+    for on in ["0", "1"] {
+        let (host, outside) = (host_netns("host"), host_netns("outside"));
+        wire(
+            &host,
+            "wan",
+            &["2001:db8::1/64"],
+            &outside,
+            &["2001:db8::9/64"],
+        );
+        for family in ["ip", "ip6"] {
+            host.set_sysctl(&format!("net/bridge/bridge-nf-call-{family}tables"), on);
+        }
+        let host = Host::on(host);
+        host.ok(&["network", "create", "n1", "--ipv6"]);
+        let c = Netns::new("c");
+        let _servers = [Proto::Tcp, Proto::Udp].map(|proto| c.serve(proto, "c", 80));
+        attach(&host, &c, &["[::1]:8080:80", "[::1]:8080:80/udp"]);
+        for proto in [Proto::Tcp, Proto::Udp] {
+            assert_answered(&host.netns, proto, "[::1]:8080", "c");
+        }
+        assert_refused(&outside, "[2001:db8::1]:8080");
+        host.assert_healthy();
+        host.done();
+    }
 }

@@ -54,6 +54,23 @@ pub struct NetworkCreate {
     /// Driver options: `bridge=NAME`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub opts: BTreeMap<String, String>,
+    /// Routes that its containers get.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<StaticRoute>,
+}
+
+/// A route that every container of a network gets.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StaticRoute {
+    /// The prefix it leads to.
+    pub destination: String,
+    /// An address in a subnet of the network; without one the destination is on the link.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<String>,
+    /// Its metric; the kernel's default without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metric: Option<u32>,
 }
 
 /// Body of `POST /v1/containers`.
@@ -79,6 +96,9 @@ pub struct ContainerAttach {
     /// Its own resolvers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dns: Vec<String>,
+    /// Names that only this container resolves: `NAME:IP` or `NAME:host-gateway`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub extra_hosts: Vec<String>,
     /// Labels.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
@@ -108,6 +128,12 @@ pub struct Join {
     /// Further names on this network.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub aliases: Vec<String>,
+    /// The network with the highest has the default route and the published ports; 0 by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gw_priority: Option<i32>,
+    /// Settings of the interface, such as `net.ipv4.conf.IFNAME.rp_filter`; `IFNAME` stands for its name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sysctls: BTreeMap<String, String>,
 }
 
 /// A network.
@@ -127,7 +153,68 @@ pub struct Network {
     pub interface: IfName,
     pub dns: Vec<IpAddr>,
     pub labels: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<StaticRoute>,
+    /// What is kept for containers, by their names.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub reservations: BTreeMap<String, Reservation>,
     pub endpoints: Vec<NetworkEndpoint>,
+}
+
+/// Body of `PUT /v1/networks/{n}/reservations/{name}`: what a container of that name gets on that network. An empty one
+/// keeps what the container has now.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reservation {
+    /// IPv4 address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ip: Option<String>,
+    /// IPv6 address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ip6: Option<String>,
+    /// MAC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<String>,
+}
+
+/// Body of `POST /v1/apply`, and the content of a file of networks (TOML, there in the singular).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Apply {
+    /// Networks that shall be there.
+    #[serde(default, alias = "network", skip_serializing_if = "Vec::is_empty")]
+    pub networks: Vec<NetworkCreate>,
+    /// Addresses that shall be kept.
+    #[serde(default, alias = "reservation", skip_serializing_if = "Vec::is_empty")]
+    pub reservations: Vec<Reserve>,
+}
+
+/// A reservation in a file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reserve {
+    /// The network.
+    pub network: String,
+    /// The container's name.
+    pub container: String,
+    /// IPv4 address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ip: Option<String>,
+    /// IPv6 address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ip6: Option<String>,
+    /// MAC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<String>,
+}
+
+/// Answer of `POST /v1/apply`: networks by name, reservations as `NETWORK/CONTAINER`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Applied {
+    /// What was made.
+    pub created: Vec<String>,
+    /// What was there already.
+    pub unchanged: Vec<String>,
 }
 
 /// A subnet of a network.
@@ -161,6 +248,9 @@ pub struct Container {
     pub endpoints: Vec<Endpoint>,
     pub ports: Vec<Port>,
     pub dns: Dns,
+    /// Names that only this container resolves, with their addresses.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub extra_hosts: BTreeMap<String, Vec<IpAddr>>,
     pub labels: BTreeMap<String, String>,
     /// What the host does that hinders this container, each with its remedy.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -181,6 +271,10 @@ pub struct Endpoint {
     pub gateway: Option<IpAddr>,
     pub gateway6: Option<IpAddr>,
     pub aliases: Vec<String>,
+    #[serde(default)]
+    pub gw_priority: i32,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sysctls: BTreeMap<String, String>,
 }
 
 /// A published port.

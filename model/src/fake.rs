@@ -200,7 +200,9 @@ mod tests {
     use crate::id::{ContainerId, Name, NetworkId};
     use crate::net::{Family, IfName, Mac, Prefix, Proto};
     use crate::observed::HostFacts;
-    use crate::record::{Container, Driver, Endpoint, Mode, Network, Phase, Port, Subnet};
+    use crate::record::{
+        Container, Driver, Endpoint, Mode, Network, Phase, Port, StaticRoute, Subnet,
+    };
     use crate::request::Attach;
 
     fn network(n: u8, ipv6: bool, internal: bool) -> Network {
@@ -229,6 +231,13 @@ mod tests {
             mtu: 1500,
             dns: Vec::new(),
             labels: BTreeMap::new(),
+            // Two networks have the same destinations.
+            routes: vec![StaticRoute {
+                destination: format!("192.168.{}.0/24", n % 2).parse().unwrap(),
+                gateway: None,
+                metric: 0,
+            }],
+            reservations: BTreeMap::new(),
             unknown: serde_json::Map::new(),
         }
     }
@@ -251,6 +260,9 @@ mod tests {
                 mac: Mac::of_address(ips[0]),
                 ips,
                 aliases: Vec::new(),
+                // The default route changes hands as networks come and go.
+                gw_priority: i32::from(u8::from(network.id[..2] == *"02")),
+                sysctls: [("net/ipv4/conf/IFNAME/rp_filter".to_owned(), "2".to_owned())].into(),
                 unknown: serde_json::Map::new(),
             }
         };
@@ -262,6 +274,7 @@ mod tests {
             netns_identity: (1, u64::from(n)),
             ports,
             dns: Vec::new(),
+            extra_hosts: Vec::new(),
             labels: BTreeMap::new(),
             phase: Phase::Attached,
             request: Attach {
@@ -272,6 +285,7 @@ mod tests {
                 networks: Vec::new(),
                 publish: Vec::new(),
                 dns: Vec::new(),
+                extra_hosts: Vec::new(),
                 labels: BTreeMap::new(),
             },
             unknown: serde_json::Map::new(),

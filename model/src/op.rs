@@ -122,7 +122,10 @@ fn list(ips: &[IpAddr]) -> String {
 impl fmt::Display for Object {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::HostPort(p) => write!(f, "host port {} {}/{}", p.ip, p.port, p.proto),
+            Self::HostPort(p) => {
+                write!(f, "host port {} {}/{}", p.ip, p.port, p.proto)?;
+                p.relay.map_or(Ok(()), |to| write!(f, " relayed to {to}"))
+            }
             Self::Ruleset(r) => write!(
                 f,
                 "ruleset of table inet {} in {}",

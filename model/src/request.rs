@@ -9,9 +9,16 @@ use crate::api;
 use crate::error::{Code, Error, Result};
 use crate::id::{ContainerId, Name, shorten};
 use crate::net::{Family, IfName, Mac, Prefix, Proto};
-use crate::record::{PREDEFINED, Port, Subnet};
+use crate::record::{ExtraHost, PREDEFINED, Port, StaticRoute, Subnet};
 
 pub use crate::publish::{Publish, parse_publish};
+
+mod declared;
+mod details;
+
+pub use declared::{Declared, Reserve, difference, reservation};
+pub(crate) use details::IFNAME;
+pub use details::check_gateways;
 
 /// Most ports one container may publish: each is a bound socket of the daemon.
 pub const PORTS_MAX: usize = 4096;
@@ -43,6 +50,8 @@ pub struct CreateNetwork {
     pub labels: BTreeMap<String, String>,
     /// Name of the bridge device (`--opt bridge=NAME`).
     pub bridge: Option<IfName>,
+    /// Routes that its containers get. Whether a gateway is on the network is seen when its subnets are known.
+    pub routes: Vec<StaticRoute>,
 }
 
 /// A subnet asked for.
@@ -93,6 +102,9 @@ pub struct Attach {
     pub publish: Vec<Publish>,
     /// Its own resolvers.
     pub dns: Vec<IpAddr>,
+    /// Names that only it resolves.
+    #[serde(default)]
+    pub extra_hosts: Vec<ExtraHost>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
 }
@@ -112,6 +124,12 @@ pub struct Join {
     pub ifname: Option<IfName>,
     /// Further names.
     pub aliases: Vec<String>,
+    /// Its rank for the default route.
+    #[serde(default)]
+    pub gw_priority: i32,
+    /// Settings of the interface, see [`crate::record::Endpoint`].
+    #[serde(default)]
+    pub sysctls: BTreeMap<String, String>,
 }
 
 impl TryFrom<api::NetworkCreate> for CreateNetwork {
@@ -119,6 +137,7 @@ impl TryFrom<api::NetworkCreate> for CreateNetwork {
 
     fn try_from(raw: api::NetworkCreate) -> Result<Self> {
         let name = Name::parse(&raw.name)?;
+        refuse_meaning(&raw.name)?;
         supported(&raw)?;
         let subnets = subnets(&raw)?;
         let ipv6 = raw.ipv6 || subnets.iter().any(|s| s.subnet.family() == Family::V6);
@@ -127,12 +146,33 @@ impl TryFrom<api::NetworkCreate> for CreateNetwork {
             dns: addresses(&raw.dns)?,
             labels: check_labels(raw.labels)?,
             bridge: bridge_option(&raw.opts)?,
+            routes: details::routes(&raw.routes)?,
             internal: raw.internal,
             name,
             subnets,
             ipv6,
         })
     }
+}
+
+/// The names that mean something to users of Docker and Podman, and no network of netd's.
+pub fn meaning(name: &str) -> Option<Error> {
+    let text = match name {
+        "host" => {
+            "network host is predefined: it is the host's own network namespace, where netd attaches nothing; start the \
+             container in that namespace and leave the attach out"
+        }
+        "none" => {
+            "network none is predefined: it is a namespace with nothing but lo; leave the attach out, or use --internal \
+             for a network that leads nowhere"
+        }
+        _ => return None,
+    };
+    Some(Error::new(Code::NetworkPredefined, text))
+}
+
+fn refuse_meaning(name: &str) -> Result<()> {
+    meaning(name).map_or(Ok(()), Err)
 }
 
 fn supported(raw: &api::NetworkCreate) -> Result<()> {
@@ -401,6 +441,7 @@ impl TryFrom<api::ContainerAttach> for Attach {
             netns: check_netns(&raw.netns)?,
             publish: check_publish(&raw.publish)?,
             dns: addresses(&raw.dns)?,
+            extra_hosts: details::extra_hosts(&raw.extra_hosts)?,
             labels: check_labels(raw.labels)?,
             id,
             name,
@@ -419,6 +460,8 @@ impl Join {
             mac: None,
             ifname: None,
             aliases: Vec::new(),
+            gw_priority: 0,
+            sysctls: BTreeMap::new(),
         }
     }
 }
@@ -467,6 +510,8 @@ impl TryFrom<api::Join> for Join {
             mac: raw.mac.map(|text| text.parse()).transpose()?,
             network: raw.network,
             aliases: raw.aliases,
+            gw_priority: raw.gw_priority.unwrap_or(0),
+            sysctls: details::sysctls(raw.sysctls)?,
             ifname,
         })
     }

@@ -214,7 +214,6 @@ invalid_publish    --publish=1-65535:1-65535
 invalid_publish    --publish=8081:80 --publish=8081:81
 invalid_publish    --publish=8081:80 --publish=127.0.0.1:8081:81
 invalid_publish    --publish=8081:80 --network=inner
-invalid_publish    --publish=[::1]:8081:80 --network=four
 port_in_use        --publish=8080:80
 port_in_use        --publish=127.0.0.1:8080:80
 port_in_use        --publish=9090:80

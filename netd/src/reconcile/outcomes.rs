@@ -11,6 +11,7 @@ use crate::reconcile::journal::Entry;
 use crate::reconcile::owner::{Owner, Pending, Reply, Then, Touches};
 use crate::reconcile::queue::Subject;
 use crate::reconcile::requests::{Making, answer};
+use crate::reconcile::view;
 use crate::reconcile::world::GiveBack;
 
 impl Owner {
@@ -36,6 +37,21 @@ impl Owner {
                 other => answer(reply, Err(failure(other))),
             },
             Then::NetworkMade { id, reply } => self.network_made(&id, outcome, reply),
+            Then::Reserved { old, reply } => {
+                let id = old.id.clone();
+                let result = match outcome {
+                    Outcome::Done => Ok(()),
+                    other => {
+                        self.world.set_reservations(*old);
+                        Err(failure(other))
+                    }
+                };
+                if let Some(record) = self.world.network(&id) {
+                    self.network_views.insert(id.clone(), view::network(record));
+                }
+                self.publish();
+                answer(reply, result.and_then(|()| self.network_answer(&id)));
+            }
             Then::NetworksRemoved { ids, prune, reply } => {
                 self.networks_removed(&ids, prune, outcome, reply);
             }

@@ -49,6 +49,11 @@ pub(crate) enum Then {
         id: NetworkId,
         reply: Reply,
     },
+    Reserved {
+        /// The record before.
+        old: Box<Network>,
+        reply: Reply,
+    },
     NetworksRemoved {
         ids: Vec<NetworkId>,
         prune: bool,
@@ -450,6 +455,7 @@ pub(crate) fn predefined(world: &World) -> Result<Network> {
         dns: Vec::new(),
         labels: BTreeMap::new(),
         bridge: None,
+        routes: Vec::new(),
     };
     world.plan_network(&request, NetworkId::from_bytes(random()?))
 }

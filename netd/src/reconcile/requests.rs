@@ -3,7 +3,7 @@
 use netd_model::error::{Code, Error};
 use netd_model::net::Proto;
 use netd_model::record::{Container, Network, Phase};
-use netd_model::request::{Attach, CreateNetwork, Join, Publish};
+use netd_model::request::{Attach, CreateNetwork, Join, Publish, difference};
 use netd_model::{ContainerId, NetworkId, Object, Op, desired};
 
 use netd_model::api::DryRun;
@@ -29,6 +29,25 @@ impl Owner {
         } = message;
         match request {
             Request::CreateNetwork(request) => self.create_network(request, dry_run, reply),
+            Request::EnsureNetwork(request) => match self.is_there(&request) {
+                Ok(true) => answer(reply, Ok(Answer::Unchanged)),
+                Ok(false) => self.create_network(request, dry_run, reply),
+                Err(error) => answer(reply, Err(error)),
+            },
+            Request::Reserve {
+                network,
+                container,
+                reservation,
+            } => {
+                let planned = self
+                    .world
+                    .find_network(&network)
+                    .and_then(|id| self.world.plan_reservation(&id, &container, reservation));
+                match planned {
+                    Ok(record) => self.reserve(record, dry_run, reply),
+                    Err(error) => answer(reply, Err(error)),
+                }
+            }
             Request::RemoveNetwork(reference) => {
                 let found = self.world.find_network(&reference);
                 let checked = found.and_then(|id| self.world.check_removal(&id).map(|()| id));
@@ -71,6 +90,56 @@ impl Owner {
             Request::Audit => self.start_audit(Purpose::Repair { reply: Some(reply) }),
             Request::Purge { force } => self.purge(force, dry_run, reply),
         }
+    }
+
+    /// Whether a network is there as it is asked for.
+    fn is_there(&self, request: &CreateNetwork) -> netd_model::Result<bool> {
+        let Ok(id) = self.world.find_network(&request.name) else {
+            return Ok(false);
+        };
+        let named = self.world.network(&id);
+        let Some(have) = named.filter(|have| have.name == request.name) else {
+            return Ok(false);
+        };
+        match difference(request, have) {
+            None => Ok(true),
+            Some(how) => Err(Error::new(
+                Code::NetworkExists,
+                format!(
+                    "network {} is there, but differs ({how}): remove it first, or change what is asked for",
+                    request.name
+                ),
+            )),
+        }
+    }
+
+    /// Writes down what a network keeps for containers. The kernel has no part in it.
+    fn reserve(&mut self, record: Network, dry_run: bool, reply: Reply) {
+        let unchanged = self.world.network(&record.id) == Some(&record);
+        if unchanged || dry_run {
+            let none = Answer::DryRun(DryRun::new(Vec::new()));
+            return answer(reply, Ok(if dry_run { none } else { Answer::Unchanged }));
+        }
+        let takes = vec![Subject::Network(record.name.clone())];
+        // Entered at once: an attach to another network must not be handed the address meanwhile.
+        let Some(old) = self.world.set_reservations(record.clone()) else {
+            let error = Error::new(Code::NetworkNotFound, "the network is gone");
+            return answer(reply, Err(error));
+        };
+        let work = Work::Make {
+            sandbox: None,
+            before: vec![Write::Network(Box::new(record))],
+            ops: Vec::new(),
+            after: Vec::new(),
+            undo: Vec::new(),
+        };
+        let old = Box::new(old);
+        self.submit(
+            work,
+            takes,
+            Touches::default(),
+            Then::Reserved { old, reply },
+        );
     }
 
     fn is_prunable(&self, network: &Network) -> bool {

@@ -35,6 +35,7 @@ mod ns;
 mod observe;
 mod ops;
 mod ports;
+mod relay;
 mod removal;
 mod space;
 mod watch;

@@ -12,6 +12,7 @@ use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
 use super::descriptors::keep;
 use super::netlink::Refusal;
+use super::relay::{Relay, Relays};
 use crate::kernel::KernelErrorKind;
 
 /// `IPPROTO_SCTP`.
@@ -24,8 +25,9 @@ type Key = (Family, Proto, u16);
 /// one address may stand beside that of all. So where the wildcard is held, it holds for the others too.
 #[derive(Debug)]
 struct Held {
-    /// None while the wildcard of the same port holds this one.
+    /// None while the wildcard of the same port holds this one, and where the relay has it.
     socket: Option<Socket>,
+    relay: Option<Relay>,
     port: HostPort,
 }
 
@@ -35,7 +37,7 @@ type Group = HashMap<IpAddr, Held>;
 /// The held ports. Their sockets live as long as netd does, or until the port is given back. What one costs does not
 /// grow with the others: only those of the same number are looked at.
 #[derive(Debug, Default)]
-pub(super) struct Ports(Mutex<HashMap<Key, Group>>);
+pub(super) struct Ports(Mutex<HashMap<Key, Group>>, Mutex<Relays>);
 
 fn key(port: &HostPort) -> Key {
     (Family::of(port.ip), port.proto, port.port)
@@ -55,7 +57,10 @@ impl Ports {
     pub(super) fn hold(&self, port: &HostPort) -> Result<(), Refusal> {
         let mut ports = self.lock();
         let group = ports.entry(key(port)).or_default();
-        let done = hold_in(group, port);
+        let done = match port.relay {
+            None => hold_in(group, port),
+            Some(to) => self.relay_in(group, port, to),
+        };
         if group.is_empty() {
             ports.remove(&key(port));
         }
@@ -90,12 +95,42 @@ impl Ports {
         let held = ports
             .get_mut(&key(port))
             .and_then(|group| group.get_mut(&port.ip));
-        if let Some(held) = held {
-            held.port = port.clone();
-            return Ok(());
+        match held {
+            Some(held) if held.port.relay == port.relay => {
+                held.port = port.clone();
+                return Ok(());
+            }
+            Some(held) => {
+                let was = held.port.clone();
+                drop(ports);
+                self.release(&was);
+            }
+            None => drop(ports),
         }
-        drop(ports);
         self.hold(port)
+    }
+
+    /// Listens on a port and passes on what comes. Never beside another address of the same port: a wildcard's socket
+    /// would have to make room for a moment, and lose its connections.
+    fn relay_in(&self, group: &mut Group, port: &HostPort, to: SocketAddr) -> Result<(), Refusal> {
+        if let Some(own) = group.get(&port.ip) {
+            if own.port == *port {
+                return Ok(());
+            }
+            return Err(held_by(&own.port));
+        }
+        let socket = bind(port).map_err(explain)?;
+        let mut relays = self.1.lock().unwrap_or_else(PoisonError::into_inner);
+        let relay = relays.start(socket, port.proto, to).map_err(explain)?;
+        group.insert(
+            port.ip,
+            Held {
+                socket: None,
+                relay: Some(relay),
+                port: port.clone(),
+            },
+        );
+        Ok(())
     }
 
     /// What is held.
@@ -109,12 +144,16 @@ impl Ports {
     }
 }
 
+fn held_by(port: &HostPort) -> Refusal {
+    Refusal::from(Errno::EADDRINUSE)
+        .of_kind(KernelErrorKind::PortInUse)
+        .because(format!("netd holds it for {}", port.owner))
+}
+
 fn hold_in(group: &mut Group, port: &HostPort) -> Result<(), Refusal> {
     if let Some(own) = group.get(&port.ip) {
         if own.port.owner != port.owner {
-            return Err(Refusal::from(Errno::EADDRINUSE)
-                .of_kind(KernelErrorKind::PortInUse)
-                .because(format!("netd holds it for {}", own.port.owner)));
+            return Err(held_by(&own.port));
         }
         if is_held(group, own) {
             return Ok(());
@@ -132,6 +171,7 @@ fn hold_in(group: &mut Group, port: &HostPort) -> Result<(), Refusal> {
         port.ip,
         Held {
             socket,
+            relay: None,
             port: port.clone(),
         },
     );
@@ -139,14 +179,14 @@ fn hold_in(group: &mut Group, port: &HostPort) -> Result<(), Refusal> {
 }
 
 fn is_held(group: &Group, own: &Held) -> bool {
-    own.socket.is_some() || group.contains_key(&wildcard(&own.port))
+    own.socket.is_some() || own.relay.is_some() || group.contains_key(&wildcard(&own.port))
 }
 
 /// The ports of single addresses, which a wildcard covers.
 fn covered(group: &mut Group) -> impl Iterator<Item = &mut Held> {
     group
         .values_mut()
-        .filter(|own| !own.port.ip.is_unspecified())
+        .filter(|own| !own.port.ip.is_unspecified() && own.relay.is_none())
 }
 
 /// Binds a wildcard; own sockets make room for a moment, another program's do not.
@@ -203,7 +243,7 @@ fn bind(port: &HostPort) -> io::Result<Socket> {
         // `[::]` would take the port in IPv4 too.
         socket.set_only_v6(true)?;
     }
-    if port.proto == Proto::Udp {
+    if port.proto == Proto::Udp && port.relay.is_none() {
         // `ret 0`: drops what comes while no element leads it away; the buffer would fill up.
         socket.attach_filter(&[SockFilter::new(0x06, 0, 0, 0)])?;
     }
@@ -212,6 +252,9 @@ fn bind(port: &HostPort) -> io::Result<Socket> {
     // leads it to a container.
     socket.set_reuse_address(port.proto != Proto::Udp)?;
     socket.bind(&SocketAddr::new(port.ip, port.port).into())?;
-    socket.set_reuse_address(false)?;
+    // A relay listens, which says no to others by itself; without the flag it could not, beside old connections.
+    if port.relay.is_none() {
+        socket.set_reuse_address(false)?;
+    }
     Ok(socket)
 }

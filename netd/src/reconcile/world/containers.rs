@@ -59,6 +59,7 @@ impl World {
             endpoints: Vec::new(),
             ports,
             dns: attach.dns.clone(),
+            extra_hosts: attach.extra_hosts.clone(),
             labels: attach.labels.clone(),
             phase: Phase::Attaching,
             unknown: serde_json::Map::new(),
@@ -131,10 +132,8 @@ impl World {
     fn check_publish(&self, container: &Container) -> Result<()> {
         let network = |id: &NetworkId| self.network(id);
         for port in &container.ports {
-            let served = FAMILIES.into_iter().any(|family| {
-                desired::port_serves(port, family)
-                    && desired::gateway_endpoint(container, family, network).is_some()
-            });
+            let way = |family| desired::way(container, port, family, network, &self.facts);
+            let served = FAMILIES.into_iter().any(|family| way(family).is_some());
             if !served {
                 return Err(Error::new(
                     Code::InvalidPublish,
@@ -185,11 +184,16 @@ impl World {
             ));
         }
         let ifname = free_ifname(container, join)?;
-        let ips = net.addresses(join, now)?;
+        let join = &net.with_kept(&container.name, join);
+        let ips = net.addresses(join, &container.name, now)?;
         let mac = join
             .mac
             .or_else(|| ips.first().map(|ip| Mac::of_address(*ip)));
-        let Some(mac) = mac.filter(|mac| !net.macs.contains(mac)) else {
+        let is_free = |mac: &Mac| {
+            let kept = net.mac_kept_for(*mac);
+            !net.macs.contains(mac) && kept.is_none_or(|name| *name == container.name)
+        };
+        let Some(mac) = mac.filter(is_free) else {
             net.give_back(&ips, GiveBack::Unused);
             let text = mac.map_or_else(String::new, |mac| mac.to_string());
             return Err(Error::new(
@@ -206,6 +210,8 @@ impl World {
             host_ifname: Endpoint::host_ifname(&container.id, &id),
             network: id,
             aliases: join.aliases.clone(),
+            gw_priority: join.gw_priority,
+            sysctls: join.sysctls.clone(),
             unknown: serde_json::Map::new(),
             ifname,
             mac,
@@ -235,7 +241,11 @@ impl World {
                     ),
                 ));
             };
-            for ip in &endpoint.ips {
+            let free = endpoint
+                .ips
+                .iter()
+                .filter(|ip| net.kept_for(**ip).is_none());
+            for ip in free.copied().collect::<Vec<_>>().iter() {
                 if let Some(pool) = net.pools.iter_mut().find(|pool| pool.contains(*ip)) {
                     pool.adopt(*ip).map_err(ipam_error)?;
                     // The round goes on behind the highest, for the last one released is not known.

@@ -21,6 +21,7 @@ mod containers;
 mod networks;
 mod pools;
 mod ports;
+mod reservations;
 
 use pools::Net;
 use ports::HostPorts;
