@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::counters::{Both, LinkCount};
 use crate::error::Error;
 use crate::net::{IfName, Mac, Proto};
 use crate::op::Op;
@@ -252,6 +253,9 @@ pub struct Container {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub extra_hosts: BTreeMap<String, Vec<IpAddr>>,
     pub labels: BTreeMap<String, String>,
+    /// What was counted; only where one container is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counters: Option<ContainerCounters>,
     /// What the host does that hinders this container, each with its remedy.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
@@ -285,6 +289,35 @@ pub struct Port {
     pub host_ip: Option<IpAddr>,
     pub host_port: u16,
     pub container_port: u16,
+}
+
+/// What a container's ports and interfaces have counted, in `GET /v1/containers/{c}`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerCounters {
+    /// By container port: what was forwarded by all host ports that lead there.
+    pub ports: Vec<PortCounters>,
+    /// By interface.
+    pub endpoints: Vec<EndpointCounters>,
+}
+
+/// What passed a published port since it was published.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct PortCounters {
+    pub proto: Proto,
+    pub container_port: u16,
+    #[serde(flatten)]
+    pub both: Both,
+}
+
+/// What passed an interface of a container since it was made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct EndpointCounters {
+    pub network: String,
+    pub ifname: IfName,
+    #[serde(flatten)]
+    pub count: LinkCount,
 }
 
 /// What belongs into the container's resolv.conf.

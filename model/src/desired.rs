@@ -14,7 +14,8 @@ use crate::observed::{HostFacts, Observed};
 use crate::record::{Container, Endpoint, Network, Port, StaticRoute};
 use crate::request::IFNAME;
 use crate::skeleton::{
-    self, BRIDGES, DIRECT, FORWARDING, FROM, GUARD, LO, MASQ, OWN, PUB, PUBANY, SAME, TO,
+    self, BRIDGES, COUNT_IN, COUNT_OUT, DIRECT, FORWARDING, FROM, GUARD, LO, MASQ, OWN, PUB,
+    PUBANY, SAME, TO,
 };
 
 /// Both families, in the order of everything that is printed.
@@ -317,6 +318,7 @@ pub fn container<'a>(
         .filter(|family| *family == Family::V4 || facts.ipv6)
     {
         objects.extend(routes(container, family, &network));
+        objects.extend(counters(container, family, &network, facts));
         let ports = container.ports.iter();
         for port in ports.filter(|port| port_serves(port, family)) {
             objects.extend(published(container, port, family, &network, facts));
@@ -505,6 +507,28 @@ pub fn way<'a>(
         (None, Family::V6) if can_relay => address(Family::V4).map(Way::Relay),
         (None, _) => None,
     }
+}
+
+/// The elements that count what passes the published ports.
+fn counters<'a>(
+    container: &Container,
+    family: Family,
+    network: impl Fn(&NetworkId) -> Option<&'a Network>,
+    facts: &HostFacts,
+) -> Vec<Object> {
+    let owner = &Owner::Container(container.id.clone());
+    let mut keys = BTreeSet::new();
+    for port in &container.ports {
+        if let Some(Way::Kernel(ip)) = way(container, port, family, &network, facts) {
+            let proto = Datum::L4Proto(port.proto.number());
+            keys.insert(vec![ip.into(), proto, Datum::Port(port.container_port)]);
+        }
+    }
+    let count = |key: Vec<Datum>| {
+        let element = |set| element(set, Some(family), key.clone(), ElementData::None, owner);
+        [COUNT_IN, COUNT_OUT].map(element)
+    };
+    keys.into_iter().flat_map(count).collect()
 }
 
 /// A published port in one family: the socket that holds it, and the map element that leads to the container.

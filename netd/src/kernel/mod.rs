@@ -16,6 +16,7 @@ use std::net::{TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use netd_model::counters::Counters;
 use netd_model::observed::{HostFacts, Observed};
 use netd_model::{ContainerId, Key, Ns, Object, Op, Owner};
 use nix::errno::Errno;
@@ -64,6 +65,11 @@ pub trait Kernel: fmt::Debug + Send + Sync {
     /// that tells nothing leaves all to full audits.
     fn watch(&self, _sink: Box<dyn Fn(Noticed) + Send>) -> Result<(), KernelError> {
         Ok(())
+    }
+
+    /// What published ports and endpoints have counted. One that counts nothing says nothing.
+    fn counters(&self) -> Result<Counters, KernelError> {
+        Ok(Counters::default())
     }
 
     /// Facts about the host.

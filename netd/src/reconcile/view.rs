@@ -113,6 +113,7 @@ pub(crate) fn container(world: &World, record: &Container) -> Arc<api::Container
         },
         extra_hosts: extra_hosts(world, record),
         labels: record.labels.clone(),
+        counters: None,
         warnings: Vec::new(),
     })
 }
