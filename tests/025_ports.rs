@@ -22,6 +22,7 @@ fn main() -> ExitCode {
         lab::test("first_free_of_a_range", first_free_of_a_range),
         lab::test("ranges_and_addresses", ranges_and_addresses),
         lab::test("sctp", sctp),
+        lab::test("counters", counters),
         lab::test(
             "ipv6_port_of_an_ipv4_container",
             ipv6_port_of_an_ipv4_container,
@@ -285,6 +286,9 @@ fn ipv6_port_of_an_ipv4_container() {
         lab::skip("no IPv6 in this kernel");
     }
     let (mut host, outside) = world();
+    // The daemon's own connections to the container take ports too.
+    host.netns
+        .set_sysctl("net/ipv4/ip_local_port_range", "32768 60999");
     host.ok(&["network", "create", "four"]);
     let c = Netns::new("c");
     let _servers = [Proto::Tcp, Proto::Udp].map(|proto| c.serve(proto, "c", 80));
@@ -382,4 +386,81 @@ fn ipv6_loopback_with_br_netfilter() {
         host.assert_healthy();
         host.done();
     }
+}
+
+/// What passes a port and an interface is counted, in inspect and in the metrics, and survives a restart and a repair.
+fn counters() {
+    let (mut host, outside) = world();
+    let c = Netns::new("c");
+    let _servers = [Proto::Tcp, Proto::Udp].map(|proto| c.serve(proto, "c", 80));
+    attach(&host, &c, &["8080:80", "8081:80", "8080:80/udp"]);
+    let port = |host: &Host, at: usize| host.ok(&["inspect", "c"])["counters"]["ports"][at].clone();
+    assert_eq!(port(&host, 0)["received"]["packets"], 0);
+    let mut sent = 0;
+    for to in ["192.0.2.1:8080", "192.0.2.2:8081", "[2001:db8::1]:8080"] {
+        if has_ipv6() || !to.contains('[') {
+            assert_answered(&outside, Proto::Tcp, to, "c");
+            sent += 1;
+        }
+    }
+    // SYN, ACK, the question and the end of it, each way: at least four packets of 40 bytes and more.
+    let tcp = port(&host, 0);
+    for way in ["received", "sent"] {
+        let (packets, bytes) = (&tcp[way]["packets"], &tcp[way]["bytes"]);
+        let (packets, bytes) = (packets.as_u64().unwrap(), bytes.as_u64().unwrap());
+        assert!(packets >= sent * 3 && packets < sent * 12, "{tcp}");
+        assert!(bytes >= packets * 40 && bytes < packets * 120, "{tcp}");
+    }
+    // One datagram of two bytes: 30 with its headers; what others do is not counted here.
+    assert_eq!(port(&host, 1)["proto"], "udp");
+    assert_answered(&outside, Proto::Udp, "192.0.2.1:8080", "c");
+    let udp = port(&host, 1);
+    let received = udp["received"]["packets"].as_u64().unwrap();
+    assert_eq!(
+        udp["received"]["bytes"].as_u64().unwrap(),
+        received * 30,
+        "{udp}"
+    );
+    let egress = outside.udp_server("outside", 53);
+    assert!(c.udp_probe("192.0.2.9:53", PATIENCE).reached());
+    drop(egress);
+    assert_eq!(port(&host, 1), udp);
+
+    let interface = host.ok(&["inspect", "c"])["counters"]["endpoints"][0].clone();
+    assert_eq!(interface["ifname"], "eth0");
+    let seen = interface["received"]["packets"].as_u64().unwrap();
+    assert!(
+        seen > tcp["received"]["packets"].as_u64().unwrap(),
+        "{interface}"
+    );
+
+    host.kill_daemon();
+    host.start_daemon();
+    assert_eq!(port(&host, 1), udp);
+    let page = metrics(&host);
+    let line = format!(
+        "netd_port_receive_packets_total{{container=\"c\",proto=\"udp\",port=\"80\"}} {received}"
+    );
+    assert!(page.lines().any(|found| found == line), "{line}\n{page}");
+    assert!(page.contains("netd_published_ports 3\n"), "{page}");
+    assert!(
+        page.contains(
+            "netd_endpoint_receive_bytes_total{container=\"c\",network=\"n1\",ifname=\"eth0\"}"
+        ),
+        "{page}"
+    );
+    host.ok(&["detach", "c"]);
+    assert!(!metrics(&host).contains("container="));
+    host.done();
+}
+
+fn metrics(host: &Host) -> String {
+    use std::io::{Read as _, Write as _};
+    let mut stream = std::os::unix::net::UnixStream::connect(host.socket()).unwrap();
+    let request = "GET /metrics HTTP/1.1\r\nhost: netd\r\nconnection: close\r\n\r\n";
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    assert!(text.starts_with("HTTP/1.1 200"), "{text}");
+    text
 }

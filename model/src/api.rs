@@ -28,13 +28,16 @@ pub struct NetworkCreate {
     /// The host's own addresses; the first of a subnet by default.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gateways: Vec<String>,
-    /// Give it IPv6 beside IPv4.
+    /// Give it IPv6 too.
     #[serde(default)]
     pub ipv6: bool,
+    /// Give it IPv4; true by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipv4: Option<bool>,
     /// Cut it off.
     #[serde(default)]
     pub internal: bool,
-    /// `nat`.
+    /// `nat`, `routed` or `isolated`; the options `mode4` and `mode6` set one family.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<String>,
     /// Whether its containers reach each other.
@@ -52,7 +55,7 @@ pub struct NetworkCreate {
     /// Labels.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
-    /// Driver options: `bridge=NAME`.
+    /// Driver options: see [`crate::options`].
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub opts: BTreeMap<String, String>,
     /// Routes that its containers get.
@@ -135,6 +138,9 @@ pub struct Join {
     /// Settings of the interface, such as `net.ipv4.conf.IFNAME.rp_filter`; `IFNAME` stands for its name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub sysctls: BTreeMap<String, String>,
+    /// Prefixes or addresses that the container may send from beside its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allow: Vec<String>,
 }
 
 /// A network.
@@ -147,6 +153,15 @@ pub struct Network {
     pub subnets: Vec<Subnet>,
     pub internal: bool,
     pub mode: String,
+    /// The mode over IPv6, where it differs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode6: Option<String>,
+    /// Whether its containers reach each other.
+    #[serde(default = "yes")]
+    pub icc: bool,
+    /// Driver options that are not at their defaults.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub opts: BTreeMap<String, String>,
     pub mtu: u32,
     pub ipv6: bool,
     pub encrypted: bool,
@@ -218,12 +233,17 @@ pub struct Applied {
     pub unchanged: Vec<String>,
 }
 
+const fn yes() -> bool {
+    true
+}
+
 /// A subnet of a network.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the keys are those of contract.md")]
 pub struct Subnet {
     pub subnet: String,
-    pub gateway: IpAddr,
+    /// None on an isolated network.
+    pub gateway: Option<IpAddr>,
     pub ip_range: Option<String>,
 }
 
@@ -279,6 +299,9 @@ pub struct Endpoint {
     pub gw_priority: i32,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub sysctls: BTreeMap<String, String>,
+    /// What it may send from beside its own addresses.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allow: Vec<String>,
 }
 
 /// A published port.

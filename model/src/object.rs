@@ -179,6 +179,8 @@ pub struct BridgePort {
     pub ifname: IfName,
     /// Whether a frame may leave by the port it came in on.
     pub hairpin: bool,
+    /// Whether frames from this port never leave by another isolated one.
+    pub isolated: bool,
     /// What it serves.
     pub owner: Owner,
 }

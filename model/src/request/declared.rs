@@ -5,9 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::CreateNetwork;
 use crate::api;
+use crate::desired::FAMILIES;
 use crate::error::{Code, Error, Result};
 use crate::id::{Name, shorten};
-use crate::net::Family;
 use crate::record::{Network, Reservation};
 
 /// What files declare, each network and reservation once.
@@ -124,7 +124,13 @@ pub fn difference(asked: &CreateNetwork, have: &Network) -> Option<String> {
     });
     let differs = |what: &str, is: bool| is.then(|| what.to_owned());
     subnet
-        .or_else(|| differs("ipv6", asked.ipv6 != have.subnet(Family::V6).is_some()))
+        .or_else(|| {
+            let mut families = FAMILIES.into_iter().map(|f| (f, have.subnet(f).is_some()));
+            let wrong = families.find(|(f, has)| asked.families.contains(f) != *has)?;
+            Some(format!("IPv{}", wrong.0.digit()))
+        })
+        .or_else(|| differs("mode", asked.modes != FAMILIES.map(|f| have.mode_of(f))))
+        .or_else(|| differs("icc or its options", asked.policy != have.policy))
         .or_else(|| differs("internal", asked.internal != have.internal))
         .or_else(|| {
             let mtu = asked.mtu.filter(|mtu| *mtu != have.mtu)?;
@@ -169,6 +175,8 @@ mod tests {
             subnets: vec![spec.with_gateway()],
             internal: false,
             mode: Mode::Nat,
+            mode6: None,
+            policy: crate::record::Policy::default(),
             mtu: 1400,
             dns: Vec::new(),
             labels: BTreeMap::new(),
@@ -193,7 +201,16 @@ mod tests {
                 "10.2.0.0/24",
             ),
             (|raw| raw.mtu = Some(1500), "1500"),
-            (|raw| raw.ipv6 = true, "ipv6"),
+            (|raw| raw.ipv6 = true, "IPv6"),
+            (
+                |raw| {
+                    raw.ipv4 = Some(false);
+                    raw.ipv6 = true;
+                },
+                "IPv4",
+            ),
+            (|raw| raw.mode = Some("routed".to_owned()), "mode"),
+            (|raw| raw.icc = Some(false), "icc"),
             (|raw| raw.internal = true, "internal"),
             (|raw| raw.dns = vec!["9.9.9.9".to_owned()], "dns"),
             (

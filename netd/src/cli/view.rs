@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use netd_model::api;
+use netd_model::counters::{Both, Count};
 
 use super::output::clean;
 use super::table::columns;
@@ -18,7 +19,9 @@ pub(super) fn network(network: &api::Network) -> String {
             .map(|range| format!("ip-range {range}"));
         vec![
             subnet.subnet.clone(),
-            format!("gateway {}", subnet.gateway),
+            subnet
+                .gateway
+                .map_or_else(|| "no gateway".to_owned(), |ip| format!("gateway {ip}")),
             range.unwrap_or_default(),
         ]
     }));
@@ -39,6 +42,9 @@ pub(super) fn network(network: &api::Network) -> String {
     page.line("id", &network.id);
     page.line("driver", &network.driver);
     page.line("mode", &network.mode);
+    page.lines("mode6", network.mode6.iter().cloned().collect());
+    page.line("icc", yes(network.icc));
+    page.lines("options", labels(&network.opts));
     page.lines("subnets", subnets);
     page.lines("routes", rows(network.routes.iter().map(route)));
     page.lines(
@@ -66,6 +72,16 @@ pub(super) fn container(container: &api::Container) -> String {
     page.line("netns", &container.netns);
     page.lines("networks", rows(container.endpoints.iter().map(endpoint)));
     page.lines("ports", ports(&container.ports));
+    if let Some(counters) = &container.counters {
+        page.lines(
+            "port counters",
+            rows(counters.ports.iter().map(port_counters)),
+        );
+        page.lines(
+            "interface counters",
+            rows(counters.endpoints.iter().map(endpoint_counters)),
+        );
+    }
     page.lines(
         "extra hosts",
         rows(container.extra_hosts.iter().map(extra_host)),
@@ -76,6 +92,26 @@ pub(super) fn container(container: &api::Container) -> String {
     page.lines("labels", labels(&container.labels));
     page.lines("warnings", container.warnings.clone());
     page.finish()
+}
+
+fn both(both: &Both) -> [String; 2] {
+    let text = |way: &str, count: &Count| {
+        format!("{way} {} packets, {} bytes", count.packets, count.bytes)
+    };
+    [text("received", &both.received), text("sent", &both.sent)]
+}
+
+fn port_counters(port: &api::PortCounters) -> Vec<String> {
+    let mut row = vec![format!("{}/{}", port.container_port, port.proto)];
+    row.extend(both(&port.both));
+    row
+}
+
+fn endpoint_counters(end: &api::EndpointCounters) -> Vec<String> {
+    let mut row = vec![end.ifname.to_string()];
+    row.extend(both(&end.count.both));
+    row.push(format!("dropped {}", end.count.dropped));
+    row
 }
 
 fn extra_host((name, ips): (&String, &Vec<IpAddr>)) -> Vec<String> {

@@ -1,6 +1,6 @@
 //! Facts about the host.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs;
 use std::net::{IpAddr, UdpSocket};
 use std::path::Path;
@@ -36,6 +36,7 @@ pub(super) fn read(space: &mut Space, resolv_conf: &Path) -> Result<HostFacts, K
         .filter(|route| !is_ours(route, &ours))
         .collect();
     let forward_drop = space.nft()?.observe(&Ns::Host)?.forward_drop;
+    let bridge_tables = space.nft()?.has_bridge_tables()?;
     let settings = |refusal: Refusal| refusal.on("read kernel settings");
     Ok(HostFacts {
         ipv6: ipv6_works().map_err(settings)?,
@@ -61,6 +62,7 @@ pub(super) fn read(space: &mut Space, resolv_conf: &Path) -> Result<HostFacts, K
             .map(|text| text.split(',').filter_map(port_range).collect())
             .unwrap_or_default(),
         sctp: has_sctp(),
+        bridge_tables,
     })
 }
 
@@ -74,9 +76,17 @@ fn ipv6_works() -> Result<bool, Refusal> {
     Ok(has_ipv6() && socket && !is_on("net/ipv6/conf/default/disable_ipv6")?)
 }
 
-fn bridge_netfilter() -> Result<bool, Refusal> {
-    Ok(is_on("net/bridge/bridge-nf-call-iptables")?
-        || is_on("net/bridge/bridge-nf-call-ip6tables")?)
+fn bridge_netfilter() -> Result<BTreeSet<Family>, Refusal> {
+    let mut families = BTreeSet::new();
+    for (family, path) in [
+        (Family::V4, "net/bridge/bridge-nf-call-iptables"),
+        (Family::V6, "net/bridge/bridge-nf-call-ip6tables"),
+    ] {
+        if is_on(path)? {
+            families.insert(family);
+        }
+    }
+    Ok(families)
 }
 
 /// Two ports, or one twice: `32768 60999`, `8080-8090`, `8080`.

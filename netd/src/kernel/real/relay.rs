@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::AsRawFd as _;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use nix::cmsg_space;
@@ -33,6 +33,8 @@ const CONNECT: Duration = Duration::from_secs(10);
 const IDLE: Duration = Duration::from_secs(90);
 /// Before another attempt when no descriptor is left to accept with.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How long the end of a relay may take.
+const END: Duration = Duration::from_secs(1);
 /// The longest datagram.
 const DATAGRAM: usize = 65_535;
 
@@ -42,11 +44,17 @@ pub(super) struct Relays(Option<Runtime>);
 
 /// A port that is passed on, until this is dropped; its connections end with it.
 #[derive(Debug)]
-pub(super) struct Relay(AbortHandle);
+pub(super) struct Relay {
+    task: AbortHandle,
+    /// Its other end goes with the task, and the task's socket with it.
+    ended: mpsc::Receiver<()>,
+}
 
 impl Drop for Relay {
     fn drop(&mut self) {
-        self.0.abort();
+        self.task.abort();
+        // The port is free when the task is gone: whoever comes next binds it.
+        let _ = self.ended.recv_timeout(END);
     }
 }
 
@@ -69,20 +77,24 @@ impl Relays {
         socket.set_nonblocking(true)?;
         let runtime = self.runtime()?;
         let _inside = runtime.enter();
+        let (alive, ended) = mpsc::channel();
         let task = match proto {
             Proto::Tcp => {
                 socket.listen(1024)?;
                 let listener = TcpListener::from_std(socket.into())?;
-                runtime.spawn(streams(listener, to))
+                runtime.spawn(until_dropped(alive, streams(listener, to)))
             }
             Proto::Udp => {
                 setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
                 let socket = UdpSocket::from_std(socket.into())?;
-                runtime.spawn(datagrams(Arc::new(socket), to))
+                runtime.spawn(until_dropped(alive, datagrams(socket, to)))
             }
             Proto::Sctp => return Err(io::ErrorKind::Unsupported.into()),
         };
-        Ok(Relay(task.abort_handle()))
+        Ok(Relay {
+            task: task.abort_handle(),
+            ended,
+        })
     }
 
     fn runtime(&mut self) -> io::Result<&Runtime> {
@@ -93,6 +105,17 @@ impl Relays {
         }
         self.0.as_ref().ok_or_else(|| io::ErrorKind::Other.into())
     }
+}
+
+/// Runs the work and then, or when it is aborted, lets `alive` go: the fields of a future are dropped in the order of
+/// their declaration, so the sockets go first.
+async fn until_dropped(alive: mpsc::Sender<()>, work: impl Future<Output = ()>) {
+    let alive = alive;
+    {
+        let work = std::pin::pin!(work);
+        work.await;
+    }
+    drop(alive);
 }
 
 async fn streams(listener: TcpListener, to: SocketAddr) {
@@ -141,7 +164,8 @@ async fn stream(mut client: TcpStream, to: SocketAddr) -> io::Result<()> {
 /// A client, and which address of the host it asked: the answer has to come from there.
 type Client = (SocketAddrV6, Ipv6Addr);
 
-async fn datagrams(socket: Arc<UdpSocket>, to: SocketAddr) {
+async fn datagrams(socket: UdpSocket, to: SocketAddr) {
+    let socket = Arc::new(socket);
     let mut clients: HashMap<Client, Arc<OnceCell<UdpSocket>>> = HashMap::new();
     let mut tasks: JoinSet<Client> = JoinSet::new();
     let mut buffer = vec![0; DATAGRAM];

@@ -1,12 +1,13 @@
 //! Containers: what an attach reserves and a detach gives back.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use netd_model::desired::{self, FAMILIES};
 use netd_model::error::{Code, Error, Result};
 use netd_model::id::shorten;
-use netd_model::net::{IfName, Mac, Proto};
-use netd_model::record::{Container, Endpoint, Phase};
+use netd_model::net::{IfName, Mac, Prefix, Proto};
+use netd_model::record::{Container, Endpoint, Network, Phase};
 use netd_model::request::{Attach, Join, Publish};
 use netd_model::{ContainerId, NetworkId};
 
@@ -138,7 +139,7 @@ impl World {
                 return Err(Error::new(
                     Code::InvalidPublish,
                     format!(
-                        "port {port} cannot be published: {} has no address of that family on a network that is not internal",
+                        "port {port} cannot be published: {} has no address of that family on a network that it can leave (not internal, not isolated)",
                         container.name
                     ),
                 ));
@@ -184,6 +185,7 @@ impl World {
             ));
         }
         let ifname = free_ifname(container, join)?;
+        check_allowed(&net.record, join)?;
         let join = &net.with_kept(&container.name, join);
         let ips = net.addresses(join, &container.name, now)?;
         let mac = join
@@ -212,6 +214,7 @@ impl World {
             aliases: join.aliases.clone(),
             gw_priority: join.gw_priority,
             sysctls: join.sysctls.clone(),
+            allow: join.allow.clone(),
             unknown: serde_json::Map::new(),
             ifname,
             mac,
@@ -366,6 +369,31 @@ fn vanished(id: &ContainerId) -> Error {
         Code::ContainerNotFound,
         format!("container {} is gone", id.short()),
     )
+}
+
+/// Nobody may speak for the gateway.
+fn check_allowed(network: &Network, join: &Join) -> Result<()> {
+    let held = |prefix: &Prefix| {
+        let gateway = |ip: &IpAddr| prefix.contains(*ip);
+        FAMILIES
+            .into_iter()
+            .filter_map(|family| network.gateway(family))
+            .find(gateway)
+    };
+    match join
+        .allow
+        .iter()
+        .find_map(|prefix| Some((prefix, held(prefix)?)))
+    {
+        Some((prefix, gateway)) => Err(Error::new(
+            Code::InvalidAllow,
+            format!(
+                "{prefix} holds {gateway}, the gateway of network {}: allow prefixes without it",
+                network.name
+            ),
+        )),
+        None => Ok(()),
+    }
 }
 
 /// The interface name asked for, or the first free `ethN`.
