@@ -132,15 +132,15 @@ pub struct Join {
     /// Further names on this network.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub aliases: Vec<String>,
+    /// Prefixes or addresses that the container may send from beside its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allow: Vec<String>,
     /// The network with the highest has the default route and the published ports; 0 by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gw_priority: Option<i32>,
     /// Settings of the interface, such as `net.ipv4.conf.IFNAME.rp_filter`; `IFNAME` stands for its name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub sysctls: BTreeMap<String, String>,
-    /// Prefixes or addresses that the container may send from beside its own.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub allow: Vec<String>,
 }
 
 /// A network.
@@ -175,6 +175,10 @@ pub struct Network {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub reservations: BTreeMap<String, Reservation>,
     pub endpoints: Vec<NetworkEndpoint>,
+}
+
+const fn yes() -> bool {
+    true
 }
 
 /// Body of `PUT /v1/networks/{n}/reservations/{name}`: what a container of that name gets on that network. An empty one
@@ -231,10 +235,6 @@ pub struct Applied {
     pub created: Vec<String>,
     /// What was there already.
     pub unchanged: Vec<String>,
-}
-
-const fn yes() -> bool {
-    true
 }
 
 /// A subnet of a network.
@@ -295,13 +295,13 @@ pub struct Endpoint {
     pub gateway: Option<IpAddr>,
     pub gateway6: Option<IpAddr>,
     pub aliases: Vec<String>,
+    /// What it may send from beside its own addresses.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allow: Vec<String>,
     #[serde(default)]
     pub gw_priority: i32,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub sysctls: BTreeMap<String, String>,
-    /// What it may send from beside its own addresses.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub allow: Vec<String>,
 }
 
 /// A published port.

@@ -466,6 +466,9 @@ fn endpoint_objects(
             owner: owner.clone(),
         }),
     ];
+    if network.policy.antispoof && facts.bridge_tables {
+        objects.extend(own_addresses(endpoint, has6, &owner));
+    }
     objects.extend(endpoint.sysctls.iter().map(|(path, value)| {
         Object::Sysctl(Sysctl {
             ns: inside.clone(),
@@ -475,9 +478,6 @@ fn endpoint_objects(
             owner: owner.clone(),
         })
     }));
-    if network.policy.antispoof && facts.bridge_tables {
-        objects.extend(own_addresses(endpoint, has6, &owner));
-    }
     for family in FAMILIES
         .into_iter()
         .filter(|family| *family == Family::V4 || facts.ipv6)
@@ -496,68 +496,6 @@ fn endpoint_objects(
         }
     }
     objects
-}
-
-/// Where a published port leads in one family: into which family's address of the container, and whether by the daemon.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
-    /// The kernel translates the address.
-    Kernel(IpAddr),
-    /// The daemon passes it on, and the container sees the host as the client.
-    Relay(IpAddr),
-}
-
-/// How a published port reaches a container in a family; none if it does not.
-///
-/// Two cases are beyond the kernel: it does not translate IPv6 to IPv4, and with br_netfilter a reply to `::1` has no
-/// route. For these alone, and only where the IPv6 address was asked for by name, the daemon stands in between.
-pub fn way<'a>(
-    container: &Container,
-    port: &Port,
-    family: Family,
-    network: impl Fn(&NetworkId) -> Option<&'a Network>,
-    facts: &HostFacts,
-) -> Option<Way> {
-    if !port_serves(port, family) || (family == Family::V6 && !facts.ipv6) {
-        return None;
-    }
-    let address = |family| gateway_endpoint(container, family, &network)?.0.ip(family);
-    let can_relay = port.proto != Proto::Sctp && port.host_ip.is_some();
-    match (address(family), family) {
-        (Some(ip), _) => {
-            let beyond = facts.bridge_netfilter.contains(&family) && family == Family::V6;
-            let is_one = port.host_ip == Some(Ipv6Addr::LOCALHOST.into());
-            Some(if beyond && is_one && can_relay {
-                Way::Relay(ip)
-            } else {
-                Way::Kernel(ip)
-            })
-        }
-        (None, Family::V6) if can_relay => address(Family::V4).map(Way::Relay),
-        (None, _) => None,
-    }
-}
-
-/// The elements that count what passes the published ports.
-fn counters<'a>(
-    container: &Container,
-    family: Family,
-    network: impl Fn(&NetworkId) -> Option<&'a Network>,
-    facts: &HostFacts,
-) -> Vec<Object> {
-    let owner = &Owner::Container(container.id.clone());
-    let mut keys = BTreeSet::new();
-    for port in &container.ports {
-        if let Some(Way::Kernel(ip)) = way(container, port, family, &network, facts) {
-            let proto = Datum::L4Proto(port.proto.number());
-            keys.insert(vec![ip.into(), proto, Datum::Port(port.container_port)]);
-        }
-    }
-    let count = |key: Vec<Datum>| {
-        let element = |set| element(set, Some(family), key.clone(), ElementData::None, owner);
-        [COUNT_IN, COUNT_OUT].map(element)
-    };
-    keys.into_iter().flat_map(count).collect()
 }
 
 /// The ports on which a container answers at its own address.
@@ -620,6 +558,68 @@ fn own_addresses(endpoint: &Endpoint, has6: bool, owner: &Owner) -> Vec<Object> 
     objects
 }
 
+/// Where a published port leads in one family: into which family's address of the container, and whether by the daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// The kernel translates the address.
+    Kernel(IpAddr),
+    /// The daemon passes it on, and the container sees the host as the client.
+    Relay(IpAddr),
+}
+
+/// How a published port reaches a container in a family; none if it does not.
+///
+/// Two cases are beyond the kernel: it does not translate IPv6 to IPv4, and with br_netfilter a reply to `::1` has no
+/// route. For these alone, and only where the IPv6 address was asked for by name, the daemon stands in between.
+pub fn way<'a>(
+    container: &Container,
+    port: &Port,
+    family: Family,
+    network: impl Fn(&NetworkId) -> Option<&'a Network>,
+    facts: &HostFacts,
+) -> Option<Way> {
+    if !port_serves(port, family) || (family == Family::V6 && !facts.ipv6) {
+        return None;
+    }
+    let address = |family| gateway_endpoint(container, family, &network)?.0.ip(family);
+    let can_relay = port.proto != Proto::Sctp && port.host_ip.is_some();
+    match (address(family), family) {
+        (Some(ip), _) => {
+            let beyond = family == Family::V6 && facts.bridge_netfilter.contains(&family);
+            let is_one = port.host_ip == Some(Ipv6Addr::LOCALHOST.into());
+            Some(if beyond && is_one && can_relay {
+                Way::Relay(ip)
+            } else {
+                Way::Kernel(ip)
+            })
+        }
+        (None, Family::V6) if can_relay => address(Family::V4).map(Way::Relay),
+        (None, _) => None,
+    }
+}
+
+/// The elements that count what passes the published ports.
+fn counters<'a>(
+    container: &Container,
+    family: Family,
+    network: impl Fn(&NetworkId) -> Option<&'a Network>,
+    facts: &HostFacts,
+) -> Vec<Object> {
+    let owner = &Owner::Container(container.id.clone());
+    let mut keys = BTreeSet::new();
+    for port in &container.ports {
+        if let Some(Way::Kernel(ip)) = way(container, port, family, &network, facts) {
+            let proto = Datum::L4Proto(port.proto.number());
+            keys.insert(vec![ip.into(), proto, Datum::Port(port.container_port)]);
+        }
+    }
+    let count = |key: Vec<Datum>| {
+        let element = |set| element(set, Some(family), key.clone(), ElementData::None, owner);
+        [COUNT_IN, COUNT_OUT].map(element)
+    };
+    keys.into_iter().flat_map(count).collect()
+}
+
 /// A published port in one family: the socket that holds it, and the map element that leads to the container.
 fn published<'a>(
     container: &Container,
@@ -665,6 +665,14 @@ fn published<'a>(
 /// The published UDP port that an element serves: its address (unspecified for all) and port.
 pub fn published_udp(element: &Element) -> Option<(IpAddr, u16)> {
     let udp = Datum::L4Proto(Proto::Udp.number());
+    let published = |stem| {
+        FAMILIES
+            .into_iter()
+            .any(|f| element.key.set == set_name(stem, Some(f)))
+    };
+    if ![PUB, PUBANY, LO].into_iter().any(published) {
+        return None;
+    }
     match element.key.first.as_slice() {
         [proto, Datum::Port(port)] if *proto == udp => FAMILIES
             .into_iter()

@@ -262,10 +262,10 @@ mod tests {
                 mac: Mac::of_address(ips[0]),
                 ips,
                 aliases: Vec::new(),
+                allow: vec!["10.99.0.0/24".parse().unwrap()],
                 // The default route changes hands as networks come and go.
                 gw_priority: i32::from(u8::from(network.id[..2] == *"02")),
                 sysctls: [("net/ipv4/conf/IFNAME/rp_filter".to_owned(), "2".to_owned())].into(),
-                allow: vec!["10.99.0.0/24".parse().unwrap()],
                 unknown: serde_json::Map::new(),
             }
         };

@@ -61,6 +61,11 @@ pub struct Network {
     pub unknown: Unknown,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde asks for")]
+pub(crate) const fn is_zero(number: &i32) -> bool {
+    *number == 0
+}
+
 /// What is kept for one container on one network.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reservation {
@@ -299,15 +304,15 @@ pub struct Endpoint {
     pub ips: Vec<IpAddr>,
     /// Further names on this network.
     pub aliases: Vec<String>,
+    /// Further addresses that it may send from.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allow: Vec<Prefix>,
     /// The endpoint with the highest has the default route; of equal ones the first.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub gw_priority: i32,
     /// Settings of the interface, as `net/ipv4/conf/IFNAME/rp_filter` with that placeholder.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub sysctls: BTreeMap<String, String>,
-    /// Further addresses that it may send from.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub allow: Vec<Prefix>,
     /// What a newer version wrote.
     #[serde(flatten)]
     pub unknown: Unknown,

@@ -51,12 +51,12 @@ pub struct CreateNetwork {
     pub labels: BTreeMap<String, String>,
     /// Name of the bridge device (`--opt bridge=NAME`).
     pub bridge: Option<IfName>,
-    /// Routes that its containers get. Whether a gateway is on the network is seen when its subnets are known.
-    pub routes: Vec<StaticRoute>,
     /// How it is reached, over IPv4 and over IPv6.
     pub modes: [Mode; 2],
     /// Who may talk to whom.
     pub policy: Policy,
+    /// Routes that its containers get. Whether a gateway is on the network is seen when its subnets are known.
+    pub routes: Vec<StaticRoute>,
 }
 
 /// A subnet asked for.
@@ -108,7 +108,7 @@ pub struct Attach {
     /// Its own resolvers.
     pub dns: Vec<IpAddr>,
     /// Names that only it resolves.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub extra_hosts: Vec<ExtraHost>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
@@ -129,15 +129,15 @@ pub struct Join {
     pub ifname: Option<IfName>,
     /// Further names.
     pub aliases: Vec<String>,
-    /// Its rank for the default route.
-    #[serde(default)]
-    pub gw_priority: i32,
-    /// Settings of the interface, see [`crate::record::Endpoint`].
-    #[serde(default)]
-    pub sysctls: BTreeMap<String, String>,
     /// Further addresses it may send from.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub allow: Vec<Prefix>,
+    /// Its rank for the default route.
+    #[serde(default, skip_serializing_if = "crate::record::is_zero")]
+    pub gw_priority: i32,
+    /// Settings of the interface, see [`crate::record::Endpoint`].
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sysctls: BTreeMap<String, String>,
 }
 
 impl TryFrom<api::NetworkCreate> for CreateNetwork {
@@ -458,9 +458,9 @@ impl Join {
             mac: None,
             ifname: None,
             aliases: Vec::new(),
+            allow: Vec::new(),
             gw_priority: 0,
             sysctls: BTreeMap::new(),
-            allow: Vec::new(),
         }
     }
 }

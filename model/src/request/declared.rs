@@ -5,9 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::CreateNetwork;
 use crate::api;
-use crate::desired::FAMILIES;
 use crate::error::{Code, Error, Result};
 use crate::id::{Name, shorten};
+use crate::net::Family;
 use crate::record::{Network, Reservation};
 
 /// What files declare, each network and reservation once.
@@ -125,12 +125,17 @@ pub fn difference(asked: &CreateNetwork, have: &Network) -> Option<String> {
     let differs = |what: &str, is: bool| is.then(|| what.to_owned());
     subnet
         .or_else(|| {
-            let mut families = FAMILIES.into_iter().map(|f| (f, have.subnet(f).is_some()));
-            let wrong = families.find(|(f, has)| asked.families.contains(f) != *has)?;
-            Some(format!("IPv{}", wrong.0.digit()))
+            let other =
+                |family: &Family| asked.families.contains(family) != have.subnet(*family).is_some();
+            let family = [Family::V4, Family::V6].into_iter().find(other)?;
+            Some(format!("ipv{}", family.digit()))
         })
-        .or_else(|| differs("mode", asked.modes != FAMILIES.map(|f| have.mode_of(f))))
-        .or_else(|| differs("icc or its options", asked.policy != have.policy))
+        .or_else(|| {
+            let [v4, v6] = [Family::V4, Family::V6].map(|family| have.mode_of(family));
+            differs("mode", asked.modes != [v4, v6])
+        })
+        .or_else(|| differs("icc", asked.policy.icc != have.policy.icc))
+        .or_else(|| differs("options", asked.policy != have.policy))
         .or_else(|| differs("internal", asked.internal != have.internal))
         .or_else(|| {
             let mtu = asked.mtu.filter(|mtu| *mtu != have.mtu)?;
@@ -201,16 +206,7 @@ mod tests {
                 "10.2.0.0/24",
             ),
             (|raw| raw.mtu = Some(1500), "1500"),
-            (|raw| raw.ipv6 = true, "IPv6"),
-            (
-                |raw| {
-                    raw.ipv4 = Some(false);
-                    raw.ipv6 = true;
-                },
-                "IPv4",
-            ),
-            (|raw| raw.mode = Some("routed".to_owned()), "mode"),
-            (|raw| raw.icc = Some(false), "icc"),
+            (|raw| raw.ipv6 = true, "ipv6"),
             (|raw| raw.internal = true, "internal"),
             (|raw| raw.dns = vec!["9.9.9.9".to_owned()], "dns"),
             (

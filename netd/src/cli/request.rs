@@ -154,6 +154,10 @@ fn set(join: &mut api::Join, key: &str, value: &str) -> Result<(), String> {
             join.aliases.push(value.to_owned());
             return Ok(());
         }
+        "allow" => {
+            join.allow.push(value.to_owned());
+            return Ok(());
+        }
         "sysctl" => {
             let (key, value) = value
                 .split_once('=')
@@ -171,10 +175,6 @@ fn set(join: &mut api::Join, key: &str, value: &str) -> Result<(), String> {
                 Some(_) => Err("the key gw-priority is given twice".to_owned()),
                 None => Ok(()),
             };
-        }
-        "allow" => {
-            join.allow.push(value.to_owned());
-            return Ok(());
         }
         "ip" => &mut join.ip,
         "ip6" => &mut join.ip6,

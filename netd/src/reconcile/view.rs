@@ -172,13 +172,13 @@ fn endpoint(world: &World, endpoint: &Endpoint) -> Option<api::Endpoint> {
         gateway: gateway(Family::V4),
         gateway6: gateway(Family::V6),
         aliases: endpoint.aliases.clone(),
+        allow: endpoint.allow.iter().map(ToString::to_string).collect(),
         gw_priority: endpoint.gw_priority,
         sysctls: endpoint
             .sysctls
             .iter()
             .map(|(path, value)| (path.replace('/', "."), value.clone()))
             .collect(),
-        allow: endpoint.allow.iter().map(ToString::to_string).collect(),
     })
 }
 

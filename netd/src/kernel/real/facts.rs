@@ -54,6 +54,7 @@ pub(super) fn read(space: &mut Space, resolv_conf: &Path) -> Result<HostFacts, K
         forwarding6: is_on("net/ipv6/conf/all/forwarding").map_err(settings)?,
         accept_ra: accept_ra(&links).map_err(settings)?,
         forward_drop,
+        bridge_tables,
         local_ports: read_sysctl("net/ipv4/ip_local_port_range")
             .map_err(settings)?
             .and_then(|text| port_range(&text)),
@@ -62,7 +63,6 @@ pub(super) fn read(space: &mut Space, resolv_conf: &Path) -> Result<HostFacts, K
             .map(|text| text.split(',').filter_map(port_range).collect())
             .unwrap_or_default(),
         sctp: has_sctp(),
-        bridge_tables,
     })
 }
 
