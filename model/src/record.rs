@@ -9,6 +9,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::access::Access;
 use crate::id::{ContainerId, Name, NetworkId, digest};
 use crate::net::{Family, IfName, Mac, Prefix, Proto};
 use crate::request::Attach;
@@ -53,6 +54,9 @@ pub struct Network {
     /// Routes that its containers get.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub routes: Vec<StaticRoute>,
+    /// From where flows may be opened to its containers.
+    #[serde(default, skip_serializing_if = "Access::is_open")]
+    pub access: Access,
     /// What is kept for containers, by their names, whether they exist or not.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub reservations: BTreeMap<Name, Reservation>,
@@ -344,6 +348,9 @@ pub struct Port {
     pub host_port: u16,
     /// The container's port.
     pub container_port: u16,
+    /// From where flows may be opened to the container's port.
+    #[serde(default, skip_serializing_if = "Access::is_open")]
+    pub access: Access,
 }
 
 impl Port {

@@ -79,6 +79,7 @@ pub fn router(state: ApiState) -> Router {
             "/v1/networks/{network}",
             get(networks::inspect)
                 .delete(networks::remove)
+                .patch(networks::change)
                 .post(networks::prune),
         )
         .route(

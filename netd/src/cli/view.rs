@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use netd_model::api;
 use netd_model::counters::{Both, Count};
+use netd_model::net::Prefix;
 
 use super::output::clean;
 use super::table::columns;
@@ -47,6 +48,9 @@ pub(super) fn network(network: &api::Network) -> String {
     page.lines("options", labels(&network.opts));
     page.lines("subnets", subnets);
     page.lines("routes", rows(network.routes.iter().map(route)));
+    let list = |list: &[Prefix]| list.iter().map(ToString::to_string).collect();
+    page.lines("allow from", list(&network.access.allow_from));
+    page.lines("block from", list(&network.access.block_from));
     page.lines(
         "reservations",
         rows(network.reservations.iter().map(reservation)),

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::io::{self, IoSlice, IoSliceMut};
-use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::AsRawFd as _;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -23,7 +23,9 @@ use tokio::runtime::Runtime;
 use tokio::sync::{OnceCell, Semaphore};
 use tokio::task::{AbortHandle, JoinSet};
 
+use netd_model::access::Access;
 use netd_model::net::Proto;
+use netd_model::object;
 
 /// Most connections, or clients that send datagrams, of one port at a time. A connection takes two descriptors.
 const CLIENTS: usize = 256;
@@ -72,8 +74,9 @@ impl Relays {
         &mut self,
         socket: Socket,
         proto: Proto,
-        to: SocketAddr,
+        relay: &object::Relay,
     ) -> io::Result<Relay> {
+        let (to, admit) = (relay.to, relay.admit.clone());
         socket.set_nonblocking(true)?;
         let runtime = self.runtime()?;
         let _inside = runtime.enter();
@@ -82,12 +85,12 @@ impl Relays {
             Proto::Tcp => {
                 socket.listen(1024)?;
                 let listener = TcpListener::from_std(socket.into())?;
-                runtime.spawn(until_dropped(alive, streams(listener, to)))
+                runtime.spawn(until_dropped(alive, streams(listener, to, admit)))
             }
             Proto::Udp => {
                 setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
                 let socket = UdpSocket::from_std(socket.into())?;
-                runtime.spawn(until_dropped(alive, datagrams(socket, to)))
+                runtime.spawn(until_dropped(alive, datagrams(socket, to, admit)))
             }
             Proto::Sctp => return Err(io::ErrorKind::Unsupported.into()),
         };
@@ -118,7 +121,7 @@ async fn until_dropped(alive: mpsc::Sender<()>, work: impl Future<Output = ()>) 
     drop(alive);
 }
 
-async fn streams(listener: TcpListener, to: SocketAddr) {
+async fn streams(listener: TcpListener, to: SocketAddr, admit: Vec<Access>) {
     let room = Arc::new(Semaphore::new(CLIENTS));
     let mut open = JoinSet::new();
     loop {
@@ -128,6 +131,8 @@ async fn streams(listener: TcpListener, to: SocketAddr) {
             return;
         };
         match listener.accept().await {
+            // Too late for silence: the kernel has accepted it.
+            Ok((client, from)) if !admitted(&admit, from.ip()) => drop(client),
             Ok((client, _)) => {
                 open.spawn(async move {
                     let done = stream(client, to).await;
@@ -164,7 +169,11 @@ async fn stream(mut client: TcpStream, to: SocketAddr) -> io::Result<()> {
 /// A client, and which address of the host it asked: the answer has to come from there.
 type Client = (SocketAddrV6, Ipv6Addr);
 
-async fn datagrams(socket: UdpSocket, to: SocketAddr) {
+fn admitted(lists: &[Access], ip: IpAddr) -> bool {
+    lists.iter().all(|access| access.admits(ip))
+}
+
+async fn datagrams(socket: UdpSocket, to: SocketAddr, admit: Vec<Access>) {
     let socket = Arc::new(socket);
     let mut clients: HashMap<Client, Arc<OnceCell<UdpSocket>>> = HashMap::new();
     let mut tasks: JoinSet<Client> = JoinSet::new();
@@ -185,6 +194,9 @@ async fn datagrams(socket: UdpSocket, to: SocketAddr) {
                         continue;
                     }
                 };
+                if !admitted(&admit, client.0.ip().to_owned().into()) {
+                    continue;
+                }
                 if !clients.contains_key(&client) {
                     if clients.len() >= CLIENTS {
                         continue;
