@@ -96,6 +96,7 @@ codes! {
     InvalidPublish = "invalid_publish", 400, "A port binding is malformed or cannot be served.";
     InvalidDns = "invalid_dns", 400, "A DNS server is not an address.";
     InvalidNetns = "invalid_netns", 400, "The path is no network namespace, or the host's own.";
+    InvalidSource = "invalid_source", 400, "What may open flows, or may not, is neither a prefix nor an address.";
     InvalidRoute = "invalid_route", 400, "A route of a network is malformed, or its gateway is in no subnet of it.";
     InvalidSysctl = "invalid_sysctl", 400, "A setting of an interface is not one that may be set there.";
     InvalidHost = "invalid_host", 400, "An extra host is not NAME:IP or NAME:host-gateway.";

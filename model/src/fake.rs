@@ -195,6 +195,7 @@ pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::access::Access;
     use crate::desired;
     use crate::diff::diff;
     use crate::id::{ContainerId, Name, NetworkId};
@@ -239,6 +240,16 @@ pub(crate) mod tests {
                 gateway: None,
                 metric: 0,
             }],
+            access: Access {
+                allow_from: vec![
+                    "198.51.100.0/24".parse().unwrap(),
+                    "2001:db8:8::/48".parse().unwrap(),
+                ],
+                block_from: vec![
+                    "198.51.100.9/32".parse().unwrap(),
+                    "2001:db8:9::/48".parse().unwrap(),
+                ],
+            },
             reservations: BTreeMap::new(),
             unknown: serde_json::Map::new(),
         }
@@ -440,6 +451,10 @@ pub(crate) mod tests {
                         // Two containers never publish one port: the reservation above the model sees to that.
                         host_port: number * 10 + u16::from(n),
                         container_port: 80,
+                        access: Access {
+                            allow_from: vec!["203.0.113.0/24".parse().unwrap()],
+                            block_from: Vec::new(),
+                        },
                     })
                     .into_iter()
                     .collect();
@@ -505,7 +520,7 @@ pub(crate) mod tests {
             let networks = diff(&host.objects(), &kernel, |_| true).ops;
             apply_all(&mut kernel, &networks);
             let before = kernel.clone();
-            let udp = Port { proto: Proto::Udp, host_ip: None, host_port: 53, container_port: 53 };
+            let udp = Port { proto: Proto::Udp, host_ip: None, host_port: 53, container_port: 53, access: Access::default() };
             let joined = [&host.networks[&1], &host.networks[&2]];
             let made = container(7, &joined, vec![udp]);
             host.containers.insert(7, made);
@@ -546,11 +561,17 @@ pub(crate) mod tests {
             },
         };
         let mut host = host;
+        let both = ["192.0.2.0/24", "2001:db8::/32"].map(|text| text.parse().unwrap());
+        let lists = Access {
+            allow_from: both.to_vec(),
+            block_from: both.to_vec(),
+        };
         let port = |ip: Option<&str>, host_port| Port {
             proto: Proto::Tcp,
             host_ip: ip.map(|ip| ip.parse().unwrap()),
             host_port,
             container_port: 80,
+            access: lists.clone(),
         };
         let ports = vec![
             port(None, 1),

@@ -5,6 +5,7 @@
 //! operations ([`op::Op`]). No IO, no clock, no async: `tests/purity.rs` fails when that changes (invariant I1).
 #![forbid(unsafe_code)]
 
+pub mod access;
 pub mod api;
 pub mod counters;
 pub mod desired;

@@ -26,6 +26,7 @@ mod containers;
 mod events;
 pub(crate) mod find;
 mod input;
+mod metrics;
 mod networks;
 pub(crate) mod serve;
 pub(crate) mod system;
@@ -78,6 +79,7 @@ pub fn router(state: ApiState) -> Router {
             "/v1/networks/{network}",
             get(networks::inspect)
                 .delete(networks::remove)
+                .patch(networks::change)
                 .post(networks::prune),
         )
         .route(
@@ -108,6 +110,7 @@ pub fn router(state: ApiState) -> Router {
         .route("/v1/status", get(system::status))
         .route("/v1/events", get(events::events))
         .route("/v1/purge", post(system::purge))
+        .route("/metrics", get(metrics::metrics))
         .route("/healthz", get(system::healthz))
         .route("/readyz", get(system::readyz))
         .fallback(no_route)

@@ -202,6 +202,23 @@ pub enum Network {
         #[arg(value_name = "NAME")]
         network: String,
     },
+    /// Change from where flows may be opened to the containers of a network
+    #[command(
+        after_help = "Each list that is given replaces the one there was; none empties it.\n\n\
+                      Example: netctl network set web --allow-from 192.0.2.0/24 --block-from none"
+    )]
+    Set {
+        /// Name, id or unique prefix of an id
+        network: String,
+        /// Who alone may, or none for everybody; may be repeated
+        #[arg(long, value_name = "CIDR")]
+        allow_from: Vec<String>,
+        /// Who may not, or none; may be repeated
+        #[arg(long, value_name = "CIDR")]
+        block_from: Vec<String>,
+        #[command(flatten)]
+        change: Change,
+    },
     /// Keep addresses and a MAC for a container by its name, over detach and reboot
     #[command(
         after_help = "Without addresses those are kept that the container has now.\n\n\
@@ -308,6 +325,12 @@ pub struct NetworkCreate {
     /// An option of the driver, may be repeated: bridge=NAME, mode4=MODE, mode6=MODE, host_access=off, antispoof=off, snat=IP[,IP6], trusted=IF[,IF]…
     #[arg(long, value_name = "K=V")]
     pub opt: Vec<String>,
+    /// Who alone may open flows to its containers from outside; may be repeated
+    #[arg(long, value_name = "CIDR")]
+    pub allow_from: Vec<String>,
+    /// Who may not; may be repeated
+    #[arg(long, value_name = "CIDR")]
+    pub block_from: Vec<String>,
     /// A route that its containers get; may be repeated
     #[arg(long, value_name = "CIDR[,via=IP][,metric=N]")]
     pub route: Vec<String>,
@@ -340,7 +363,7 @@ pub struct Attach {
     #[arg(
         short,
         long,
-        value_name = "[HOSTIP:][HOSTPORT[-END]:]PORT[-END][/tcp|udp|sctp]"
+        value_name = "[HOSTIP:][HOSTPORT[-END]:]PORT[-END][/tcp|udp|sctp][,allow-from=CIDR]…[,block-from=CIDR]…"
     )]
     pub publish: Vec<String>,
     /// A resolver for this container; may be repeated

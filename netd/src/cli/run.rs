@@ -67,6 +67,29 @@ impl Session {
             Network::Rm { networks, change } if change.dry_run => self.network_rm_dry(&networks),
             Network::Rm { networks, .. } => self.network_rm(&networks),
             Network::Prune { change } => self.network_prune(change.dry_run),
+            Network::Set {
+                network,
+                allow_from,
+                block_from,
+                change: how,
+            } => {
+                let list = |texts: Vec<String>| match &texts[..] {
+                    [] => None,
+                    [none] if none == "none" => Some(Vec::new()),
+                    _ => Some(texts),
+                };
+                let body = api::NetworkChange {
+                    allow_from: list(allow_from),
+                    block_from: list(block_from),
+                };
+                let target = change(&path(&["networks", &network])?, how.dry_run);
+                let body = self.call(Method::PATCH, &target, Some(&body))?;
+                if how.dry_run {
+                    self.ops(&body)
+                } else {
+                    self.show(&body, view::network)
+                }
+            }
             Network::Reserve {
                 network,
                 container,

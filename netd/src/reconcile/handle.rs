@@ -8,6 +8,7 @@ use netd_model::api;
 use netd_model::doctor::Finding;
 use netd_model::error::{Code, Error, Result};
 use netd_model::id::Name;
+use netd_model::net::Prefix;
 use netd_model::record::Reservation;
 use netd_model::request::{Attach, CreateNetwork, Join};
 use netd_model::trace::Trace;
@@ -30,6 +31,15 @@ pub enum Request {
     CreateNetwork(CreateNetwork),
     /// Create a network unless it is there; one of the name that differs is an error.
     EnsureNetwork(CreateNetwork),
+    /// Change from where flows may be opened to the containers of a network; none: as it is.
+    SetAccess {
+        /// The network.
+        network: String,
+        /// Who alone may.
+        allow_from: Option<Vec<Prefix>>,
+        /// Who may not.
+        block_from: Option<Vec<Prefix>>,
+    },
     /// Keep addresses for a container, or keep them no longer.
     Reserve {
         /// The network.

@@ -473,6 +473,7 @@ pub(crate) fn predefined(world: &World) -> Result<Network> {
         labels: BTreeMap::new(),
         bridge: None,
         routes: Vec::new(),
+        access: netd_model::access::Access::default(),
     };
     world.plan_network(&request, NetworkId::from_bytes(random()?))
 }

@@ -83,6 +83,9 @@ impl Owner {
                 vec![Subject::Network(create.name.clone())]
             }
             Request::RemoveNetwork(reference)
+            | Request::SetAccess {
+                network: reference, ..
+            }
             | Request::Reserve {
                 network: reference, ..
             } => vec![self.network_subject(reference)],

@@ -42,6 +42,7 @@ pub(crate) fn network(record: &Network) -> Arc<api::Network> {
         dns: record.dns.clone(),
         labels: record.labels.clone(),
         routes: record.routes.iter().map(route).collect(),
+        access: record.access.clone(),
         reservations: record
             .reservations
             .iter()
@@ -107,6 +108,7 @@ pub(crate) fn container(world: &World, record: &Container) -> Arc<api::Container
                 host_ip: port.host_ip,
                 host_port: port.host_port,
                 container_port: port.container_port,
+                access: port.access.clone(),
             })
             .collect(),
         dns: api::Dns {
