@@ -122,6 +122,7 @@ pub fn network(network: &Network, facts: &HostFacts) -> Vec<Object> {
         up: true,
         master: None,
         link_local: has6,
+        tunable: false,
         owner: owner.clone(),
     })];
     objects.extend(bridge_sysctls(network, facts, &owner));
@@ -301,14 +302,19 @@ pub fn container<'a>(
     facts: &HostFacts,
 ) -> Vec<Object> {
     let owner = Owner::Container(container.id.clone());
+    if container.endpoints.iter().all(is_address_only) {
+        // Another plugin makes the interfaces, and netd keeps the addresses.
+        return Vec::new();
+    }
     let mut objects = vec![
         Object::Loopback(owner.clone()),
         Object::Ruleset(skeleton::dns(&container.id)),
         Object::DnsSocket(owner.clone()),
     ];
-    for endpoint in &container.endpoints {
+    for endpoint in container.endpoints.iter().filter(|e| !is_address_only(e)) {
         if let Some(network) = network(&endpoint.network) {
             objects.extend(endpoint_objects(container, endpoint, network, facts));
+            objects.extend(static_routes(container, endpoint, network, facts));
         }
     }
     for family in FAMILIES
@@ -350,9 +356,40 @@ pub fn gateway_endpoint<'c, 'a>(
 ) -> Option<(&'c Endpoint, IpAddr)> {
     container.endpoints.iter().find_map(|endpoint| {
         let network = network(&endpoint.network).filter(|network| !network.internal)?;
-        endpoint.ip(family)?;
+        endpoint.ip(family).filter(|_| !is_address_only(endpoint))?;
         Some((endpoint, network.subnet(family)?.gateway))
     })
+}
+
+fn is_address_only(endpoint: &Endpoint) -> bool {
+    endpoint.cni.as_ref().is_some_and(|cni| cni.address_only)
+}
+
+/// The routes that came with an attachment, as far as the endpoint has an address of their family.
+fn static_routes(
+    container: &Container,
+    endpoint: &Endpoint,
+    network: &Network,
+    facts: &HostFacts,
+) -> Vec<Object> {
+    let routes = endpoint.cni.iter().flat_map(|cni| &cni.routes);
+    let served = routes.filter(|route| {
+        let family = route.dst.family();
+        endpoint.ip(family).is_some() && (family == Family::V4 || facts.ipv6)
+    });
+    let route = |route: &crate::cni::StaticRoute| {
+        let gateway = || network.subnet(route.dst.family()).map(|s| s.gateway);
+        Object::Route(Route {
+            ns: Ns::Container(container.id.clone()),
+            dst: route.dst,
+            via: route.via.or_else(gateway),
+            dev: endpoint.ifname.clone(),
+            local: false,
+            metric: 0,
+            owner: Owner::Endpoint(container.id.clone(), endpoint.network.clone()),
+        })
+    };
+    served.map(route).collect()
 }
 
 /// Whether a published port answers in this family.
@@ -378,6 +415,7 @@ fn endpoint_objects(
             up: true,
             master,
             link_local,
+            tunable: endpoint.cni.is_some() && name == &endpoint.ifname,
             owner: owner.clone(),
         })
     };

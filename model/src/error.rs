@@ -95,6 +95,7 @@ codes! {
     InvalidDns = "invalid_dns", 400, "A DNS server is not an address.";
     InvalidNetns = "invalid_netns", 400, "The path is no network namespace, or the host's own.";
     InvalidNetwork = "invalid_network", 400, "A network attachment is malformed.";
+    InvalidBandwidth = "invalid_bandwidth", 400, "A rate or burst of an attachment is out of range, or one is given without the other.";
     InvalidConfig = "invalid_config", 400, "The daemon's configuration has a wrong value.";
     NetworkNotFound = "network_not_found", 404, "No network has that name or id.";
     ContainerNotFound = "container_not_found", 404, "No container has that name or id.";

@@ -251,6 +251,7 @@ mod tests {
                 mac: Mac::of_address(ips[0]),
                 ips,
                 aliases: Vec::new(),
+                cni: None,
                 unknown: serde_json::Map::new(),
             }
         };

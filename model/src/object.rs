@@ -134,6 +134,10 @@ pub struct Link {
     /// Whether the kernel makes an IPv6 link-local address on it (EUI-64), or none. Set at creation only: it is
     /// not compared, since reading it back tells nothing on a link that is down.
     pub link_local: bool,
+    /// Whether others may change its Ethernet address and MTU: plugins after netd's in a CNI chain do. Then they are not
+    /// compared.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tunable: bool,
     /// What it serves; written into its alias.
     pub owner: Owner,
 }
@@ -380,8 +384,12 @@ impl Object {
     pub fn is_held_as(&self, observed: &Self) -> bool {
         match (self, observed) {
             (Self::Link(want), Self::Link(have)) => {
+                let tuned = if want.tunable { want } else { have };
                 Link {
                     link_local: want.link_local,
+                    tunable: want.tunable,
+                    mac: tuned.mac,
+                    mtu: tuned.mtu,
                     ..have.clone()
                 } == *want
             }

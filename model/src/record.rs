@@ -9,6 +9,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cni::CniEndpoint;
 use crate::id::{ContainerId, Name, NetworkId, digest};
 use crate::net::{Family, IfName, Mac, Prefix, Proto};
 use crate::request::Attach;
@@ -151,6 +152,9 @@ pub struct Endpoint {
     pub ips: Vec<IpAddr>,
     /// Further names on this network.
     pub aliases: Vec<String>,
+    /// What a CNI attachment has beyond that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cni: Option<CniEndpoint>,
     /// What a newer version wrote.
     #[serde(flatten)]
     pub unknown: Unknown,

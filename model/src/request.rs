@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use serde::{Deserialize, Serialize};
 
 use crate::api;
+use crate::cni::CniEndpoint;
 use crate::error::{Code, Error, Result};
 use crate::id::{ContainerId, Name, shorten};
 use crate::net::{Family, IfName, Mac, Prefix};
@@ -112,6 +113,9 @@ pub struct Join {
     pub ifname: Option<IfName>,
     /// Further names.
     pub aliases: Vec<String>,
+    /// What a CNI attachment has beyond that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cni: Option<CniEndpoint>,
 }
 
 impl TryFrom<api::NetworkCreate> for CreateNetwork {
@@ -419,6 +423,7 @@ impl Join {
             mac: None,
             ifname: None,
             aliases: Vec::new(),
+            cni: None,
         }
     }
 }
@@ -468,6 +473,7 @@ impl TryFrom<api::Join> for Join {
             network: raw.network,
             aliases: raw.aliases,
             ifname,
+            cni: None,
         })
     }
 }

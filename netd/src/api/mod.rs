@@ -21,6 +21,7 @@ use crate::kernel::Kernel;
 use crate::reconcile::handle::Handle;
 
 mod answer;
+pub(crate) mod cni;
 mod containers;
 mod events;
 pub(crate) mod find;
@@ -41,6 +42,8 @@ pub struct ApiState {
     pub handle: Handle,
     /// Opens the namespaces of attaches.
     pub kernel: Arc<dyn Kernel>,
+    /// DELs of the CNI plugin that came while no daemon answered.
+    pub spool: Arc<cni::Spool>,
     /// What `status` warns of beside the owner's warnings.
     pub notices: Notices,
 }
@@ -87,6 +90,11 @@ pub fn router(state: ApiState) -> Router {
             "/v1/containers/{container}/endpoints/{network}",
             delete(containers::disconnect),
         )
+        .route("/v1/cni/add", post(cni::add))
+        .route("/v1/cni/del", post(cni::del))
+        .route("/v1/cni/check", post(cni::check))
+        .route("/v1/cni/gc", post(cni::gc))
+        .route("/v1/cni/status", post(cni::status))
         .route("/v1/plan", get(system::plan))
         .route("/v1/audit", post(system::audit))
         .route("/v1/status", get(system::status))

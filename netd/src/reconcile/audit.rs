@@ -31,6 +31,8 @@ pub(crate) enum Purpose {
     Repair { reply: Option<Reply> },
     /// To repair what somebody changed in these places.
     Drift { places: Places, begun: Instant },
+    /// To tell what differs on one container.
+    Check { id: ContainerId, reply: Reply },
     /// To remove everything.
     Purge { dry_run: bool, reply: Reply },
 }
@@ -70,6 +72,7 @@ impl Owner {
         let wanted = self.world.all_objects();
         let only = match &purpose {
             Purpose::Drift { places, .. } => Some(Self::insides(places)),
+            Purpose::Check { id, .. } => Some([id.clone()].into()),
             _ => None,
         };
         self.submit(
@@ -104,6 +107,10 @@ impl Owner {
                 self.publish();
                 answer(reply, Ok(Answer::Plan(Box::new(shown(&plan)))));
             }
+            Purpose::Check { id, reply } => {
+                let differences = self.differences(&id, observed, &touched);
+                answer(reply, Ok(Answer::Plan(Box::new(shown(&differences)))));
+            }
             Purpose::Repair { reply } => self.repair(observed, &touched, Why::Audit(reply)),
             Purpose::Drift { places, begun } => {
                 self.repair(observed, &touched, Why::Drift(places, begun));
@@ -115,7 +122,9 @@ impl Owner {
         tracing::error!(%error, "the kernel could not be observed");
         self.failures = vec![format!("the last audit failed: {}", error.message)];
         match purpose {
-            Purpose::Plan { reply } | Purpose::Repair { reply: Some(reply) } => {
+            Purpose::Plan { reply }
+            | Purpose::Check { reply, .. }
+            | Purpose::Repair { reply: Some(reply) } => {
                 answer(reply, Err(error));
             }
             Purpose::Purge { reply, .. } => {

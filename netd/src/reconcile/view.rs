@@ -97,6 +97,8 @@ fn endpoint(world: &World, endpoint: &Endpoint) -> Option<api::Endpoint> {
         gateway: gateway(Family::V4),
         gateway6: gateway(Family::V6),
         aliases: endpoint.aliases.clone(),
+        address_only: endpoint.cni.as_ref().is_some_and(|cni| cni.address_only),
+        cni_network: endpoint.cni.as_ref().map(|cni| cni.network.clone()),
     })
 }
 

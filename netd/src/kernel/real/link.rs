@@ -111,6 +111,7 @@ impl LinkView {
             up: self.up,
             master,
             link_local: false,
+            tunable: false,
             owner: self.owner.clone()?,
         })
     }

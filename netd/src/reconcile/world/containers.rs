@@ -209,6 +209,7 @@ impl World {
             host_ifname: Endpoint::host_ifname(&container.id, &id),
             network: id,
             aliases: join.aliases.clone(),
+            cni: join.cni.clone(),
             unknown: serde_json::Map::new(),
             ifname,
             mac,
@@ -344,6 +345,17 @@ impl World {
         let endpoint = container.endpoints.remove(at);
         self.give_back_endpoint(id, &endpoint, how);
         self.containers.get(id).ok_or_else(|| vanished(id))
+    }
+
+    /// A container publishes nothing any more.
+    pub(crate) fn drop_ports(&mut self, id: &ContainerId) {
+        if let Some(container) = self.containers.get_mut(id) {
+            container.ports.clear();
+        }
+        self.ports.retain(|_, list| {
+            list.retain(|(holder, _)| holder != id);
+            !list.is_empty()
+        });
     }
 
     /// Whether a container without this endpoint can still publish its ports.

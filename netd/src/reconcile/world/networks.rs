@@ -256,6 +256,31 @@ impl World {
         ))
     }
 
+    /// Whether one more container finds a port of the bridge and an address.
+    pub(crate) fn check_room(&self, id: &NetworkId) -> Result<()> {
+        let Some(net) = self.networks.get(id) else {
+            return Ok(());
+        };
+        let name = &net.record.name;
+        if net.members.len() >= super::BRIDGE_PORTS_MAX {
+            return Err(Error::new(
+                Code::NetworkFull,
+                format!("network {name} has as many containers as a bridge takes"),
+            ));
+        }
+        match net
+            .pools
+            .iter()
+            .find(|pool| pool.len_used_in_range() >= pool.capacity())
+        {
+            Some(pool) => Err(Error::new(
+                Code::PoolExhausted,
+                format!("network {name}: no address of {} is free", pool.prefix()),
+            )),
+            None => Ok(()),
+        }
+    }
+
     /// Whether a network's objects are in the kernel: the predefined network's come with its first container and leave
     /// with its last, so that a host on which nothing is attached holds nothing.
     pub(crate) fn is_present(&self, id: &NetworkId) -> bool {
