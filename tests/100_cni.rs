@@ -49,6 +49,7 @@ fn main() -> std::process::ExitCode {
             "ports_are_published_on_the_addresses_asked_for",
             ports_are_published,
         ),
+        lab::test("rates_are_limited_in_both_directions", rates_are_limited),
         lab::test(
             "addresses_and_macs_can_be_asked_for",
             addresses_and_macs_can_be_asked_for,
@@ -697,5 +698,79 @@ fn fifty_pods_at_once() {
     host.assert_healthy();
     all("DEL");
     assert_eq!(host.ok(&["ps"]), json!([]));
+    host.done();
+}
+
+/// Bytes sent in one transfer, as fast as they go.
+const TRANSFER: usize = 1_000_000;
+
+/// How long a transfer takes until the last byte is there.
+fn transfer(from: &Netns, to: &Netns, address: &str, port: u16) -> std::time::Duration {
+    use std::io::{Read as _, Write as _};
+    let address: std::net::SocketAddr = format!("{address}:{port}").parse().unwrap();
+    let listener = to.run(|| std::net::TcpListener::bind(address).unwrap());
+    let begin = std::time::Instant::now();
+    std::thread::scope(|scope| {
+        let receiver = scope.spawn(|| {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            let mut got = Vec::new();
+            stream.read_to_end(&mut got).unwrap();
+            got.len()
+        });
+        from.run(|| {
+            let mut stream = std::net::TcpStream::connect(address).unwrap();
+            stream.write_all(&vec![0; TRANSFER]).unwrap();
+        });
+        assert_eq!(receiver.join().unwrap(), TRANSFER);
+    });
+    begin.elapsed()
+}
+
+fn rates_are_limited() {
+    let mut host = Host::start("h1");
+    let slow = json!({"bandwidth": {"ingressRate": 8_000_000, "ingressBurst": 800_000, "egressRate": 16_000_000, "egressBurst": 800_000}});
+    let config = Cni::new(&host).config(
+        "1.0.0",
+        "pods",
+        json!({"subnet": "10.99.0.0/24", "runtimeConfig": slow}),
+    );
+    let plain = Cni::new(&host).config("1.0.0", "pods", json!({"subnet": "10.99.0.0/24"}));
+    let (a, b) = (Netns::new("a"), Netns::new("b"));
+    let made = Cni::new(&host).add(&Sandbox::of(&a), &config);
+    let other = Cni::new(&host).add(&Sandbox::of(&b), &plain);
+    // What is not in the first burst has to go at the rate: never faster.
+    let least = |bytes_per_second: f64| {
+        std::time::Duration::from_secs_f64(0.85 * (1e6 - 1e5) / bytes_per_second)
+    };
+    let check = |host: &Host| {
+        let took = transfer(&b, &a, &ip(&made, false), 1001);
+        assert!(took > least(1e6), "to the container: {took:?}");
+        let took = transfer(&a, &b, &ip(&other, false), 1001);
+        assert!(took > least(2e6), "from the container: {took:?}");
+        host.assert_healthy();
+    };
+    check(&host);
+    // A new daemon finds its queues.
+    host.kill_daemon();
+    host.start_daemon();
+    check(&host);
+    // Somebody takes the device away: it comes back with the limit.
+    let ifb = host
+        .netns
+        .links()
+        .into_iter()
+        .find(|link| link.kind == "ifb")
+        .unwrap();
+    host.netns.del_link(&ifb.name);
+    lab::wait_for("the device", PATIENCE, || {
+        host.netns.link(&ifb.name).is_some() && host.plan().is_empty()
+    });
+    check(&host);
+    let mut with_result = config.clone();
+    with_result["prevResult"] = made.clone();
+    Cni::new(&host).call("CHECK", Some(&Sandbox::of(&a)), &with_result);
+    Cni::new(&host).del(&Sandbox::of(&a), &config);
+    Cni::new(&host).del(&Sandbox::of(&b), &plain);
     host.done();
 }

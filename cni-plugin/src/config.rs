@@ -127,6 +127,8 @@ pub struct Ipam {
     /// The plugin: `netd` or `netd-cni` is netd itself.
     #[serde(rename = "type")]
     pub plugin: String,
+    /// netd's socket.
+    pub socket: Option<PathBuf>,
     /// A network of netd.
     pub network: Option<String>,
     /// One prefix.
@@ -295,7 +297,32 @@ impl Config {
                 format!("\"name\" of the configuration: {}", error.message),
             )
         })?;
+        if config.is_ipam() {
+            return Ok(config.addresses_only());
+        }
         Ok(config)
+    }
+
+    /// What a configuration of another plugin says to its IPAM: its other keys mean something else, or nothing, to netd.
+    fn addresses_only(self) -> Self {
+        let ipam_socket = self.ipam.as_ref().and_then(|ipam| ipam.socket.clone());
+        Self {
+            cni_version: self.cni_version,
+            name: self.name,
+            plugin: self.plugin,
+            socket: self.socket.or(ipam_socket),
+            ipam: self.ipam,
+            args: self.args,
+            prev_result: self.prev_result,
+            valid: self.valid,
+            valid_older: self.valid_older,
+            runtime_config: RuntimeConfig {
+                ips: self.runtime_config.ips,
+                ip_ranges: self.runtime_config.ip_ranges,
+                ..RuntimeConfig::default()
+            },
+            ..Self::default()
+        }
     }
 
     /// The version that is asked for.

@@ -47,6 +47,7 @@ pub(crate) fn target(
         mtu: config.define.mtu,
         ipv6: config.define.ipv6.unwrap_or(false),
         mode: config.define.mode.clone(),
+        driver: config.is_ipam().then(|| "ipam".to_owned()),
         ..NetworkCreate::default()
     };
     if let Some(bridge) = &config.define.bridge {
@@ -231,11 +232,13 @@ pub(crate) fn add(
         network,
         define,
         ips: addresses(config, &args, leased)?,
+        // The address of an interface that another plugin makes is not netd's affair.
         mac: runtime
             .mac
             .clone()
             .or_else(|| config.args.cni.mac.clone())
-            .or(args.mac),
+            .or(args.mac)
+            .filter(|_| !config.is_ipam()),
         pod: args.pod,
         publish: publish(&runtime.port_mappings)?,
         dns: nameservers(config),
@@ -396,15 +399,20 @@ pub(crate) fn result(
         gateway: ip.gateway.map(|gateway| gateway.to_string()),
         interface: own,
     });
-    let routes = added.routes.iter().map(|route| Route {
+    let made = added.routes.iter().map(|route| Route {
         dst: route.dst.to_string(),
         gw: route.via.map(|via| via.to_string()),
         ..Route::default()
     });
+    let routes = match &config.ipam {
+        // The plugin that asked for the address makes the routes, the default route too.
+        Some(ipam) if is_ipam => ipam.routes.clone(),
+        _ => made.collect(),
+    };
     let result = CniResult {
         interfaces,
         ips: ips.collect(),
-        routes: routes.collect(),
+        routes,
         dns: dns(config, added),
     };
     match before {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::api::HostChange;
+use crate::attachment::{self, is_address_only};
 use crate::id::NetworkId;
 use crate::net::{Family, IfName, Mac, Prefix, Proto};
 use crate::nft::{Datum, Element, ElementData, ElementKey, TableRef, Verdict};
@@ -11,7 +12,7 @@ use crate::object::{
     Address, BridgePort, HostPort, Link, LinkKind, Ns, Object, Owner, Route, Sysctl, family_key,
 };
 use crate::observed::{HostFacts, Observed};
-use crate::record::{Container, Endpoint, Network, Port};
+use crate::record::{Container, Driver, Endpoint, Network, Port};
 use crate::skeleton::{
     self, BRIDGES, DIRECT, FORWARDING, FROM, GUARD, LO, MASQ, OWN, PUB, PUBANY, SAME, TO,
 };
@@ -102,10 +103,14 @@ pub fn forwarding_needed(network: &Network) -> impl Iterator<Item = Family> + '_
     FAMILIES
         .into_iter()
         .filter(|family| !network.internal && network.subnet(*family).is_some())
+        .filter(|_| network.driver != Driver::Ipam)
 }
 
 /// Everything of a network that does not depend on its containers.
 pub fn network(network: &Network, facts: &HostFacts) -> Vec<Object> {
+    if network.driver == Driver::Ipam {
+        return Vec::new();
+    }
     let owner = Owner::Network(network.id.clone());
     let bridge = &network.interface;
     let mac = network.subnets.first().map_or_else(
@@ -314,7 +319,7 @@ pub fn container<'a>(
     for endpoint in container.endpoints.iter().filter(|e| !is_address_only(e)) {
         if let Some(network) = network(&endpoint.network) {
             objects.extend(endpoint_objects(container, endpoint, network, facts));
-            objects.extend(static_routes(container, endpoint, network, facts));
+            objects.extend(attachment::objects(container, endpoint, network, facts));
         }
     }
     for family in FAMILIES
@@ -359,37 +364,6 @@ pub fn gateway_endpoint<'c, 'a>(
         endpoint.ip(family).filter(|_| !is_address_only(endpoint))?;
         Some((endpoint, network.subnet(family)?.gateway))
     })
-}
-
-fn is_address_only(endpoint: &Endpoint) -> bool {
-    endpoint.cni.as_ref().is_some_and(|cni| cni.address_only)
-}
-
-/// The routes that came with an attachment, as far as the endpoint has an address of their family.
-fn static_routes(
-    container: &Container,
-    endpoint: &Endpoint,
-    network: &Network,
-    facts: &HostFacts,
-) -> Vec<Object> {
-    let routes = endpoint.cni.iter().flat_map(|cni| &cni.routes);
-    let served = routes.filter(|route| {
-        let family = route.dst.family();
-        endpoint.ip(family).is_some() && (family == Family::V4 || facts.ipv6)
-    });
-    let route = |route: &crate::cni::StaticRoute| {
-        let gateway = || network.subnet(route.dst.family()).map(|s| s.gateway);
-        Object::Route(Route {
-            ns: Ns::Container(container.id.clone()),
-            dst: route.dst,
-            via: route.via.or_else(gateway),
-            dev: endpoint.ifname.clone(),
-            local: false,
-            metric: 0,
-            owner: Owner::Endpoint(container.id.clone(), endpoint.network.clone()),
-        })
-    };
-    served.map(route).collect()
 }
 
 /// Whether a published port answers in this family.

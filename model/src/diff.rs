@@ -226,7 +226,7 @@ fn rank(object: &Object) -> u8 {
         // A network's guards stand before its first container does.
         Object::Element(element) if matches!(element.owner, Owner::Network(_) | Owner::Host) => 7,
         Object::Link(_) => PAIR,
-        Object::BridgePort(_) => 9,
+        Object::BridgePort(_) | Object::Shaper(_) | Object::Redirect(_) => 9,
         Object::Loopback(_) => 10,
         Object::Address(_) => 11,
         Object::Route(_) => 12,

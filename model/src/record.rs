@@ -56,6 +56,18 @@ pub struct Network {
 pub enum Driver {
     /// A bridge on this host.
     Bridge,
+    /// Addresses only: another program makes the interfaces (CNI plugins with `ipam.type: netd`).
+    Ipam,
+}
+
+impl Driver {
+    /// Its name.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Bridge => "bridge",
+            Self::Ipam => "ipam",
+        }
+    }
 }
 
 /// How a network is reached from outside.
@@ -167,6 +179,13 @@ impl Endpoint {
             .iter()
             .copied()
             .find(|ip| Family::of(*ip) == family)
+    }
+
+    /// The name of the device that what the container sends is led through, where that is limited: `ndi-` and the digits
+    /// of the host's end.
+    pub fn ifb(&self) -> IfName {
+        let digits = self.host_ifname.as_str().trim_start_matches("ndv-");
+        derived_ifname("ndi-", digits)
     }
 
     /// The name of the host's end of a pair: `ndv-` and 10 hex digits.

@@ -10,7 +10,7 @@ use crate::cni::CniEndpoint;
 use crate::error::{Code, Error, Result};
 use crate::id::{ContainerId, Name, shorten};
 use crate::net::{Family, IfName, Mac, Prefix};
-use crate::record::{PREDEFINED, Port, Subnet};
+use crate::record::{Driver, PREDEFINED, Port, Subnet};
 
 pub use crate::publish::parse_publish;
 
@@ -30,6 +30,8 @@ pub const MTU_MAX: u32 = 65_535;
 pub struct CreateNetwork {
     /// Its name.
     pub name: Name,
+    /// What it is made of.
+    pub driver: Driver,
     /// The subnets asked for; a family without one gets an automatic subnet.
     pub subnets: Vec<SubnetSpec>,
     /// Whether it shall have IPv6.
@@ -123,6 +125,7 @@ impl TryFrom<api::NetworkCreate> for CreateNetwork {
 
     fn try_from(raw: api::NetworkCreate) -> Result<Self> {
         let name = Name::parse(&raw.name)?;
+        let driver = driver(&raw)?;
         supported(&raw)?;
         let subnets = subnets(&raw)?;
         let ipv6 = raw.ipv6 || subnets.iter().any(|s| s.subnet.family() == Family::V6);
@@ -133,25 +136,28 @@ impl TryFrom<api::NetworkCreate> for CreateNetwork {
             bridge: bridge_option(&raw.opts)?,
             internal: raw.internal,
             name,
+            driver,
             subnets,
             ipv6,
         })
     }
 }
 
-fn supported(raw: &api::NetworkCreate) -> Result<()> {
+fn driver(raw: &api::NetworkCreate) -> Result<Driver> {
     match raw.driver.as_deref() {
-        None | Some("bridge") => {}
-        Some(other) => {
-            return Err(Error::new(
-                Code::InvalidDriver,
-                format!(
-                    "driver {:?} is not available in this version: use bridge",
-                    shorten(other)
-                ),
-            ));
-        }
+        None | Some("bridge") => Ok(Driver::Bridge),
+        Some("ipam") => Ok(Driver::Ipam),
+        Some(other) => Err(Error::new(
+            Code::InvalidDriver,
+            format!(
+                "driver {:?} is not available in this version: use bridge",
+                shorten(other)
+            ),
+        )),
     }
+}
+
+fn supported(raw: &api::NetworkCreate) -> Result<()> {
     match raw.mode.as_deref() {
         None | Some("nat") => {}
         Some(other) => {

@@ -240,6 +240,13 @@ fn deviation(network: &Network, define: &CreateNetwork) -> Option<String> {
     if let Some(mtu) = define.mtu.filter(|mtu| *mtu != network.mtu) {
         return Some(format!("its MTU is {}, not {mtu}", network.mtu));
     }
+    if define.driver != network.driver {
+        return Some(format!(
+            "its driver is {}, not {}",
+            network.driver.as_str(),
+            define.driver.as_str()
+        ));
+    }
     if define.internal != network.internal {
         return Some("only one of them is internal".to_owned());
     }

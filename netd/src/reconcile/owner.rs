@@ -438,6 +438,7 @@ impl Owner {
 pub(crate) fn predefined(world: &World) -> Result<Network> {
     let name = Name::parse(PREDEFINED)?;
     let request = CreateNetwork {
+        driver: netd_model::record::Driver::Bridge,
         name,
         subnets: Vec::new(),
         ipv6: false,

@@ -17,7 +17,7 @@ pub(crate) fn network(record: &Network) -> Arc<api::Network> {
     Arc::new(api::Network {
         id: record.id.to_string(),
         name: record.name.to_string(),
-        driver: "bridge".to_owned(),
+        driver: record.driver.as_str().to_owned(),
         subnets: record
             .subnets
             .iter()

@@ -37,6 +37,7 @@ mod ops;
 mod ports;
 mod removal;
 mod space;
+mod traffic;
 mod watch;
 mod wire;
 

@@ -6,7 +6,7 @@ use netd_model::desired::{self, FAMILIES};
 use netd_model::error::{Code, Error, Result};
 use netd_model::id::shorten;
 use netd_model::net::{IfName, Mac};
-use netd_model::record::{Container, Endpoint, Phase};
+use netd_model::record::{Container, Driver, Endpoint, Phase};
 use netd_model::request::{Attach, Join};
 use netd_model::{ContainerId, NetworkId};
 
@@ -169,6 +169,21 @@ impl World {
                 format!("network {id} vanished during an attach"),
             ));
         };
+        let address_only = join.cni.as_ref().is_some_and(|cni| cni.address_only);
+        if (net.record.driver == Driver::Ipam) != address_only {
+            let (what, remedy) = if address_only {
+                (
+                    "has interfaces of its own",
+                    "attach the container to it by netd-cni",
+                )
+            } else {
+                ("keeps addresses only", "choose one of driver bridge")
+            };
+            return Err(Error::new(
+                Code::InvalidNetwork,
+                format!("network {} {what}: {remedy}", net.record.name),
+            ));
+        }
         if container.endpoints.iter().any(|e| e.network == id) {
             return Err(Error::new(
                 Code::EndpointExists,
@@ -178,7 +193,7 @@ impl World {
                 ),
             ));
         }
-        if net.members.len() >= BRIDGE_PORTS_MAX {
+        if net.members.len() >= BRIDGE_PORTS_MAX && !address_only {
             return Err(Error::new(
                 Code::NetworkFull,
                 format!(

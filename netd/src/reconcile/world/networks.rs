@@ -73,7 +73,7 @@ impl World {
         Ok(Network {
             subnets: self.subnets(request)?,
             name: request.name.clone(),
-            driver: Driver::Bridge,
+            driver: request.driver,
             internal: request.internal,
             mode: Mode::Nat,
             mtu: request.mtu.or(self.facts.uplink_mtu).unwrap_or(1500),
@@ -106,7 +106,7 @@ impl World {
                 .find(|spec| spec.subnet.family() == family)
             {
                 Some(spec) => {
-                    self.check_overlap(spec.subnet)?;
+                    self.check_overlap(request, spec.subnet)?;
                     subnets.push(spec.with_gateway());
                 }
                 None => subnets.push(self.automatic_subnet(family)?),
@@ -117,7 +117,7 @@ impl World {
 
     /// An automatic subnet avoids every network, every route of the host and its resolvers; one that was asked for
     /// may cover a route (a VPN's default route in two halves does that), but no other network.
-    fn check_overlap(&self, subnet: Prefix) -> Result<()> {
+    fn check_overlap(&self, request: &CreateNetwork, subnet: Prefix) -> Result<()> {
         let other = self.networks().find_map(|other| {
             other
                 .subnets
@@ -133,6 +133,10 @@ impl World {
                     other.name
                 ),
             ));
+        }
+        if request.driver == Driver::Ipam {
+            // Its addresses do live somewhere else, such as in the host's own LAN.
+            return Ok(());
         }
         // A connected route of the same or a smaller prefix means the addresses live somewhere else.
         if let Some(route) = self
@@ -262,7 +266,7 @@ impl World {
             return Ok(());
         };
         let name = &net.record.name;
-        if net.members.len() >= super::BRIDGE_PORTS_MAX {
+        if net.members.len() >= super::BRIDGE_PORTS_MAX && net.record.driver != Driver::Ipam {
             return Err(Error::new(
                 Code::NetworkFull,
                 format!("network {name} has as many containers as a bridge takes"),
