@@ -30,8 +30,8 @@ impl Args {
             let value = value.to_owned();
             match key {
                 "IgnoreUnknown" => {
-                    ignore =
-                        is_true(&value).ok_or_else(|| invalid(format!("{pair:?} is not 1 or 0")))?
+                    let refused = || invalid(format!("{pair:?} is not 1 or 0"));
+                    ignore = is_true(&value).ok_or_else(refused)?;
                 }
                 "IP" => args.ip = Some(value),
                 "MAC" => args.mac = Some(value),

@@ -69,7 +69,8 @@ pub(crate) fn ask<T: DeserializeOwned>(
     let read = stream.take(ANSWER_MAX).read_to_end(&mut answer);
     let parsed = parse(&answer);
     if parsed.is_none() {
-        written.and(read.map(|_| ())).map_err(lost)?;
+        written.map_err(lost)?;
+        read.map_err(lost)?;
     }
     let Some((status, body)) = parsed else {
         let text = format!(

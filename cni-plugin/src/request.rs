@@ -364,7 +364,8 @@ fn routes(config: &Config, leased: Option<&CniResult>) -> Result<Vec<StaticRoute
     };
     let routes: Vec<StaticRoute> = all.map(parse).collect::<Result<_, CniError>>()?;
     let mut kept: Vec<StaticRoute> = Vec::new();
-    for route in routes.into_iter().filter(|route| route.dst.len() > 0) {
+    let is_default = |dst: Prefix| dst == Prefix::default_route(dst.family());
+    for route in routes.into_iter().filter(|route| !is_default(route.dst)) {
         if !kept.iter().any(|other| other.dst == route.dst) {
             kept.push(route);
         }
@@ -447,6 +448,10 @@ mod tests {
     use crate::error;
     use serde_json::{Value, json};
 
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "callers write json! in place"
+    )]
     fn config(extra: Value) -> Config {
         let mut value = json!({"cniVersion": "1.1.0", "name": "pods", "type": "netd-cni"});
         value

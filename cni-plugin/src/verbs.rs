@@ -35,11 +35,12 @@ pub fn answer(env: &Env, stdin: &[u8]) -> Result<Option<String>, CniError> {
 }
 
 fn version(stdin: &[u8]) -> Result<String, CniError> {
-    let asked = match stdin.iter().all(u8::is_ascii_whitespace) {
-        true => Value::Null,
-        false => serde_json::from_slice(stdin).map_err(|error| {
+    let asked = if stdin.iter().all(u8::is_ascii_whitespace) {
+        Value::Null
+    } else {
+        serde_json::from_slice(stdin).map_err(|error| {
             CniError::new(error::DECODE, format!("standard input is no JSON: {error}"))
-        })?,
+        })?
     };
     let asked = asked["cniVersion"].as_str().unwrap_or(NEWEST);
     Ok(json!({"cniVersion": asked, "supportedVersions": VERSIONS}).to_string())

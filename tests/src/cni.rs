@@ -286,10 +286,8 @@ pub fn need(plugins: &[&str]) {
 /// The address in a result, without the length of its prefix: the first of the family.
 pub fn ip(result: &Value, v6: bool) -> String {
     let ips = result["ips"].as_array().expect("a result has addresses");
-    let addresses = ips.iter().filter_map(|ip| ip["address"].as_str());
-    let found = addresses
-        .filter(|address| address.contains(':') == v6)
-        .next();
+    let mut addresses = ips.iter().filter_map(|ip| ip["address"].as_str());
+    let found = addresses.find(|address| address.contains(':') == v6);
     found
         .and_then(|address| address.split('/').next())
         .expect("an address of the family")

@@ -217,7 +217,12 @@ pub struct Spool(PathBuf);
 impl Spool {
     /// The spool beside the API's socket, where the plugin looks for it too.
     pub fn beside(socket: &Path) -> Self {
-        Self(socket.parent().unwrap_or(Path::new("/")).join(SPOOL))
+        Self(
+            socket
+                .parent()
+                .unwrap_or_else(|| Path::new("/"))
+                .join(SPOOL),
+        )
     }
 
     /// Carries out what waits. Called once the socket listens: a plugin that comes later finds it.
