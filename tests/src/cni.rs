@@ -33,10 +33,10 @@ pub fn dispatch() {
 /// A directory with netd's plugin under both of its names, for `CNI_PATH`.
 pub fn plugin_dir() -> PathBuf {
     let dir = lab::scratch("cni-bin");
-    let program = std::env::var_os("NETD_CNI").map_or_else(
-        || std::env::current_exe().expect("the path of the test binary"),
-        PathBuf::from,
-    );
+    let program = match std::env::var_os("NETD_CNI") {
+        Some(named) => std::fs::canonicalize(&named).expect("NETD_CNI names a file"),
+        None => std::env::current_exe().expect("the path of the test binary"),
+    };
     for name in ["netd-cni", "netd"] {
         std::os::unix::fs::symlink(&program, dir.join(name)).unwrap();
     }

@@ -26,6 +26,7 @@
 )]
 
 pub mod cni;
+pub mod cri;
 pub mod host;
 pub mod lab;
 pub mod load;
