@@ -7,6 +7,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use netd_tests::cni;
 use netd_tests::cri::{
@@ -54,6 +55,21 @@ fn need() {
 struct Containerd {
     process: Process,
     runtime: Runtime,
+    pods: Mutex<Vec<String>>,
+}
+
+/// The processes of pods are no children of the runtime: a test that failed has to end them through it.
+impl Drop for Containerd {
+    fn drop(&mut self) {
+        let pods = self
+            .pods
+            .lock()
+            .map(|pods| pods.clone())
+            .unwrap_or_default();
+        for pod in pods {
+            let _ = self.runtime.try_remove_pod(&pod);
+        }
+    }
 }
 
 impl Containerd {
@@ -78,7 +94,17 @@ impl Containerd {
             problem.is_none()
         });
         import(&socket, &dir);
-        Self { process, runtime }
+        Self {
+            process,
+            runtime,
+            pods: Mutex::default(),
+        }
+    }
+
+    fn run_pod(&self, config: &PodSandboxConfig) -> String {
+        let pod = self.runtime.run_pod(config).unwrap();
+        self.pods.lock().unwrap().push(pod.clone());
+        pod
     }
 }
 
@@ -167,8 +193,8 @@ fn two_pods() {
             .insert(format!("kubernetes.io/{side}-bandwidth"), "16M".to_owned());
     }
     let client = pod("client", &logs);
-    let web_pod = runtime.run_pod(&web).unwrap();
-    let client_pod = runtime.run_pod(&client).unwrap();
+    let web_pod = containerd.run_pod(&web);
+    let client_pod = containerd.run_pod(&client);
     let ps = host.ok(&["ps"]);
     let names: Vec<&str> = ps
         .as_array()
@@ -177,6 +203,7 @@ fn two_pods() {
         .map(|c| c["name"].as_str().unwrap())
         .collect();
     assert_eq!(names, ["client.shop", "web-0.shop"]);
+    assert_eq!(ps[1]["ports"][0]["host_port"], 8080, "{ps}");
     let web_ip = runtime.pod_ip(&web_pod);
     assert!(web_ip.starts_with("10.99.0."), "{web_ip}");
 
@@ -195,13 +222,17 @@ fn two_pods() {
     let fetch = |container: &str, host: &str| {
         let url = format!("http://{host}/index.html");
         let done = runtime.exec(container, &["/bin/busybox", "wget", "-q", "-O", "-", &url]);
-        String::from_utf8_lossy(&done.stdout).into_owned()
+        let said = [done.stdout, done.stderr].concat();
+        String::from_utf8_lossy(&said).into_owned()
     };
     lab::wait_for("the server in the pod", PATIENCE, || {
         fetch(&shell, &web_ip) == "served by a pod\n"
     });
-    // By name, over netd's resolver; the pod's resolv.conf is the runtime's.
-    assert_eq!(fetch(&shell, "web-0.shop"), "served by a pod\n");
+    // By name, over netd's resolver. (A static busybox has no resolver of its own that reads resolv.conf.)
+    let lookup = ["/bin/busybox", "nslookup", "web-0.shop", "127.0.0.11"];
+    let asked = runtime.exec(&shell, &lookup);
+    let text = String::from_utf8_lossy(&asked.stdout).into_owned();
+    assert!(text.contains(&web_ip), "{text} {asked:?}");
     // The host port: from another pod, from the pod itself, from the node, on loopback.
     assert_eq!(fetch(&shell, "10.99.0.1:8080"), "served by a pod\n");
     assert_eq!(fetch(&server, "10.99.0.1:8080"), "served by a pod\n");
@@ -218,9 +249,10 @@ fn two_pods() {
     assert_eq!(ifbs, 1);
     host.assert_healthy();
 
-    // The daemon may restart under running pods.
-    runtime.remove_pod(&client_pod);
-    runtime.remove_pod(&web_pod);
+    for pod in [client_pod, web_pod] {
+        runtime.try_remove_pod(&pod).unwrap();
+    }
+    containerd.pods.lock().unwrap().clear();
     assert_eq!(host.ok(&["ps"]), json!([]));
     let left = std::fs::read_dir("/run/netns").map_or(0, Iterator::count);
     assert_eq!(left, 0, "namespaces of pods");

@@ -89,6 +89,11 @@ pub struct Define {
     pub ipv6: Option<bool>,
     /// Name of the bridge.
     pub bridge: Option<String>,
+    /// Whether its containers reach each other.
+    pub icc: Option<bool>,
+    /// Driver options, such as `trusted`.
+    #[serde(deserialize_with = "or_default")]
+    pub opts: BTreeMap<String, String>,
 }
 
 impl Define {
@@ -103,6 +108,8 @@ impl Define {
             && self.mtu.is_none()
             && self.ipv6.is_none()
             && self.bridge.is_none()
+            && self.icc.is_none()
+            && self.opts.is_empty()
     }
 }
 
@@ -111,12 +118,16 @@ impl Define {
 #[serde(rename_all = "camelCase", default)]
 pub struct Range {
     /// The prefix.
+    #[serde(alias = "Subnet")]
     pub subnet: String,
     /// The first address to give out.
+    #[serde(alias = "RangeStart")]
     pub range_start: Option<String>,
     /// The last.
+    #[serde(alias = "RangeEnd")]
     pub range_end: Option<String>,
     /// The host's address.
+    #[serde(alias = "Gateway")]
     pub gateway: Option<String>,
 }
 
@@ -147,7 +158,7 @@ pub struct Ipam {
     pub routes: Vec<Route>,
 }
 
-/// `runtimeConfig`.
+/// `runtimeConfig`. Runtimes in Go write some of its keys with capital letters (containerd does), since Go reads either.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct RuntimeConfig {
@@ -176,15 +187,17 @@ pub struct RuntimeConfig {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PortMapping {
-    /// 1 to 65535; 0 publishes nothing.
+    /// 1 to 65535.
+    #[serde(alias = "HostPort")]
     pub host_port: u32,
     /// 1 to 65535.
+    #[serde(alias = "ContainerPort")]
     pub container_port: u32,
     /// `tcp`, `udp`, `sctp`, in any case; `tcp` without one.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(alias = "Protocol", deserialize_with = "or_default")]
     pub protocol: String,
     /// Empty or unspecified for every address.
-    #[serde(rename = "hostIP", deserialize_with = "or_default")]
+    #[serde(rename = "hostIP", alias = "HostIP", deserialize_with = "or_default")]
     pub host_ip: String,
 }
 
@@ -193,12 +206,16 @@ pub struct PortMapping {
 #[serde(rename_all = "camelCase", default)]
 pub struct RawBandwidth {
     /// To the container.
+    #[serde(alias = "IngressRate")]
     pub ingress_rate: u64,
     /// To the container.
+    #[serde(alias = "IngressBurst")]
     pub ingress_burst: u64,
     /// From the container.
+    #[serde(alias = "EgressRate")]
     pub egress_rate: u64,
     /// From the container.
+    #[serde(alias = "EgressBurst")]
     pub egress_burst: u64,
 }
 
@@ -218,13 +235,13 @@ impl From<RawBandwidth> for Bandwidth {
 #[serde(default)]
 pub struct RuntimeDns {
     /// Resolvers.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(alias = "Servers", deserialize_with = "or_default")]
     pub servers: Vec<String>,
     /// Search list.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(alias = "Searches", deserialize_with = "or_default")]
     pub searches: Vec<String>,
     /// Options.
-    #[serde(deserialize_with = "or_default")]
+    #[serde(alias = "Options", deserialize_with = "or_default")]
     pub options: Vec<String>,
 }
 

@@ -47,6 +47,8 @@ pub(crate) fn target(
         mtu: config.define.mtu,
         ipv6: config.define.ipv6.unwrap_or(false),
         mode: config.define.mode.clone(),
+        icc: config.define.icc,
+        opts: config.define.opts.clone(),
         driver: config.is_ipam().then(|| "ipam".to_owned()),
         ..NetworkCreate::default()
     };
@@ -63,9 +65,11 @@ pub(crate) fn target(
         }
         _ => {}
     }
-    if define.mode.as_deref() == Some("internal") || config.is_gateway == Some(false) {
+    match (config.is_gateway, define.mode.as_deref()) {
+        (_, Some("internal")) => (define.mode, define.internal) = (None, true),
         // A bridge without an address of the host is one without a way out.
-        (define.mode, define.internal) = (None, true);
+        (Some(false), None) => define.mode = Some("isolated".to_owned()),
+        _ => {}
     }
     define.subnets.extend(config.define.subnet.clone());
     define.subnets.extend(config.define.subnets.iter().cloned());
@@ -287,7 +291,7 @@ fn addresses(
     list.map_or_else(|| Ok(Vec::new()), |list| list.iter().map(parse).collect())
 }
 
-/// `[HOSTIP:]HOSTPORT:PORT/PROTO` of each mapping; a host port of 0 publishes nothing.
+/// `[HOSTIP:]HOSTPORT:PORT/PROTO` of each mapping.
 fn publish(mappings: &[PortMapping]) -> Result<Vec<String>, CniError> {
     let text = |mapping: &PortMapping| {
         let is_port = |port: u32| (1..=65_535).contains(&port);
@@ -314,11 +318,7 @@ fn publish(mappings: &[PortMapping]) -> Result<Vec<String>, CniError> {
             mapping.host_port, mapping.container_port
         ))
     };
-    mappings
-        .iter()
-        .filter(|mapping| mapping.host_port != 0)
-        .map(text)
-        .collect()
+    mappings.iter().map(text).collect()
 }
 
 /// Resolvers behind netd's; its own address would lead in a circle.
@@ -500,7 +500,10 @@ mod tests {
             mode(json!({"ipMasq": false})),
             (Some("routed".to_owned()), false)
         );
-        assert_eq!(mode(json!({"isGateway": false})), (None, true));
+        assert_eq!(
+            mode(json!({"isGateway": false})),
+            (Some("isolated".to_owned()), false)
+        );
         assert_eq!(mode(json!({"mode": "internal"})), (None, true));
         let error = define(json!({"ipMasq": true, "mode": "routed"})).unwrap_err();
         assert_eq!(error.code, error::CONFIG);
@@ -599,14 +602,14 @@ mod tests {
             of(json!({"hostPort": 80, "containerPort": 80, "hostIP": "::1"})).unwrap(),
             ["[::1]:80:80/tcp"]
         );
-        assert!(
-            of(json!({"hostPort": 0, "containerPort": 80}))
-                .unwrap()
-                .is_empty()
-        );
+        // As containerd writes it: Go reads keys in any case.
+        let in_go =
+            json!({"HostPort": 80, "ContainerPort": 81, "Protocol": "tcp", "HostIP": "10.0.0.1"});
+        assert_eq!(of(in_go).unwrap(), ["10.0.0.1:80:81/tcp"]);
         for bad in [
             json!({"hostPort": 80, "containerPort": 0}),
             json!({"hostPort": 70000, "containerPort": 1}),
+            json!({"hostPort": 0, "containerPort": 80}),
         ] {
             assert_eq!(of(bad).unwrap_err().code, error::CONFIG);
         }

@@ -27,13 +27,16 @@ pub struct NetworkCreate {
     /// The host's own addresses; the first of a subnet by default.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gateways: Vec<String>,
-    /// Give it IPv6 beside IPv4.
+    /// Give it IPv6 too.
     #[serde(default)]
     pub ipv6: bool,
+    /// Give it IPv4; true by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipv4: Option<bool>,
     /// Cut it off.
     #[serde(default)]
     pub internal: bool,
-    /// `nat`.
+    /// `nat`, `routed` or `isolated`; the options `mode4` and `mode6` set one family.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<String>,
     /// Whether its containers reach each other.
@@ -51,7 +54,7 @@ pub struct NetworkCreate {
     /// Labels.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
-    /// Driver options: `bridge=NAME`.
+    /// Driver options: see [`crate::options`].
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub opts: BTreeMap<String, String>,
 }
@@ -108,6 +111,9 @@ pub struct Join {
     /// Further names on this network.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub aliases: Vec<String>,
+    /// Prefixes or addresses that the container may send from beside its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allow: Vec<String>,
 }
 
 /// A network.
@@ -120,6 +126,15 @@ pub struct Network {
     pub subnets: Vec<Subnet>,
     pub internal: bool,
     pub mode: String,
+    /// The mode over IPv6, where it differs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode6: Option<String>,
+    /// Whether its containers reach each other.
+    #[serde(default = "yes")]
+    pub icc: bool,
+    /// Driver options that are not at their defaults.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub opts: BTreeMap<String, String>,
     pub mtu: u32,
     pub ipv6: bool,
     pub encrypted: bool,
@@ -130,12 +145,17 @@ pub struct Network {
     pub endpoints: Vec<NetworkEndpoint>,
 }
 
+const fn yes() -> bool {
+    true
+}
+
 /// A subnet of a network.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the keys are those of contract.md")]
 pub struct Subnet {
     pub subnet: String,
-    pub gateway: IpAddr,
+    /// None on an isolated network.
+    pub gateway: Option<IpAddr>,
     pub ip_range: Option<String>,
 }
 
@@ -187,6 +207,9 @@ pub struct Endpoint {
     /// netd keeps the address, and another plugin made the interface.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub address_only: bool,
+    /// What it may send from beside its own addresses.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allow: Vec<String>,
 }
 
 /// A published port.

@@ -12,9 +12,10 @@ use crate::object::{
     Address, BridgePort, HostPort, Link, LinkKind, Ns, Object, Owner, Route, Sysctl, family_key,
 };
 use crate::observed::{HostFacts, Observed};
-use crate::record::{Container, Driver, Endpoint, Network, Port};
+use crate::record::{Container, Driver, Endpoint, Mode, Network, Port};
 use crate::skeleton::{
-    self, BRIDGES, DIRECT, FORWARDING, FROM, GUARD, LO, MASQ, OWN, PUB, PUBANY, SAME, TO,
+    self, ALLOW, APART, ARP, BRIDGES, DIRECT, EGRESS, FORWARDING, GUARD, LO, MASQ, NOHOST, OPEN,
+    OWN, PORT_MACS, PORTS, PUB, PUBANY, SAME, SNAT, SOURCE, TO, TRUSTED,
 };
 
 /// Both families, in the order of everything that is printed.
@@ -24,8 +25,11 @@ pub const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 ///
 /// In a family in which netd itself switched forwarding on, packets between two interfaces that are not ours stay
 /// dropped, so the host does not become a router by accident.
-pub fn host(changes: &[HostChange]) -> Vec<Object> {
+pub fn host(changes: &[HostChange], facts: &HostFacts) -> Vec<Object> {
     let mut objects = vec![Object::Ruleset(skeleton::host())];
+    if facts.bridge_tables {
+        objects.push(Object::Ruleset(skeleton::bridge()));
+    }
     for change in changes {
         objects.push(Object::Sysctl(Sysctl {
             ns: Ns::Host,
@@ -98,12 +102,11 @@ pub fn host_changes(facts: &HostFacts, needed: &BTreeSet<Family>) -> Vec<HostCha
     changes
 }
 
-/// The families a network needs forwarding for: none if it is internal.
+/// The families a network needs forwarding for: none if nothing leaves it.
 pub fn forwarding_needed(network: &Network) -> impl Iterator<Item = Family> + '_ {
     FAMILIES
         .into_iter()
-        .filter(|family| !network.internal && network.subnet(*family).is_some())
-        .filter(|_| network.driver != Driver::Ipam)
+        .filter(|family| network.is_open(*family) && network.driver != Driver::Ipam)
 }
 
 /// Everything of a network that does not depend on its containers.
@@ -113,16 +116,12 @@ pub fn network(network: &Network, facts: &HostFacts) -> Vec<Object> {
     }
     let owner = Owner::Network(network.id.clone());
     let bridge = &network.interface;
-    let mac = network.subnets.first().map_or_else(
-        || Mac::of_address(Ipv4Addr::LOCALHOST.into()),
-        |s| Mac::of_address(s.gateway),
-    );
-    let has6 = network.subnet(Family::V6).is_some() && facts.ipv6;
+    let has6 = network.gateway(Family::V6).is_some() && facts.ipv6;
     let mut objects = vec![Object::Link(Link {
         ns: Ns::Host,
         name: bridge.clone(),
         kind: LinkKind::Bridge,
-        mac,
+        mac: network.mac(),
         mtu: network.mtu,
         up: true,
         master: None,
@@ -139,21 +138,15 @@ pub fn network(network: &Network, facts: &HostFacts) -> Vec<Object> {
         ElementData::None,
         &owner,
     ));
-    objects.push(element(
-        SAME,
-        None,
-        vec![name(), name()],
-        ElementData::None,
-        &owner,
-    ));
-    if network.internal {
-        objects.push(element(
-            FROM,
-            None,
-            vec![name()],
-            ElementData::Verdict(Verdict::Drop),
-            &owner,
-        ));
+    let together = if network.policy.icc { SAME } else { APART };
+    let mut pair = |set, from: &IfName, to: &IfName| {
+        let key = vec![Datum::Ifname(from.clone()), Datum::Ifname(to.clone())];
+        objects.push(element(set, None, key, ElementData::None, &owner));
+    };
+    pair(together, bridge, bridge);
+    for trusted in &network.policy.trusted {
+        pair(TRUSTED, trusted, bridge);
+        pair(TRUSTED, bridge, trusted);
     }
     for family in FAMILIES
         .into_iter()
@@ -180,7 +173,7 @@ fn bridge_sysctls(network: &Network, facts: &HostFacts, owner: &Owner) -> Vec<Ob
         format!("net/ipv4/conf/{bridge}/send_redirects"),
         "0",
     )];
-    if network.subnet(Family::V4).is_some() && !network.internal {
+    if network.is_open(Family::V4) {
         // Ports published on 127.0.0.1: the packet leaves by the bridge with a loopback address until it is masqueraded.
         objects.push(sysctl(
             format!("net/ipv4/conf/{bridge}/route_localnet"),
@@ -188,7 +181,7 @@ fn bridge_sysctls(network: &Network, facts: &HostFacts, owner: &Owner) -> Vec<Ob
         ));
     }
     if facts.ipv6 {
-        objects.push(if network.subnet(Family::V6).is_some() {
+        objects.push(if network.gateway(Family::V6).is_some() {
             sysctl(format!("net/ipv6/conf/{bridge}/accept_ra"), "0")
         } else {
             sysctl(format!("net/ipv6/conf/{bridge}/disable_ipv6"), "1")
@@ -204,54 +197,78 @@ fn network_family(network: &Network, family: Family, owner: &Owner) -> Vec<Objec
     let bridge = &network.interface;
     let name = || Datum::Ifname(bridge.clone());
     let prefix = subnet.subnet;
-    let mut objects = vec![Object::Address(Address {
-        ns: Ns::Host,
-        ifname: bridge.clone(),
-        ip: subnet.gateway,
-        prefix_len: prefix.len(),
-        owner: owner.clone(),
-    })];
-    for set in [OWN, DIRECT] {
-        objects.push(interval(
-            set,
-            family,
-            vec![name(), prefix.base().into()],
-            vec![name(), prefix.last().into()],
-            owner,
-        ));
+    let mode = network.mode_of(family);
+    let mut objects = Vec::new();
+    if let Some(ip) = network.gateway(family) {
+        objects.push(Object::Address(Address {
+            ns: Ns::Host,
+            ifname: bridge.clone(),
+            ip,
+            prefix_len: prefix.len(),
+            owner: owner.clone(),
+        }));
     }
-    for (first, last) in without(prefix, subnet.gateway) {
-        objects.push(interval(
-            GUARD,
-            family,
-            vec![first.into()],
-            vec![last.into()],
-            owner,
-        ));
-    }
-    let to = if network.internal {
-        Verdict::Drop
-    } else {
-        Verdict::Goto(skeleton::TO_NAT.to_owned())
+    let within = |set, ifname: &IfName| {
+        let end = |ip: IpAddr| vec![Datum::Ifname(ifname.clone()), ip.into()];
+        interval(set, family, end(prefix.base()), end(prefix.last()), owner)
     };
-    objects.push(element(
-        TO,
-        None,
-        family_key(bridge, family),
-        ElementData::Verdict(to),
-        owner,
-    ));
-    if !network.internal {
-        objects.push(element(
-            MASQ,
-            None,
-            family_key(bridge, family),
-            ElementData::None,
-            owner,
-        ));
-        if family == Family::V6 {
-            objects.push(loopback_route(network, owner));
+    objects.push(within(OWN, bridge));
+    if mode != Mode::Routed || network.internal {
+        objects.push(within(DIRECT, bridge));
+        objects.extend(
+            network
+                .policy
+                .trusted
+                .iter()
+                .map(|name| within(DIRECT, name)),
+        );
+        for (first, last) in without(prefix, network.gateway(family)) {
+            objects.push(interval(
+                GUARD,
+                family,
+                vec![first.into()],
+                vec![last.into()],
+                owner,
+            ));
         }
+    }
+    let mut of_family = |set, data| {
+        objects.push(element(set, None, family_key(bridge, family), data, owner));
+    };
+    let goto = |chain: &str| ElementData::Verdict(Verdict::Goto(chain.to_owned()));
+    let drop = || ElementData::Verdict(Verdict::Drop);
+    if network.is_open(family) {
+        match mode {
+            Mode::Routed => of_family(TO, goto(skeleton::TO_ROUTED)),
+            _ => of_family(TO, goto(skeleton::TO_NAT)),
+        }
+        if mode == Mode::Nat {
+            of_family(MASQ, ElementData::None);
+        }
+    } else {
+        of_family(TO, drop());
+        of_family(EGRESS, drop());
+    }
+    // A host without an address there has others, which a container could reach by the bridge's MAC.
+    if !network.is_open(family) || !network.policy.host_access {
+        of_family(NOHOST, ElementData::None);
+    }
+    if network.is_open(family) && mode == Mode::Nat {
+        objects.extend(
+            network
+                .policy
+                .snat
+                .iter()
+                .copied()
+                .filter(|ip| Family::of(*ip) == family)
+                .map(|ip| {
+                    let data = ElementData::Values(vec![ip.into()]);
+                    element(SNAT, Some(family), vec![name()], data, owner)
+                }),
+        );
+    }
+    if network.is_open(family) && family == Family::V6 {
+        objects.push(loopback_route(network, owner));
     }
     objects
 }
@@ -272,7 +289,10 @@ fn loopback_route(network: &Network, owner: &Owner) -> Object {
 }
 
 /// The ranges of a prefix without one address of it.
-fn without(prefix: Prefix, hole: IpAddr) -> Vec<(IpAddr, IpAddr)> {
+fn without(prefix: Prefix, hole: Option<IpAddr>) -> Vec<(IpAddr, IpAddr)> {
+    let Some(hole) = hole else {
+        return vec![(prefix.base(), prefix.last())];
+    };
     let step = |ip: IpAddr, up: bool| match ip {
         IpAddr::V4(v4) => {
             let bits = if up {
@@ -353,16 +373,16 @@ pub fn container<'a>(
 }
 
 /// The endpoint that a family's default route and published ports use, and the gateway there: the first, in the order
-/// of attachment, on a network that is not internal.
+/// of attachment, on a network that it can leave.
 pub fn gateway_endpoint<'c, 'a>(
     container: &'c Container,
     family: Family,
     network: impl Fn(&NetworkId) -> Option<&'a Network>,
 ) -> Option<(&'c Endpoint, IpAddr)> {
     container.endpoints.iter().find_map(|endpoint| {
-        let network = network(&endpoint.network).filter(|network| !network.internal)?;
+        let network = network(&endpoint.network).filter(|network| network.is_open(family))?;
         endpoint.ip(family).filter(|_| !is_address_only(endpoint))?;
-        Some((endpoint, network.subnet(family)?.gateway))
+        Some((endpoint, network.gateway(family)?))
     })
 }
 
@@ -407,10 +427,16 @@ fn endpoint_objects(
             ifname: endpoint.host_ifname.clone(),
             // With br_netfilter the DNAT of a container to its own published port happens on the bridge: the frame
             // has to leave by the port it came in on.
-            hairpin: facts.bridge_netfilter,
+            hairpin: !facts.bridge_netfilter.is_empty(),
+            // With br_netfilter for both families the forward chain judges bridged frames too, and the flag would stop
+            // what it lets pass: a port published inside the network.
+            isolated: !network.policy.icc && facts.bridge_netfilter.len() < FAMILIES.len(),
             owner: owner.clone(),
         }),
     ];
+    if network.policy.antispoof && facts.bridge_tables {
+        objects.extend(own_addresses(endpoint, has6, &owner));
+    }
     for family in FAMILIES
         .into_iter()
         .filter(|family| *family == Family::V4 || facts.ipv6)
@@ -423,7 +449,70 @@ fn endpoint_objects(
                 prefix_len: subnet.subnet.len(),
                 owner: owner.clone(),
             }));
+            if network.is_open(family) && network.mode_of(family) == Mode::Routed {
+                objects.extend(open_ports(container, ip, &owner));
+            }
         }
+    }
+    objects
+}
+
+/// The ports on which a container answers at its own address.
+fn open_ports<'a>(
+    container: &'a Container,
+    ip: IpAddr,
+    owner: &'a Owner,
+) -> impl Iterator<Item = Object> + 'a {
+    let family = Family::of(ip);
+    let ports = container.ports.iter();
+    let opened = ports.filter(move |port| {
+        port_serves(port, family) && port.host_ip.is_none_or(|ip| !ip.is_loopback())
+    });
+    opened.map(move |port| {
+        let proto = Datum::L4Proto(port.proto.number());
+        let key = vec![ip.into(), proto, Datum::Port(port.container_port)];
+        element(OPEN, Some(family), key, ElementData::None, owner)
+    })
+}
+
+/// What the port of an endpoint may send from: its own Ethernet address, and with that its own addresses.
+fn own_addresses(endpoint: &Endpoint, has6: bool, owner: &Owner) -> Vec<Object> {
+    let port = || Datum::Ifname(endpoint.host_ifname.clone());
+    let mac = || Datum::Mac(endpoint.mac);
+    let table = skeleton::bridge_table;
+    let mut objects = Vec::new();
+    let mut add = |set: &str, first: Vec<Datum>, last: Vec<Datum>| {
+        let set = set.to_owned();
+        let table = table();
+        objects.push(Object::Element(Element {
+            key: ElementKey {
+                table,
+                set,
+                first,
+                last,
+            },
+            data: ElementData::None,
+            owner: owner.clone(),
+        }));
+    };
+    let mut one = |set: &str, key: Vec<Datum>| add(set, key.clone(), key);
+    one(PORTS, vec![port()]);
+    one(PORT_MACS, vec![port(), mac()]);
+    let link_local = has6.then(|| IpAddr::V6(endpoint.mac.link_local()));
+    for ip in endpoint.ips.iter().copied().chain(link_local) {
+        let family = Family::of(ip);
+        one(
+            &skeleton::of_family(SOURCE, family),
+            vec![port(), mac(), ip.into()],
+        );
+        if family == Family::V4 {
+            one(ARP, vec![port(), mac(), mac(), ip.into()]);
+        }
+    }
+    for prefix in &endpoint.allow {
+        let set = skeleton::of_family(ALLOW, prefix.family());
+        let end = |ip: IpAddr| vec![port(), ip.into()];
+        add(&set, end(prefix.base()), end(prefix.last()));
     }
     objects
 }

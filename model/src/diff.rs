@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use crate::desired::published_udp;
 use crate::id::ContainerId;
 use crate::net::{Family, Mac};
+use crate::nft::TableFamily;
 use crate::object::{Key, Link, LinkKind, Ns, Object, Owner};
 use crate::observed::Observed;
 use crate::op::Op;
@@ -223,8 +224,13 @@ fn rank(object: &Object) -> u8 {
         Object::Sysctl(_) => 4,
         Object::Address(address) if address.ns == Ns::Host => 5,
         Object::Route(route) if route.ns == Ns::Host => 6,
-        // A network's guards stand before its first container does.
-        Object::Element(element) if matches!(element.owner, Owner::Network(_) | Owner::Host) => 7,
+        // A network's guards stand before its first container does, and a port's before it can send.
+        Object::Element(element)
+            if matches!(element.owner, Owner::Network(_) | Owner::Host)
+                || element.key.table.family == TableFamily::Bridge =>
+        {
+            7
+        }
         Object::Link(_) => PAIR,
         Object::BridgePort(_) | Object::Shaper(_) | Object::Redirect(_) => 9,
         Object::Loopback(_) => 10,

@@ -18,6 +18,7 @@ pub mod nft;
 pub mod object;
 pub mod observed;
 pub mod op;
+pub mod options;
 pub mod publish;
 pub mod record;
 pub mod request;

@@ -137,8 +137,7 @@ pub struct Link {
     /// Whether the kernel makes an IPv6 link-local address on it (EUI-64), or none. Set at creation only: it is
     /// not compared, since reading it back tells nothing on a link that is down.
     pub link_local: bool,
-    /// Whether others may change its Ethernet address and MTU: plugins after netd's in a CNI chain do. Then they are not
-    /// compared.
+    /// Whether others may change its MTU: plugins after netd's in a CNI chain do. Then it is not compared.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub tunable: bool,
     /// What it serves; written into its alias.
@@ -186,6 +185,8 @@ pub struct BridgePort {
     pub ifname: IfName,
     /// Whether a frame may leave by the port it came in on.
     pub hairpin: bool,
+    /// Whether frames from this port never leave by another isolated one.
+    pub isolated: bool,
     /// What it serves.
     pub owner: Owner,
 }
@@ -405,7 +406,6 @@ impl Object {
                 Link {
                     link_local: want.link_local,
                     tunable: want.tunable,
-                    mac: tuned.mac,
                     mtu: tuned.mtu,
                     ..have.clone()
                 } == *want

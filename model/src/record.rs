@@ -35,6 +35,12 @@ pub struct Network {
     pub internal: bool,
     /// How it is reached from outside.
     pub mode: Mode,
+    /// How it is reached over IPv6, where that differs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode6: Option<Mode>,
+    /// Who may talk to whom in it.
+    #[serde(flatten)]
+    pub policy: Policy,
     /// Largest packet in bytes.
     pub mtu: u32,
     /// Its bridge.
@@ -76,6 +82,82 @@ impl Driver {
 pub enum Mode {
     /// Nobody outside reaches a container's own address; published ports answer on the host's addresses.
     Nat,
+    /// Containers keep their addresses towards outside, and answer there on published ports.
+    Routed,
+    /// The host has no address on the network: nothing leaves it, nothing enters it.
+    Isolated,
+}
+
+impl Mode {
+    /// The mode as it is typed.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Nat => "nat",
+            Self::Routed => "routed",
+            Self::Isolated => "isolated",
+        }
+    }
+}
+
+/// Who may talk to whom on a network. Its fields are keys of the network's record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policy {
+    /// Whether its containers reach each other.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub icc: bool,
+    /// Whether its containers may open flows to the host's own sockets. Never on an internal network.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub host_access: bool,
+    /// Whether a container sends from its own addresses only.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub antispoof: bool,
+    /// The addresses that its containers leave under, at most one of a family, instead of the uplink's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub snat: Vec<IpAddr>,
+    /// Interfaces of the host from which its containers are reached directly.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub trusted: Vec<IfName>,
+}
+
+const fn yes() -> bool {
+    true
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+const fn is_yes(flag: &bool) -> bool {
+    *flag
+}
+
+impl Policy {
+    /// What differs from the default, as driver options; `icc` has a flag of its own.
+    pub fn opts(&self) -> BTreeMap<String, String> {
+        fn join<T: ToString>(items: &[T]) -> Option<String> {
+            let texts: Vec<String> = items.iter().map(ToString::to_string).collect();
+            (!texts.is_empty()).then(|| texts.join(","))
+        }
+        let off = |on: bool| (!on).then(|| "off".to_owned());
+        [
+            ("host_access", off(self.host_access)),
+            ("antispoof", off(self.antispoof)),
+            ("snat", join(&self.snat)),
+            ("trusted", join(&self.trusted)),
+        ]
+        .into_iter()
+        .filter_map(|(key, value)| Some((key.to_owned(), value?)))
+        .collect()
+    }
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            icc: true,
+            host_access: true,
+            antispoof: true,
+            snat: Vec::new(),
+            trusted: Vec::new(),
+        }
+    }
 }
 
 /// One subnet of a network.
@@ -94,6 +176,34 @@ impl Network {
     /// The subnet of a family.
     pub fn subnet(&self, family: Family) -> Option<&Subnet> {
         self.subnets.iter().find(|s| s.subnet.family() == family)
+    }
+
+    /// How it is reached in a family.
+    pub fn mode_of(&self, family: Family) -> Mode {
+        match family {
+            Family::V4 => self.mode,
+            Family::V6 => self.mode6.unwrap_or(self.mode),
+        }
+    }
+
+    /// The host's own address in a family; none where the network is isolated.
+    pub fn gateway(&self, family: Family) -> Option<IpAddr> {
+        let subnet = self.subnet(family)?;
+        (self.mode_of(family) != Mode::Isolated).then_some(subnet.gateway)
+    }
+
+    /// The Ethernet address of its bridge: that of its first gateway. No container has it.
+    pub fn mac(&self) -> Mac {
+        let mut gateways = [Family::V4, Family::V6].into_iter();
+        match gateways.find_map(|family| self.gateway(family)) {
+            Some(ip) => Mac::of_address(ip),
+            None => Mac::of_digits(&self.id),
+        }
+    }
+
+    /// Whether containers leave the network in a family, and are reached from outside.
+    pub fn is_open(&self, family: Family) -> bool {
+        !self.internal && self.gateway(family).is_some()
     }
 
     /// Whether it is the network that always exists.
@@ -167,6 +277,9 @@ pub struct Endpoint {
     /// What a CNI attachment has beyond that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cni: Option<CniEndpoint>,
+    /// Further addresses that it may send from.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allow: Vec<Prefix>,
     /// What a newer version wrote.
     #[serde(flatten)]
     pub unknown: Unknown,

@@ -10,7 +10,8 @@ use crate::cni::CniEndpoint;
 use crate::error::{Code, Error, Result};
 use crate::id::{ContainerId, Name, shorten};
 use crate::net::{Family, IfName, Mac, Prefix};
-use crate::record::{Driver, PREDEFINED, Port, Subnet};
+use crate::options::{self, Options};
+use crate::record::{Driver, Mode, PREDEFINED, Policy, Port, Subnet};
 
 pub use crate::publish::parse_publish;
 
@@ -34,8 +35,8 @@ pub struct CreateNetwork {
     pub driver: Driver,
     /// The subnets asked for; a family without one gets an automatic subnet.
     pub subnets: Vec<SubnetSpec>,
-    /// Whether it shall have IPv6.
-    pub ipv6: bool,
+    /// Its families; never empty.
+    pub families: Vec<Family>,
     /// Whether it is cut off.
     pub internal: bool,
     /// Its MTU, if not that of the uplink.
@@ -46,6 +47,10 @@ pub struct CreateNetwork {
     pub labels: BTreeMap<String, String>,
     /// Name of the bridge device (`--opt bridge=NAME`).
     pub bridge: Option<IfName>,
+    /// How it is reached, over IPv4 and over IPv6.
+    pub modes: [Mode; 2],
+    /// Who may talk to whom.
+    pub policy: Policy,
 }
 
 /// A subnet asked for.
@@ -118,6 +123,9 @@ pub struct Join {
     /// What a CNI attachment has beyond that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cni: Option<CniEndpoint>,
+    /// Further addresses it may send from.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allow: Vec<Prefix>,
 }
 
 impl TryFrom<api::NetworkCreate> for CreateNetwork {
@@ -128,17 +136,25 @@ impl TryFrom<api::NetworkCreate> for CreateNetwork {
         let driver = driver(&raw)?;
         supported(&raw)?;
         let subnets = subnets(&raw)?;
-        let ipv6 = raw.ipv6 || subnets.iter().any(|s| s.subnet.family() == Family::V6);
+        let families = families(&raw, &subnets)?;
+        let ipv6 = families.contains(&Family::V6);
+        let options = Options::parse(&raw.opts)?;
+        let mode = raw.mode.as_deref().map_or(Ok(Mode::Nat), options::mode)?;
         Ok(Self {
             mtu: raw.mtu.map(|mtu| check_mtu(mtu, ipv6)).transpose()?,
             dns: addresses(&raw.dns)?,
             labels: check_labels(raw.labels)?,
-            bridge: bridge_option(&raw.opts)?,
+            bridge: options.bridge,
+            modes: options.modes.map(|of_family| of_family.unwrap_or(mode)),
+            policy: Policy {
+                icc: raw.icc.unwrap_or(true),
+                ..options.policy
+            },
             internal: raw.internal,
             name,
             driver,
             subnets,
-            ipv6,
+            families,
         })
     }
 }
@@ -158,24 +174,6 @@ fn driver(raw: &api::NetworkCreate) -> Result<Driver> {
 }
 
 fn supported(raw: &api::NetworkCreate) -> Result<()> {
-    match raw.mode.as_deref() {
-        None | Some("nat") => {}
-        Some(other) => {
-            return Err(Error::new(
-                Code::InvalidMode,
-                format!(
-                    "mode {:?} is not available in this version: use nat, or --internal",
-                    shorten(other)
-                ),
-            ));
-        }
-    }
-    if raw.icc == Some(false) {
-        return Err(Error::new(
-            Code::InvalidIcc,
-            "icc=false is not available in this version: put the containers on networks of their own",
-        ));
-    }
     if raw.encrypted {
         return Err(Error::new(
             Code::InvalidEncrypted,
@@ -185,27 +183,27 @@ fn supported(raw: &api::NetworkCreate) -> Result<()> {
     Ok(())
 }
 
-fn bridge_option(opts: &BTreeMap<String, String>) -> Result<Option<IfName>> {
-    if let Some(key) = opts.keys().find(|key| *key != "bridge") {
-        return Err(Error::new(
-            Code::InvalidOpt,
-            format!(
-                "option {:?} is unknown: a bridge network takes bridge=NAME",
-                shorten(key)
-            ),
+/// IPv4 unless it is switched off; IPv6 where it is asked for, or a subnet of it is given.
+fn families(raw: &api::NetworkCreate, subnets: &[SubnetSpec]) -> Result<Vec<Family>> {
+    let given = |family| subnets.iter().find(|s| s.subnet.family() == family);
+    let ipv4 = raw.ipv4 != Some(false);
+    let refuse = |message: String| Err(Error::new(Code::InvalidSubnet, message));
+    if let (false, Some(spec)) = (ipv4, given(Family::V4)) {
+        return refuse(format!(
+            "subnet {} is IPv4, which is switched off",
+            spec.subnet
         ));
     }
-    let Some(text) = opts.get("bridge") else {
-        return Ok(None);
-    };
-    let name = IfName::parse(text)?;
-    if matches!(name.as_str(), "lo" | "all" | "default") {
-        return Err(Error::new(
-            Code::InvalidIfname,
-            format!("a bridge cannot be called {name}"),
+    let mut families = Vec::new();
+    families.extend(ipv4.then_some(Family::V4));
+    families.extend((raw.ipv6 || given(Family::V6).is_some()).then_some(Family::V6));
+    if families.is_empty() {
+        return refuse(format!(
+            "network {} has neither IPv4 nor IPv6: add --ipv6",
+            shorten(&raw.name)
         ));
     }
-    Ok(Some(name))
+    Ok(families)
 }
 
 fn subnets(raw: &api::NetworkCreate) -> Result<Vec<SubnetSpec>> {
@@ -430,6 +428,7 @@ impl Join {
             ifname: None,
             aliases: Vec::new(),
             cni: None,
+            allow: Vec::new(),
         }
     }
 }
@@ -456,16 +455,9 @@ impl TryFrom<api::Join> for Join {
                 "the network of an attachment has no name",
             ));
         }
-        let ifname = raw.ifname.as_deref().map(IfName::parse).transpose()?;
-        if let Some(name) = ifname
-            .as_ref()
-            .filter(|name| matches!(name.as_str(), "lo" | "all" | "default"))
-        {
-            return Err(Error::new(
-                Code::InvalidIfname,
-                format!("an interface cannot be called {name}"),
-            ));
-        }
+        let ifname = raw.ifname.as_deref();
+        let ifname = ifname.map(|name| options::device(name, "an interface"));
+        let ifname = ifname.transpose()?;
         Ok(Self {
             ip: raw
                 .ip
@@ -476,12 +468,41 @@ impl TryFrom<api::Join> for Join {
                 .map(|text| text.parse().map_err(|_| bad_ip(&text, 6)))
                 .transpose()?,
             mac: raw.mac.map(|text| text.parse()).transpose()?,
+            allow: allowed(&raw.allow)?,
             network: raw.network,
             aliases: raw.aliases,
             ifname,
             cni: None,
         })
     }
+}
+
+/// Most prefixes that one endpoint may send from beside its own addresses: they are looked up as intervals, which cost
+/// more than addresses.
+const ALLOWED_MAX: usize = 16;
+
+/// A prefix or a single address each.
+fn allowed(texts: &[String]) -> Result<Vec<Prefix>> {
+    let mut prefixes: Vec<Prefix> = Vec::new();
+    for text in texts {
+        let single = text.parse::<IpAddr>().map(|ip| Prefix::holding(ip, 128));
+        let prefix = single.or_else(|_| text.parse::<Prefix>());
+        let prefix = prefix.map_err(|error| Error::new(Code::InvalidAllow, error.message))?;
+        if let Some(other) = prefixes.iter().find(|other| other.overlaps(prefix)) {
+            return Err(Error::new(
+                Code::InvalidAllow,
+                format!("{prefix} and {other} overlap: allow one of them"),
+            ));
+        }
+        prefixes.push(prefix);
+    }
+    if prefixes.len() > ALLOWED_MAX {
+        return Err(Error::new(
+            Code::InvalidAllow,
+            format!("an endpoint is allowed at most {ALLOWED_MAX} prefixes: give larger ones"),
+        ));
+    }
+    Ok(prefixes)
 }
 
 fn check_joins(joins: &[Join]) -> Result<()> {

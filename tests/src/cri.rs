@@ -256,10 +256,10 @@ impl Runtime {
     }
 
     /// Stops and removes a pod.
-    pub fn remove_pod(&self, pod: &str) {
+    pub fn try_remove_pod(&self, pod: &str) -> Result<(), String> {
         let id = Id { id: pod.to_owned() };
-        let _: Empty = self.must("StopPodSandbox", &id);
-        let _: Empty = self.must("RemovePodSandbox", &id);
+        self.call::<Empty>("StopPodSandbox", &id)?;
+        self.call::<Empty>("RemovePodSandbox", &id).map(|_| ())
     }
 
     fn must<T: Message + Default>(&self, method: &str, request: &impl Message) -> T {

@@ -185,7 +185,7 @@ fn added(
         }
     }
     all.extend(routes.iter().cloned());
-    let gateway = network.subnets.first().map(|subnet| subnet.gateway);
+    let gateway = network.subnets.iter().find_map(|subnet| subnet.gateway);
     let bridge = gateway.map(|ip| interface(network.interface.clone(), Mac::of_address(ip)));
     let host = interface(endpoint.host_ifname.clone(), endpoint.mac.host_end());
     Ok(Added {

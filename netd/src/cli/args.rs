@@ -216,13 +216,16 @@ pub struct NetworkCreate {
     /// The host's own address in a subnet; the first one by default
     #[arg(long, value_name = "IP")]
     pub gateway: Vec<String>,
-    /// Give it IPv6 beside IPv4
+    /// Give it IPv6 too
     #[arg(long)]
     pub ipv6: bool,
+    /// Give it IPv4; true by default
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub ipv4: Option<String>,
     /// Cut it off from everything outside
     #[arg(long)]
     pub internal: bool,
-    /// How it is reached from outside: nat
+    /// How it is reached from outside: nat, routed or isolated
     #[arg(long)]
     pub mode: Option<String>,
     /// Whether its containers reach each other
@@ -240,7 +243,7 @@ pub struct NetworkCreate {
     /// A label; may be repeated
     #[arg(long, value_name = "K=V")]
     pub label: Vec<String>,
-    /// An option of the driver, such as bridge=NAME; may be repeated
+    /// An option of the driver, may be repeated: bridge=NAME, mode4=MODE, mode6=MODE, host_access=off, antispoof=off, snat=IP[,IP6], trusted=IF[,IF]…
     #[arg(long, value_name = "K=V")]
     pub opt: Vec<String>,
     /// `--dry-run`.
@@ -263,7 +266,10 @@ pub struct Attach {
     #[arg(long, value_name = "H")]
     pub hostname: Option<String>,
     /// A network to join, bridge by default; may be repeated
-    #[arg(long, value_name = "NET[,ip=A][,ip6=A][,mac=M][,ifname=I][,alias=A]…")]
+    #[arg(
+        long,
+        value_name = "NET[,ip=A][,ip6=A][,mac=M][,ifname=I][,alias=A]…[,allow=CIDR]…"
+    )]
     pub network: Vec<String>,
     /// A port to publish on the host; may be repeated
     #[arg(
@@ -294,7 +300,7 @@ pub struct Connect {
     pub network: String,
     /// Name, id or unique prefix of an id
     pub container: String,
-    /// ip=A, ip6=A, mac=M, ifname=I, alias=A
+    /// ip=A, ip6=A, mac=M, ifname=I, alias=A, allow=CIDR
     #[arg(value_name = "KEY=VALUE")]
     pub keys: Vec<String>,
     /// IPv4 address to take

@@ -12,12 +12,21 @@ use netd_model::id::shorten;
 use super::args::{Attach, Connect, NetworkCreate};
 
 /// Keys of an attachment, for messages.
-const KEYS: &str = "ip, ip6, mac, ifname, alias";
+const KEYS: &str = "ip, ip6, mac, ifname, alias, allow";
 
 /// The body of `POST /v1/networks`.
 pub(super) fn network_create(args: NetworkCreate) -> Result<api::NetworkCreate> {
     Ok(api::NetworkCreate {
-        icc: args.icc.as_deref().map(icc).transpose()?,
+        icc: args
+            .icc
+            .as_deref()
+            .map(|text| flag("icc", Code::InvalidIcc, text))
+            .transpose()?,
+        ipv4: args
+            .ipv4
+            .as_deref()
+            .map(|text| flag("ipv4", Code::InvalidSubnet, text))
+            .transpose()?,
         mtu: args.mtu.as_deref().map(mtu).transpose()?,
         labels: pairs(&args.label, "label", Code::InvalidLabel)?,
         opts: pairs(&args.opt, "opt", Code::InvalidOpt)?,
@@ -103,11 +112,14 @@ fn set(join: &mut api::Join, key: &str, value: &str) -> Result<(), String> {
             join.aliases.push(value.to_owned());
             return Ok(());
         }
+        "allow" => {
+            join.allow.push(value.to_owned());
+            return Ok(());
+        }
         "ip" => &mut join.ip,
         "ip6" => &mut join.ip6,
         "mac" => &mut join.mac,
         "ifname" => &mut join.ifname,
-        "allow" => return Err("the key allow is not available in this version".to_owned()),
         _ => return Err(format!("the key {:?} is unknown, use {KEYS}", shorten(key))),
     };
     match slot.replace(value.to_owned()) {
@@ -117,7 +129,7 @@ fn set(join: &mut api::Join, key: &str, value: &str) -> Result<(), String> {
 }
 
 fn invalid_network(text: &str, why: &str) -> Error {
-    let form = "NET[,ip=A][,ip6=A][,mac=M][,ifname=I][,alias=A]…";
+    let form = "NET[,ip=A][,ip6=A][,mac=M][,ifname=I][,alias=A]…[,allow=CIDR]…";
     Error::new(
         Code::InvalidNetwork,
         format!("network {:?}: {why} ({form})", shorten(text)),
@@ -140,11 +152,11 @@ fn pairs(texts: &[String], what: &str, code: Code) -> Result<BTreeMap<String, St
     Ok(map)
 }
 
-fn icc(text: &str) -> Result<bool> {
+fn flag(name: &str, code: Code, text: &str) -> Result<bool> {
     text.parse().map_err(|_| {
         Error::new(
-            Code::InvalidIcc,
-            format!("icc {:?} is neither true nor false", shorten(text)),
+            code,
+            format!("{name} {:?} is neither true nor false", shorten(text)),
         )
     })
 }

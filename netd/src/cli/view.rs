@@ -18,7 +18,9 @@ pub(super) fn network(network: &api::Network) -> String {
             .map(|range| format!("ip-range {range}"));
         vec![
             subnet.subnet.clone(),
-            format!("gateway {}", subnet.gateway),
+            subnet
+                .gateway
+                .map_or_else(|| "no gateway".to_owned(), |ip| format!("gateway {ip}")),
             range.unwrap_or_default(),
         ]
     }));
@@ -39,6 +41,9 @@ pub(super) fn network(network: &api::Network) -> String {
     page.line("id", &network.id);
     page.line("driver", &network.driver);
     page.line("mode", &network.mode);
+    page.lines("mode6", network.mode6.iter().cloned().collect());
+    page.line("icc", yes(network.icc));
+    page.lines("options", labels(&network.opts));
     page.lines("subnets", subnets);
     page.line("ipv6", yes(network.ipv6));
     page.line("internal", yes(network.internal));

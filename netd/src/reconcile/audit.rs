@@ -157,6 +157,7 @@ impl Owner {
             // A request that brought it back could not write it.
             before.extend(self.predefined_write());
         }
+        before.extend(self.adopt_macs(&observed, touched));
         let plan = self.audit_plan(observed, touched);
         self.orphans = plan.orphans.iter().map(ToString::to_string).collect();
         for op in &plan.ops {

@@ -8,15 +8,17 @@ use netd_model::desired::{self, FAMILIES};
 use netd_model::diff::{Plan, diff};
 use netd_model::error::{Code, Error, Result};
 use netd_model::id::Name;
-use netd_model::net::Family;
+use netd_model::net::{Family, Mac};
+use netd_model::object::Link;
 use netd_model::observed::Observed;
 use netd_model::record::{Container, Endpoint, Network, Phase};
 use netd_model::request::{Attach, CreateNetwork, is_dns_name};
-use netd_model::{ContainerId, NetworkId};
+use netd_model::{ContainerId, NetworkId, Ns, Object, Op};
 
 use crate::kernel::Sandbox;
 use crate::reconcile::audit::Purpose;
 use crate::reconcile::handle::Answer;
+use crate::reconcile::job::Write;
 use crate::reconcile::owner::{Owner, Reply, Touches};
 use crate::reconcile::requests::answer;
 
@@ -141,6 +143,54 @@ impl Owner {
         }
     }
 
+    /// Ethernet addresses that a plugin behind netd's gave the interfaces of containers become those of the endpoints, so
+    /// that their ports send from them; but none that is in use on the network. What has to be written comes back.
+    pub(crate) fn adopt_macs(&mut self, observed: &Observed, touched: &Touches) -> Vec<Write> {
+        let mut writes = Vec::new();
+        for (id, network, mac) in self.tuned(observed) {
+            let busy = touched.containers.contains(&id)
+                || self
+                    .pending
+                    .values()
+                    .any(|pending| pending.touches.containers.contains(&id));
+            if busy {
+                continue;
+            }
+            let Some(record) = self.world.change_mac(&id, &network, mac).cloned() else {
+                tracing::warn!(container = id.short(), %mac, "the address of its interface is in use on the network: it is set back");
+                continue;
+            };
+            tracing::info!(container = id.short(), %mac, "another plugin changed the interface's address: taken over");
+            self.show(&id, None);
+            writes.push(Write::Container(Box::new(record)));
+        }
+        writes
+    }
+
+    /// The attachments whose interface has another Ethernet address than is on record.
+    fn tuned(&self, observed: &Observed) -> Vec<(ContainerId, NetworkId, Mac)> {
+        let links = observed.objects.values().filter_map(|object| match object {
+            Object::Link(link) => Some(link),
+            _ => None,
+        });
+        let tuned = links.filter_map(|link| {
+            let (Ns::Container(id), netd_model::Owner::Endpoint(_, network)) =
+                (&link.ns, &link.owner)
+            else {
+                return None;
+            };
+            let record = self
+                .world
+                .container(id)
+                .filter(|c| c.phase == Phase::Attached)?;
+            let mut endpoints = record.endpoints.iter();
+            let endpoint = endpoints.find(|e| e.network == *network && e.ifname == link.name)?;
+            let changed = endpoint.cni.is_some() && endpoint.mac != link.mac;
+            changed.then(|| (id.clone(), network.clone(), link.mac))
+        });
+        tuned.collect()
+    }
+
     /// What differs on one container and on its networks.
     pub(crate) fn differences(
         &self,
@@ -166,7 +216,13 @@ impl Owner {
         observed
             .objects
             .retain(|_, object| concerns(object.owner()));
-        diff(&wanted, &observed, |owner| self.world.knows(owner))
+        let tuned = self.tuned(&observed).iter().any(|(other, ..)| other == id);
+        let mut plan = diff(&wanted, &observed, |owner| self.world.knows(owner));
+        if tuned {
+            // Called straight after an ADD whose last plugin changed the address: netd is about to take it over.
+            plan.ops.retain(|op| !is_about_macs(op));
+        }
+        plan
     }
 
     /// Whether a network can take one more container. One that is not there yet can.
@@ -247,6 +303,21 @@ fn deviation(network: &Network, define: &CreateNetwork) -> Option<String> {
             define.driver.as_str()
         ));
     }
+    for (family, mode) in FAMILIES.into_iter().zip(define.modes) {
+        let have = network.mode_of(family);
+        if network.subnet(family).is_some() && have != mode {
+            return Some(format!(
+                "its mode is {}, not {}",
+                have.as_str(),
+                mode.as_str()
+            ));
+        }
+    }
+    if define.policy != network.policy {
+        return Some(
+            "their options differ (netctl network inspect shows those in force)".to_owned(),
+        );
+    }
     if define.internal != network.internal {
         return Some("only one of them is internal".to_owned());
     }
@@ -255,4 +326,20 @@ fn deviation(network: &Network, define: &CreateNetwork) -> Option<String> {
         .as_ref()
         .filter(|name| **name != network.interface);
     bridge.map(|name| format!("its bridge is {}, not {name}", network.interface))
+}
+
+fn is_about_macs(op: &Op) -> bool {
+    match op {
+        Op::Change {
+            from: Object::Link(from),
+            to: Object::Link(to),
+        } => {
+            Link {
+                mac: to.mac,
+                ..from.clone()
+            } == *to
+                || to.tunable
+        }
+        _ => false,
+    }
 }

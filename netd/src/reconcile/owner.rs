@@ -16,7 +16,7 @@ use netd_model::error::{Code, Error, Result};
 use netd_model::id::Name;
 use netd_model::net::Family;
 use netd_model::observed::Observed;
-use netd_model::record::{Container, Network, PREDEFINED, Phase, Unknown};
+use netd_model::record::{Container, Mode, Network, PREDEFINED, Phase, Policy, Unknown};
 use netd_model::request::CreateNetwork;
 use netd_model::{ContainerId, NetworkId, Object, Op, Owner as ObjectOwner};
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -397,7 +397,11 @@ impl Owner {
     fn features(&self) -> BTreeMap<String, bool> {
         [
             ("ipv6", self.world.facts.ipv6),
-            ("bridge_netfilter", self.world.facts.bridge_netfilter),
+            (
+                "bridge_netfilter",
+                !self.world.facts.bridge_netfilter.is_empty(),
+            ),
+            ("bridge_tables", self.world.facts.bridge_tables),
         ]
         .into_iter()
         .map(|(name, there)| (name.to_owned(), there))
@@ -422,15 +426,21 @@ impl Owner {
 
     /// A foreign chain that drops what netd forwards; nothing in our own table can undo that.
     pub(crate) fn forward_warnings(&self) -> Vec<String> {
+        let chains = &self.world.facts.forward_drop;
+        if chains.is_empty() {
+            return Vec::new();
+        }
+        let needed = view::forward_rules(self.world.networks());
         let warning = |chain: &String| {
+            let command = |rule: &String| format!("`nft insert rule {chain} {rule}`");
+            let commands: Vec<String> = needed.iter().map(command).collect();
             format!(
                 "chain {chain} drops forwarded packets by its policy, and with them the traffic of containers: let it \
-                 accept them with `nft insert rule {chain} iifname \"nd-*\" accept` and `nft insert rule {chain} \
-                 oifname \"nd-*\" ct state established,related accept` and `nft insert rule {chain} oifname \"nd-*\" \
-                 ct status dnat accept`"
+                 accept them with {}",
+                commands.join(" and ")
             )
         };
-        self.world.facts.forward_drop.iter().map(warning).collect()
+        chains.iter().map(warning).collect()
     }
 }
 
@@ -441,7 +451,9 @@ pub(crate) fn predefined(world: &World) -> Result<Network> {
         driver: netd_model::record::Driver::Bridge,
         name,
         subnets: Vec::new(),
-        ipv6: false,
+        families: vec![Family::V4],
+        modes: [Mode::Nat; 2],
+        policy: Policy::default(),
         internal: false,
         mtu: None,
         dns: Vec::new(),

@@ -7,7 +7,7 @@ use netd_dns::{Asker, Zone, container_names};
 use netd_model::api;
 use netd_model::desired;
 use netd_model::net::Family;
-use netd_model::record::{Container, Endpoint, Network};
+use netd_model::record::{Container, Endpoint, Mode, Network};
 use netd_model::skeleton::DNS_ADDRESS;
 
 use crate::reconcile::world::World;
@@ -23,12 +23,15 @@ pub(crate) fn network(record: &Network) -> Arc<api::Network> {
             .iter()
             .map(|s| api::Subnet {
                 subnet: s.subnet.to_string(),
-                gateway: s.gateway,
+                gateway: record.gateway(s.subnet.family()),
                 ip_range: s.ip_range.map(|range| range.to_string()),
             })
             .collect(),
         internal: record.internal,
-        mode: "nat".to_owned(),
+        mode: record.mode.as_str().to_owned(),
+        mode6: record.mode6.map(|mode| mode.as_str().to_owned()),
+        icc: record.policy.icc,
+        opts: record.policy.opts(),
         mtu: record.mtu,
         ipv6: record.subnet(Family::V6).is_some(),
         encrypted: false,
@@ -72,6 +75,37 @@ pub(crate) fn container(world: &World, record: &Container) -> Arc<api::Container
     })
 }
 
+/// The rules that another program's forward chain needs, if its policy is drop, to let the networks' traffic pass. netd's
+/// own chain still judges what they accept: a packet has to pass both.
+pub(crate) fn forward_rules<'a>(networks: impl Iterator<Item = &'a Network>) -> Vec<String> {
+    let mut rules = Vec::new();
+    let mut direct = Vec::new();
+    for network in networks {
+        let bridge = network.interface.as_str();
+        let pattern = if bridge.starts_with("nd-") {
+            "nd-*"
+        } else {
+            bridge
+        };
+        for rule in [
+            format!("iifname \"{pattern}\" accept"),
+            format!("oifname \"{pattern}\" ct state established,related accept"),
+            format!("oifname \"{pattern}\" ct status dnat accept"),
+        ] {
+            if !rules.contains(&rule) {
+                rules.push(rule);
+            }
+        }
+        let routed = |family| network.mode_of(family) == Mode::Routed && network.is_open(family);
+        // What goes to a container's own address is neither translated nor, at first, of a known flow.
+        if desired::FAMILIES.into_iter().any(routed) || !network.policy.trusted.is_empty() {
+            direct.push(format!("oifname \"{bridge}\" accept"));
+        }
+    }
+    rules.append(&mut direct);
+    rules
+}
+
 fn endpoint(world: &World, endpoint: &Endpoint) -> Option<api::Endpoint> {
     let network = world.network(&endpoint.network)?;
     let cidr = |family| {
@@ -80,12 +114,7 @@ fn endpoint(world: &World, endpoint: &Endpoint) -> Option<api::Endpoint> {
             .ip(family)
             .map(|ip| format!("{ip}/{}", subnet.subnet.len()))
     };
-    let gateway = |family| {
-        network
-            .subnet(family)
-            .filter(|_| !network.internal)
-            .map(|s| s.gateway)
-    };
+    let gateway = |family| network.gateway(family).filter(|_| network.is_open(family));
     Some(api::Endpoint {
         network: network.name.to_string(),
         network_id: network.id.to_string(),
@@ -99,6 +128,7 @@ fn endpoint(world: &World, endpoint: &Endpoint) -> Option<api::Endpoint> {
         aliases: endpoint.aliases.clone(),
         address_only: endpoint.cni.as_ref().is_some_and(|cni| cni.address_only),
         cni_network: endpoint.cni.as_ref().map(|cni| cni.network.clone()),
+        allow: endpoint.allow.iter().map(ToString::to_string).collect(),
     })
 }
 

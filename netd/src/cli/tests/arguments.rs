@@ -76,7 +76,7 @@ fn every_command_of_the_contract_parses() {
 fn the_flags_of_network_create_fill_its_body() {
     assert_eq!(body("netctl network create web").unwrap()["name"], "web");
     let line = "netctl network create web --driver bridge --subnet 10.1.0.0/24 --subnet fd00::/64 --ip-range \
-                10.1.0.128/25 --gateway 10.1.0.1 --gateway fd00::1 --ipv6 --internal --mode nat --icc=false --mtu 1400 \
+                10.1.0.128/25 --gateway 10.1.0.1 --gateway fd00::1 --ipv6 --ipv4 --internal --mode nat --icc=false --mtu 1400 \
                 --encrypted --dns 9.9.9.9 --dns 1.1.1.1 --label a=b=c --label d= --opt bridge=br0 --dry-run";
     let expected = api::NetworkCreate {
         name: "web".to_owned(),
@@ -85,6 +85,7 @@ fn the_flags_of_network_create_fill_its_body() {
         ip_ranges: vec!["10.1.0.128/25".to_owned()],
         gateways: vec!["10.1.0.1".to_owned(), "fd00::1".to_owned()],
         ipv6: true,
+        ipv4: Some(true),
         internal: true,
         mode: Some("nat".to_owned()),
         icc: Some(false),
@@ -157,7 +158,7 @@ fn a_value_of_a_wrong_form_has_the_code_of_its_field() {
             Code::InvalidNetwork,
         ),
         (
-            "netctl attach a --name a --network front,allow=10.0.0.0/8",
+            "netctl attach a --name a --network front,allow=",
             Code::InvalidNetwork,
         ),
         (

@@ -61,6 +61,8 @@ impl Known {
 
 /// The host's ruleset: the same all the time, and needed for each element.
 static HOST: LazyLock<Known> = LazyLock::new(|| Known::new(skeleton::host()));
+/// The ruleset of the bridges, likewise.
+static BRIDGE: LazyLock<Known> = LazyLock::new(|| Known::new(skeleton::bridge()));
 
 /// What one operation comes down to.
 #[derive(Clone, Copy, Debug)]
@@ -123,6 +125,19 @@ impl NftSocket {
                 tracing::warn!(%error, "half of a batch could not be taken back");
             }
         })
+    }
+
+    /// Whether the kernel has tables for bridges with chains that filter frames: it is asked to make one, in a batch that
+    /// is not committed.
+    pub fn has_bridge_tables(&mut self) -> Result<bool, KernelError> {
+        let mut batch = Batch::new(self.transport.next_seq(), Packing::Singly);
+        table::probe(&skeleton::bridge(), &mut batch);
+        let sealed = batch.leave_open();
+        let failures = self
+            .transport
+            .commit(sealed.bytes(), sealed.messages())
+            .map_err(|error| KernelError::new("ask for nftables of bridges", error))?;
+        Ok(failures.is_empty())
     }
 
     /// What is ours in this socket's namespace, which is called `ns`.
@@ -248,16 +263,16 @@ fn encode_element(
     let invalid = |why| refused(step.op, io::ErrorKind::InvalidInput, why);
     let key = &element.key;
     // The tables of containers have no sets.
-    let spec = HOST
-        .ruleset
-        .set(&key.set)
-        .filter(|_| key.table == HOST.ruleset.table);
+    let spec = [&*HOST, &*BRIDGE]
+        .into_iter()
+        .find(|known| known.ruleset.table == key.table)
+        .and_then(|known| known.ruleset.set(&key.set));
     let spec = spec.ok_or_else(|| invalid("netd has no such set"))?;
     // What is to be removed was observed, and may have been put there by someone else with other data.
     if let Some(why) = element::mismatch(spec, element).filter(|_| add) {
         return Err(invalid(why));
     }
-    let place = (key.table.name.as_str(), key.set.as_str());
+    let place = (&key.table, key.set.as_str());
     if add {
         batch.element(index, NFT_MSG_NEWSETELEM, place, |w| {
             element::write(spec, element, w);

@@ -8,7 +8,7 @@ use netd_model::{Ns, Object, skeleton};
 use super::abi::*;
 use super::table::Table;
 use super::transport::Transport;
-use super::{HOST, Known, element, shape};
+use super::{BRIDGE, HOST, Known, element, shape};
 
 /// How often everything is read again when a set vanished while it was read.
 const ATTEMPTS: usize = 4;
@@ -37,7 +37,8 @@ pub(super) fn observe(transport: &mut Transport, ns: &Ns) -> io::Result<NftView>
 
 fn observe_once(transport: &mut Transport, ns: &Ns) -> io::Result<NftView> {
     let Ns::Container(id) = ns else {
-        let objects = read_ours(transport, &HOST)?;
+        let mut objects = read_ours(transport, &HOST)?;
+        objects.extend(read_ours(transport, &BRIDGE)?);
         return Ok(NftView {
             objects,
             forward_drop: read_forward_drop(transport)?,
@@ -75,10 +76,14 @@ fn read_ours(transport: &mut Transport, known: &Known) -> io::Result<Vec<Object>
         .iter()
         .filter(|set| table.has_set(&known.digest, &set.name))
     {
-        let dump = transport.dump(NFT_MSG_GETSETELEM, NFPROTO_INET, |w| {
-            w.put_text(NFTA_SET_ELEM_LIST_TABLE, &ruleset.table.name);
-            w.put_text(NFTA_SET_ELEM_LIST_SET, &set.name);
-        })?;
+        let dump = transport.dump(
+            NFT_MSG_GETSETELEM,
+            shape::nfproto(ruleset.table.family),
+            |w| {
+                w.put_text(NFTA_SET_ELEM_LIST_TABLE, &ruleset.table.name);
+                w.put_text(NFTA_SET_ELEM_LIST_SET, &set.name);
+            },
+        )?;
         let items = dump
             .iter()
             .flat_map(|m| m.attrs().list(NFTA_SET_ELEM_LIST_ELEMENTS));

@@ -1,6 +1,6 @@
 //! Facts about the host.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs;
 use std::net::{IpAddr, UdpSocket};
 use std::path::Path;
@@ -36,6 +36,7 @@ pub(super) fn read(space: &mut Space, resolv_conf: &Path) -> Result<HostFacts, K
         .filter(|route| !is_ours(route, &ours))
         .collect();
     let forward_drop = space.nft()?.observe(&Ns::Host)?.forward_drop;
+    let bridge_tables = space.nft()?.has_bridge_tables()?;
     let settings = |refusal: Refusal| refusal.on("read kernel settings");
     Ok(HostFacts {
         ipv6: ipv6_works().map_err(settings)?,
@@ -53,6 +54,7 @@ pub(super) fn read(space: &mut Space, resolv_conf: &Path) -> Result<HostFacts, K
         forwarding6: is_on("net/ipv6/conf/all/forwarding").map_err(settings)?,
         accept_ra: accept_ra(&links).map_err(settings)?,
         forward_drop,
+        bridge_tables,
     })
 }
 
@@ -66,9 +68,17 @@ fn ipv6_works() -> Result<bool, Refusal> {
     Ok(has_ipv6() && socket && !is_on("net/ipv6/conf/default/disable_ipv6")?)
 }
 
-fn bridge_netfilter() -> Result<bool, Refusal> {
-    Ok(is_on("net/bridge/bridge-nf-call-iptables")?
-        || is_on("net/bridge/bridge-nf-call-ip6tables")?)
+fn bridge_netfilter() -> Result<BTreeSet<Family>, Refusal> {
+    let mut families = BTreeSet::new();
+    for (family, path) in [
+        (Family::V4, "net/bridge/bridge-nf-call-iptables"),
+        (Family::V6, "net/bridge/bridge-nf-call-ip6tables"),
+    ] {
+        if is_on(path)? {
+            families.insert(family);
+        }
+    }
+    Ok(families)
 }
 
 fn routes(space: &mut Space) -> Result<Vec<RouteView>, Refusal> {

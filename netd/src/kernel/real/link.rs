@@ -45,6 +45,8 @@ const INFO_PORT_DATA: u16 = 5;
 const LINK: u16 = 5;
 const PORT_STATE: u16 = 1;
 const PORT_HAIRPIN: u16 = 4;
+/// IFLA_BRPORT_ISOLATED.
+const PORT_ISOLATED: u16 = 33;
 
 /// What netd reads of a link.
 #[derive(Clone, Debug)]
@@ -61,6 +63,8 @@ pub(super) struct LinkView {
     pub(super) peer: Option<u32>,
     /// Whether it is a bridge port that sends frames back out of itself; none if it is no bridge port.
     pub(super) hairpin: Option<bool>,
+    /// Whether it is a bridge port that sends nothing to others of its kind.
+    pub(super) isolated: bool,
     /// Whether it is a bridge port that passes frames.
     pub(super) forwarding: bool,
     /// The owner that its alias names.
@@ -88,6 +92,7 @@ impl LinkView {
             group: attrs.u32(GROUP).unwrap_or(0),
             peer: attrs.u32(LINK),
             hairpin: is_port.then(|| first(PORT_HAIRPIN) == Some(1)),
+            isolated: first(PORT_ISOLATED) == Some(1),
             forwarding: is_port && first(PORT_STATE) == Some(FORWARDING),
             owner: attrs
                 .find(IFALIAS)
@@ -248,12 +253,13 @@ pub(super) fn change(index: u32, link: &Link, master: Option<u32>) -> Request {
 }
 
 /// Sets the flags of a bridge port. RTM_SETLINK would ignore them.
-pub(super) fn set_port(index: u32, hairpin: bool) -> Request {
+pub(super) fn set_port(index: u32, hairpin: bool, isolated: bool) -> Request {
     let message = LinkUnspec::new_with_index(index)
         .set_port_kind(InfoPortKind::Bridge)
-        .set_port_data(InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(
-            hairpin,
-        )]))
+        .set_port_data(InfoPortData::BridgePort(vec![
+            InfoBridgePort::HairpinMode(hairpin),
+            InfoBridgePort::Isolated(isolated),
+        ]))
         .build();
     Request::set(&RouteNetlinkMessage::NewLink(message), 0)
 }

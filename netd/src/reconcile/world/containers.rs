@@ -1,12 +1,13 @@
 //! Containers: what an attach reserves and a detach gives back.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use netd_model::desired::{self, FAMILIES};
 use netd_model::error::{Code, Error, Result};
 use netd_model::id::shorten;
-use netd_model::net::{IfName, Mac};
-use netd_model::record::{Container, Driver, Endpoint, Phase};
+use netd_model::net::{IfName, Mac, Prefix};
+use netd_model::record::{Container, Driver, Endpoint, Network, Phase};
 use netd_model::request::{Attach, Join};
 use netd_model::{ContainerId, NetworkId};
 
@@ -142,7 +143,7 @@ impl World {
                 return Err(Error::new(
                     Code::InvalidPublish,
                     format!(
-                        "port {port} cannot be published: {} has no address of that family on a network that is not internal",
+                        "port {port} cannot be published: {} has no address of that family on a network that it can leave (not internal, not isolated)",
                         container.name
                     ),
                 ));
@@ -203,6 +204,7 @@ impl World {
             ));
         }
         let ifname = free_ifname(container, join)?;
+        check_allowed(&net.record, join)?;
         let ips = net.addresses(join, now)?;
         let mac = join
             .mac
@@ -225,6 +227,7 @@ impl World {
             network: id,
             aliases: join.aliases.clone(),
             cni: join.cni.clone(),
+            allow: join.allow.clone(),
             unknown: serde_json::Map::new(),
             ifname,
             mac,
@@ -362,6 +365,25 @@ impl World {
         self.containers.get(id).ok_or_else(|| vanished(id))
     }
 
+    /// Gives an endpoint another Ethernet address and returns the container's new record; none if the address is in use.
+    pub(crate) fn change_mac(
+        &mut self,
+        id: &ContainerId,
+        network: &NetworkId,
+        mac: Mac,
+    ) -> Option<&Container> {
+        let net = self.networks.get_mut(network)?;
+        let container = self.containers.get_mut(id)?;
+        let mut endpoints = container.endpoints.iter_mut();
+        let endpoint = endpoints.find(|e| e.network == *network)?;
+        if mac == net.record.mac() || !net.macs.insert(mac) {
+            return None;
+        }
+        net.macs.remove(&endpoint.mac);
+        endpoint.mac = mac;
+        self.containers.get(id)
+    }
+
     /// A container publishes nothing any more.
     pub(crate) fn drop_ports(&mut self, id: &ContainerId) {
         if let Some(container) = self.containers.get_mut(id) {
@@ -388,6 +410,31 @@ fn vanished(id: &ContainerId) -> Error {
         Code::ContainerNotFound,
         format!("container {} is gone", id.short()),
     )
+}
+
+/// Nobody may speak for the gateway.
+fn check_allowed(network: &Network, join: &Join) -> Result<()> {
+    let held = |prefix: &Prefix| {
+        let gateway = |ip: &IpAddr| prefix.contains(*ip);
+        FAMILIES
+            .into_iter()
+            .filter_map(|family| network.gateway(family))
+            .find(gateway)
+    };
+    match join
+        .allow
+        .iter()
+        .find_map(|prefix| Some((prefix, held(prefix)?)))
+    {
+        Some((prefix, gateway)) => Err(Error::new(
+            Code::InvalidAllow,
+            format!(
+                "{prefix} holds {gateway}, the gateway of network {}: allow prefixes without it",
+                network.name
+            ),
+        )),
+        None => Ok(()),
+    }
 }
 
 /// The interface name asked for, or the first free `ethN`.

@@ -114,7 +114,7 @@ impl World {
         if self.purged {
             Vec::new()
         } else {
-            desired::host(&self.host_changes)
+            desired::host(&self.host_changes, &self.facts)
         }
     }
 

@@ -2,10 +2,9 @@
 
 use ipnetwork::IpNetwork;
 use netd_ipam::{AutoRange, Pool};
-use netd_model::desired::FAMILIES;
 use netd_model::error::{Code, Error, Result};
-use netd_model::net::{Family, Mac, Prefix};
-use netd_model::record::{Driver, Mode, Network, PREDEFINED, Phase, Subnet};
+use netd_model::net::{Family, Prefix};
+use netd_model::record::{Driver, Network, PREDEFINED, Phase, Subnet};
 use netd_model::request::CreateNetwork;
 use netd_model::{ContainerId, NetworkId};
 use std::collections::BTreeSet;
@@ -75,7 +74,9 @@ impl World {
             name: request.name.clone(),
             driver: request.driver,
             internal: request.internal,
-            mode: Mode::Nat,
+            mode: request.modes[0],
+            mode6: Some(request.modes[1]).filter(|mode6| *mode6 != request.modes[0]),
+            policy: request.policy.clone(),
             mtu: request.mtu.or(self.facts.uplink_mtu).unwrap_or(1500),
             dns: request.dns.clone(),
             labels: request.labels.clone(),
@@ -86,7 +87,7 @@ impl World {
     }
 
     fn subnets(&self, request: &CreateNetwork) -> Result<Vec<Subnet>> {
-        if request.ipv6 && !self.facts.ipv6 {
+        if request.families.contains(&Family::V6) && !self.facts.ipv6 {
             return Err(Error::new(
                 Code::InvalidIpv6,
                 format!(
@@ -96,10 +97,7 @@ impl World {
             ));
         }
         let mut subnets = Vec::new();
-        for family in FAMILIES
-            .into_iter()
-            .filter(|family| *family == Family::V4 || request.ipv6)
-        {
+        for family in request.families.iter().copied() {
             match request
                 .subnets
                 .iter()
@@ -188,7 +186,7 @@ impl World {
                 Pool::new(
                     s.subnet.network(),
                     s.ip_range.map(Prefix::network),
-                    Some(s.gateway),
+                    record.gateway(s.subnet.family()),
                     &[],
                 )
                 .map_err(ipam_error)
@@ -196,12 +194,7 @@ impl World {
             .collect::<Result<Vec<_>>>()?;
         self.network_names
             .insert(record.name.clone(), record.id.clone());
-        let macs = record
-            .subnets
-            .first()
-            .map(|s| Mac::of_address(s.gateway))
-            .into_iter()
-            .collect();
+        let macs = [record.mac()].into();
         self.networks.insert(
             record.id.clone(),
             Net {
