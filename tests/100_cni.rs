@@ -51,6 +51,10 @@ fn main() -> std::process::ExitCode {
         ),
         lab::test("rates_are_limited_in_both_directions", rates_are_limited),
         lab::test(
+            "the_list_is_installed_last_and_removed_first",
+            the_list_is_installed_last,
+        ),
+        lab::test(
             "addresses_and_macs_can_be_asked_for",
             addresses_and_macs_can_be_asked_for,
         ),
@@ -772,5 +776,68 @@ fn rates_are_limited() {
     Cni::new(&host).call("CHECK", Some(&Sandbox::of(&a)), &with_result);
     Cni::new(&host).del(&Sandbox::of(&a), &config);
     Cni::new(&host).del(&Sandbox::of(&b), &plain);
+    host.done();
+}
+
+fn the_list_is_installed_last() {
+    let mut host = Host::prepare(Netns::host("h1"));
+    host.set_resolvers("");
+    let dir = lab::scratch("install");
+    let (bin, conf) = (dir.join("bin"), dir.join("net.d"));
+    let run = |host: &Host, command: &str, wait: &str| {
+        let program = cni::plugin_dir().join("netd-cni");
+        let mut process = host.netns.command(
+            program,
+            &[command, "--subnet", "10.99.0.0/24", "--wait", wait],
+        );
+        process
+            .arg("--bin-dir")
+            .arg(&bin)
+            .arg("--conf-dir")
+            .arg(&conf)
+            .arg("--socket")
+            .arg(host.socket());
+        cni::execute(process, "")
+    };
+    let names = |dir: &std::path::Path| {
+        let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+        let mut names: Vec<String> = entries
+            .map(|entry| entry.file_name().to_string_lossy().into_owned())
+            .collect();
+        names.sort();
+        names
+    };
+    // Without a daemon that serves: the programs, and no list.
+    let said = run(&host, "install", "0");
+    assert_eq!(said.code, 1, "{said:?}");
+    assert_eq!(
+        (names(&bin), names(&conf)),
+        (vec!["netd".to_owned(), "netd-cni".to_owned()], vec![])
+    );
+    host.start_daemon();
+    let said = run(&host, "install", "30");
+    assert_eq!(said.code, 0, "{said:?}");
+    assert_eq!(names(&conf), ["10-netd.conflist"]);
+    // Once more over what is there, and what is installed works.
+    assert_eq!(run(&host, "install", "30").code, 0);
+    let list: Value =
+        serde_json::from_slice(&std::fs::read(conf.join("10-netd.conflist")).unwrap()).unwrap();
+    let mut config = list["plugins"][0].clone();
+    cni::merge(
+        &mut config,
+        json!({"cniVersion": list["cniVersion"], "name": list["name"]}),
+    );
+    let mut plugin = Cni::new(&host);
+    plugin.path = vec![bin.clone()];
+    let a = Netns::new("a");
+    plugin.add(&Sandbox::of(&a), &config);
+    plugin.del(&Sandbox::of(&a), &config);
+    assert_eq!(run(&host, "uninstall", "0").code, 0);
+    assert_eq!(
+        run(&host, "uninstall", "0").code,
+        0,
+        "nothing left to remove"
+    );
+    assert_eq!((names(&bin), names(&conf)), (vec![], vec![]));
     host.done();
 }
