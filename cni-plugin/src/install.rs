@@ -164,7 +164,7 @@ pub(crate) fn main(words: &[String]) -> ExitCode {
 /// The program under both of its names, then, when netd serves, the list.
 fn install(options: &Options) -> Result<(), CniError> {
     let list = options.list()?;
-    let own = std::env::current_exe().map_err(|error| io("this program", &error))?;
+    let own = std::env::current_exe().map_err(|error| io(&"this program", &error))?;
     let program = std::fs::read(&own).map_err(|error| io(&own.display(), &error))?;
     for name in ["netd-cni", "netd"] {
         // `netd` is what `"ipam": {"type": "netd"}` of another plugin means.

@@ -83,6 +83,10 @@ pub(crate) fn target(
     if let Some(leased) = leased {
         add_leased(&mut define, leased)?;
     }
+    // With prefixes of IPv6 alone, nothing says that there shall be IPv4.
+    if !define.subnets.is_empty() && define.subnets.iter().all(|subnet| subnet.contains(':')) {
+        define.ipv4 = Some(false);
+    }
     Ok(Target {
         network,
         define: Some(define),

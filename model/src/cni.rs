@@ -216,6 +216,7 @@ impl TryFrom<Add> for AddRequest {
             dns: raw.dns,
             labels: raw.labels,
             create_only: true,
+            ..api::ContainerAttach::default()
         })?;
         for join in &mut attach.networks {
             join.cni = Some(CniEndpoint {

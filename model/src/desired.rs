@@ -1,7 +1,7 @@
 //! From intent to objects: what the kernel has to hold for the host, for a network, for a container.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::api::HostChange;
 use crate::attachment::{self, is_address_only};
@@ -12,10 +12,11 @@ use crate::object::{
     Address, BridgePort, HostPort, Link, LinkKind, Ns, Object, Owner, Route, Sysctl, family_key,
 };
 use crate::observed::{HostFacts, Observed};
-use crate::record::{Container, Driver, Endpoint, Mode, Network, Port};
+use crate::record::{Container, Driver, Endpoint, Mode, Network, Port, StaticRoute};
+use crate::request::IFNAME;
 use crate::skeleton::{
-    self, ALLOW, APART, ARP, BRIDGES, DIRECT, EGRESS, FORWARDING, GUARD, LO, MASQ, NOHOST, OPEN,
-    OWN, PORT_MACS, PORTS, PUB, PUBANY, SAME, SNAT, SOURCE, TO, TRUSTED,
+    self, ALLOW, APART, ARP, BRIDGES, COUNT_IN, COUNT_OUT, DIRECT, EGRESS, FORWARDING, GUARD, LO,
+    MASQ, NOHOST, OPEN, OWN, PORT_MACS, PORTS, PUB, PUBANY, SAME, SNAT, SOURCE, TO, TRUSTED,
 };
 
 /// Both families, in the order of everything that is printed.
@@ -346,44 +347,86 @@ pub fn container<'a>(
         .into_iter()
         .filter(|family| *family == Family::V4 || facts.ipv6)
     {
-        let Some((endpoint, gateway)) = gateway_endpoint(container, family, &network) else {
-            continue;
-        };
-        objects.push(Object::Route(Route {
-            ns: Ns::Container(container.id.clone()),
-            dst: Prefix::default_route(family),
-            via: Some(gateway),
-            dev: endpoint.ifname.clone(),
-            local: false,
-            metric: 0,
-            owner: Owner::Endpoint(container.id.clone(), endpoint.network.clone()),
-        }));
-        let Some(ip) = endpoint.ip(family) else {
-            continue;
-        };
-        for port in container
-            .ports
-            .iter()
-            .filter(|port| port_serves(port, family))
-        {
-            objects.extend(published(port, family, ip, &owner));
+        objects.extend(routes(container, family, &network));
+        objects.extend(counters(container, family, &network, facts));
+        let ports = container.ports.iter();
+        for port in ports.filter(|port| port_serves(port, family)) {
+            objects.extend(published(container, port, family, &network, facts));
         }
     }
     objects
 }
 
-/// The endpoint that a family's default route and published ports use, and the gateway there: the first, in the order
-/// of attachment, on a network that it can leave.
+/// Metric of the routes that wait behind another to the same destination: above the kernel's default of both families
+/// (0 and 1024).
+const BEHIND: u32 = 2000;
+
+/// The routes of a container: a default route by each network that leads out, in the order of
+/// [`gateway_endpoints`], and the routes of its networks. Of several to one destination the first is used, and the next
+/// when its interface is gone.
+fn routes<'a>(
+    container: &Container,
+    family: Family,
+    network: impl Fn(&NetworkId) -> Option<&'a Network>,
+) -> Vec<Object> {
+    let gateways = gateway_endpoints(container, family, &network);
+    let defaults = gateways.into_iter().map(|(endpoint, gateway)| {
+        let route = StaticRoute {
+            destination: Prefix::default_route(family),
+            gateway: Some(gateway),
+            metric: 0,
+        };
+        (endpoint, route)
+    });
+    let statics = container.endpoints.iter().flat_map(|endpoint| {
+        let network = network(&endpoint.network).filter(|_| endpoint.ip(family).is_some());
+        let routes = network.into_iter().flat_map(|network| &network.routes);
+        let of_family = routes.filter(|route| route.destination.family() == family);
+        of_family.map(move |route| (endpoint, route.clone()))
+    });
+    let mut taken = BTreeSet::new();
+    let mut objects = Vec::new();
+    for (endpoint, route) in defaults.chain(statics) {
+        let metrics = std::iter::once(route.metric).chain(BEHIND..);
+        let mut free = metrics.filter(|metric| taken.insert((route.destination, *metric)));
+        objects.push(Object::Route(Route {
+            ns: Ns::Container(container.id.clone()),
+            dst: route.destination,
+            via: route.gateway,
+            dev: endpoint.ifname.clone(),
+            local: false,
+            metric: free.next().unwrap_or(route.metric),
+            owner: Owner::Endpoint(container.id.clone(), endpoint.network.clone()),
+        }));
+    }
+    objects
+}
+
+/// The endpoints that lead out in a family, each with the gateway there: by priority, then in the order of attachment.
+pub fn gateway_endpoints<'c, 'a>(
+    container: &'c Container,
+    family: Family,
+    network: impl Fn(&NetworkId) -> Option<&'a Network>,
+) -> Vec<(&'c Endpoint, IpAddr)> {
+    let leads_out = |endpoint: &'c Endpoint| {
+        let network = network(&endpoint.network).filter(|network| network.is_open(family))?;
+        endpoint.ip(family).filter(|_| !is_address_only(endpoint))?;
+        Some((endpoint, network.gateway(family)?))
+    };
+    let mut found: Vec<_> = container.endpoints.iter().filter_map(leads_out).collect();
+    found.sort_by_key(|(endpoint, _)| std::cmp::Reverse(endpoint.gw_priority));
+    found
+}
+
+/// The endpoint that a family's default route and published ports use, and the gateway there.
 pub fn gateway_endpoint<'c, 'a>(
     container: &'c Container,
     family: Family,
     network: impl Fn(&NetworkId) -> Option<&'a Network>,
 ) -> Option<(&'c Endpoint, IpAddr)> {
-    container.endpoints.iter().find_map(|endpoint| {
-        let network = network(&endpoint.network).filter(|network| network.is_open(family))?;
-        endpoint.ip(family).filter(|_| !is_address_only(endpoint))?;
-        Some((endpoint, network.gateway(family)?))
-    })
+    gateway_endpoints(container, family, network)
+        .into_iter()
+        .next()
 }
 
 /// Whether a published port answers in this family.
@@ -437,6 +480,15 @@ fn endpoint_objects(
     if network.policy.antispoof && facts.bridge_tables {
         objects.extend(own_addresses(endpoint, has6, &owner));
     }
+    objects.extend(endpoint.sysctls.iter().map(|(path, value)| {
+        Object::Sysctl(Sysctl {
+            ns: inside.clone(),
+            path: path.replace(&format!("/{IFNAME}/"), &format!("/{}/", endpoint.ifname)),
+            value: value.clone(),
+            ifname: Some(endpoint.ifname.clone()),
+            owner: owner.clone(),
+        })
+    }));
     for family in FAMILIES
         .into_iter()
         .filter(|family| *family == Family::V4 || facts.ipv6)
@@ -517,8 +569,82 @@ fn own_addresses(endpoint: &Endpoint, has6: bool, owner: &Owner) -> Vec<Object> 
     objects
 }
 
+/// Where a published port leads in one family: into which family's address of the container, and whether by the daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// The kernel translates the address.
+    Kernel(IpAddr),
+    /// The daemon passes it on, and the container sees the host as the client.
+    Relay(IpAddr),
+}
+
+/// How a published port reaches a container in a family; none if it does not.
+///
+/// Two cases are beyond the kernel: it does not translate IPv6 to IPv4, and with br_netfilter a reply to `::1` has no
+/// route. For these alone, and only where the IPv6 address was asked for by name, the daemon stands in between.
+pub fn way<'a>(
+    container: &Container,
+    port: &Port,
+    family: Family,
+    network: impl Fn(&NetworkId) -> Option<&'a Network>,
+    facts: &HostFacts,
+) -> Option<Way> {
+    if !port_serves(port, family) || (family == Family::V6 && !facts.ipv6) {
+        return None;
+    }
+    let address = |family| gateway_endpoint(container, family, &network)?.0.ip(family);
+    let can_relay = port.proto != Proto::Sctp && port.host_ip.is_some();
+    match (address(family), family) {
+        (Some(ip), _) => {
+            let beyond = family == Family::V6 && facts.bridge_netfilter.contains(&family);
+            let is_one = port.host_ip == Some(Ipv6Addr::LOCALHOST.into());
+            Some(if beyond && is_one && can_relay {
+                Way::Relay(ip)
+            } else {
+                Way::Kernel(ip)
+            })
+        }
+        (None, Family::V6) if can_relay => address(Family::V4).map(Way::Relay),
+        (None, _) => None,
+    }
+}
+
+/// The elements that count what passes the published ports.
+fn counters<'a>(
+    container: &Container,
+    family: Family,
+    network: impl Fn(&NetworkId) -> Option<&'a Network>,
+    facts: &HostFacts,
+) -> Vec<Object> {
+    let owner = &Owner::Container(container.id.clone());
+    let mut keys = BTreeSet::new();
+    for port in &container.ports {
+        if let Some(Way::Kernel(ip)) = way(container, port, family, &network, facts) {
+            let proto = Datum::L4Proto(port.proto.number());
+            keys.insert(vec![ip.into(), proto, Datum::Port(port.container_port)]);
+        }
+    }
+    let count = |key: Vec<Datum>| {
+        let element = |set| element(set, Some(family), key.clone(), ElementData::None, owner);
+        [COUNT_IN, COUNT_OUT].map(element)
+    };
+    keys.into_iter().flat_map(count).collect()
+}
+
 /// A published port in one family: the socket that holds it, and the map element that leads to the container.
-fn published(port: &Port, family: Family, to: IpAddr, owner: &Owner) -> [Object; 2] {
+fn published<'a>(
+    container: &Container,
+    port: &Port,
+    family: Family,
+    network: impl Fn(&NetworkId) -> Option<&'a Network>,
+    facts: &HostFacts,
+) -> Vec<Object> {
+    let owner = &Owner::Container(container.id.clone());
+    let (to, relay) = match way(container, port, family, network, facts) {
+        None => return Vec::new(),
+        Some(Way::Kernel(ip)) => (ip, None),
+        Some(Way::Relay(ip)) => (ip, Some(SocketAddr::new(ip, port.container_port))),
+    };
     let proto = Datum::L4Proto(port.proto.number());
     let number = Datum::Port(port.host_port);
     let ip = port.host_ip.unwrap_or_else(|| family.unspecified());
@@ -530,20 +656,34 @@ fn published(port: &Port, family: Family, to: IpAddr, owner: &Owner) -> [Object;
         (PUB, vec![ip.into(), proto, number])
     };
     let data = ElementData::Values(vec![to.into(), Datum::Port(port.container_port)]);
-    [
-        Object::HostPort(HostPort {
-            ip,
-            proto: port.proto,
-            port: port.host_port,
-            owner: owner.clone(),
-        }),
-        element(set, Some(family), key, data, owner),
-    ]
+    let held = Object::HostPort(HostPort {
+        ip,
+        proto: port.proto,
+        port: port.host_port,
+        relay,
+        owner: owner.clone(),
+    });
+    if relay.is_some() {
+        return vec![held];
+    }
+    // Where no program can have an SCTP socket there is nobody to hold the port against, and nothing to hold it with.
+    let is_held = port.proto != Proto::Sctp || facts.sctp;
+    let mut objects = vec![element(set, Some(family), key, data, owner)];
+    objects.extend(is_held.then_some(held));
+    objects
 }
 
 /// The published UDP port that an element serves: its address (unspecified for all) and port.
 pub fn published_udp(element: &Element) -> Option<(IpAddr, u16)> {
     let udp = Datum::L4Proto(Proto::Udp.number());
+    let published = |stem| {
+        FAMILIES
+            .into_iter()
+            .any(|f| element.key.set == set_name(stem, Some(f)))
+    };
+    if ![PUB, PUBANY, LO].into_iter().any(published) {
+        return None;
+    }
     match element.key.first.as_slice() {
         [proto, Datum::Port(port)] if *proto == udp => FAMILIES
             .into_iter()

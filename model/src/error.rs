@@ -95,8 +95,14 @@ codes! {
     InvalidPublish = "invalid_publish", 400, "A port binding is malformed or cannot be served.";
     InvalidDns = "invalid_dns", 400, "A DNS server is not an address.";
     InvalidNetns = "invalid_netns", 400, "The path is no network namespace, or the host's own.";
+    InvalidRoute = "invalid_route", 400, "A route of a network is malformed, or its gateway is in no subnet of it.";
+    InvalidSysctl = "invalid_sysctl", 400, "A setting of an interface is not one that may be set there.";
+    InvalidHost = "invalid_host", 400, "An extra host is not NAME:IP or NAME:host-gateway.";
     InvalidNetwork = "invalid_network", 400, "A network attachment is malformed.";
     InvalidBandwidth = "invalid_bandwidth", 400, "A rate or burst of an attachment is out of range, or one is given without the other.";
+    InvalidApply = "invalid_apply", 400, "A file of networks cannot be read, or says two things of one network.";
+    InvalidReservation = "invalid_reservation", 400, "A reservation names no address and no MAC.";
+    ReservationNotFound = "reservation_not_found", 404, "Nothing is reserved for that container on that network.";
     InvalidConfig = "invalid_config", 400, "The daemon's configuration has a wrong value.";
     NetworkNotFound = "network_not_found", 404, "No network has that name or id.";
     ContainerNotFound = "container_not_found", 404, "No container has that name or id.";

@@ -200,7 +200,9 @@ mod tests {
     use crate::id::{ContainerId, Name, NetworkId};
     use crate::net::{Family, IfName, Mac, Prefix, Proto};
     use crate::observed::HostFacts;
-    use crate::record::{Container, Driver, Endpoint, Mode, Network, Phase, Policy, Port, Subnet};
+    use crate::record::{
+        Container, Driver, Endpoint, Mode, Network, Phase, Policy, Port, StaticRoute, Subnet,
+    };
     use crate::request::Attach;
 
     fn network(n: u8, ipv6: bool, internal: bool) -> Network {
@@ -231,6 +233,13 @@ mod tests {
             mtu: 1500,
             dns: Vec::new(),
             labels: BTreeMap::new(),
+            // Two networks have the same destinations.
+            routes: vec![StaticRoute {
+                destination: format!("192.168.{}.0/24", n % 2).parse().unwrap(),
+                gateway: None,
+                metric: 0,
+            }],
+            reservations: BTreeMap::new(),
             unknown: serde_json::Map::new(),
         }
     }
@@ -255,6 +264,9 @@ mod tests {
                 aliases: Vec::new(),
                 cni: None,
                 allow: vec!["10.99.0.0/24".parse().unwrap()],
+                // The default route changes hands as networks come and go.
+                gw_priority: i32::from(u8::from(network.id[..2] == *"02")),
+                sysctls: [("net/ipv4/conf/IFNAME/rp_filter".to_owned(), "2".to_owned())].into(),
                 unknown: serde_json::Map::new(),
             }
         };
@@ -266,6 +278,7 @@ mod tests {
             netns_identity: (1, u64::from(n)),
             ports,
             dns: Vec::new(),
+            extra_hosts: Vec::new(),
             labels: BTreeMap::new(),
             phase: Phase::Attached,
             request: Attach {
@@ -276,6 +289,7 @@ mod tests {
                 networks: Vec::new(),
                 publish: Vec::new(),
                 dns: Vec::new(),
+                extra_hosts: Vec::new(),
                 labels: BTreeMap::new(),
             },
             unknown: serde_json::Map::new(),

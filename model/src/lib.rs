@@ -8,6 +8,7 @@
 pub mod api;
 pub mod attachment;
 pub mod cni;
+pub mod counters;
 pub mod desired;
 pub mod diff;
 pub mod error;

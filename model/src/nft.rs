@@ -178,6 +178,9 @@ pub struct SetSpec {
     pub kind: SetKind,
     /// Whether an element may span from a first to a last key.
     pub interval: bool,
+    /// Whether its elements count the packets that look them up. Not compared: a count is no part of an element.
+    #[serde(default)]
+    pub counter: bool,
 }
 
 /// What an element maps its key to.

@@ -62,4 +62,14 @@ pub struct HostFacts {
     pub accept_ra: Vec<IfName>,
     /// Foreign base chains in the forward hook whose policy is drop, as `family table chain`.
     pub forward_drop: Vec<String>,
+    /// First and last port that the kernel gives to programs which ask for none (`ip_local_port_range`): where netd
+    /// chooses host ports. None if the kernel does not tell.
+    #[serde(default)]
+    pub local_ports: Option<(u16, u16)>,
+    /// Ports that nobody shall be given unasked (`ip_local_reserved_ports`), as first and last.
+    #[serde(default)]
+    pub reserved_ports: Vec<(u16, u16)>,
+    /// Whether programs of this host can have SCTP sockets: only then a port has to be held against them.
+    #[serde(default)]
+    pub sctp: bool,
 }

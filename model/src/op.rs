@@ -126,7 +126,10 @@ fn list(ips: &[IpAddr]) -> String {
 impl fmt::Display for Object {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::HostPort(p) => write!(f, "host port {} {}/{}", p.ip, p.port, p.proto),
+            Self::HostPort(p) => {
+                write!(f, "host port {} {}/{}", p.ip, p.port, p.proto)?;
+                p.relay.map_or(Ok(()), |to| write!(f, " relayed to {to}"))
+            }
             Self::Ruleset(r) => write!(
                 f,
                 "ruleset of table {} {} in {}",
@@ -211,6 +214,7 @@ impl fmt::Display for crate::nft::Datum {
             Self::L4Proto(17) => f.write_str("udp"),
             Self::L4Proto(1) => f.write_str("icmp"),
             Self::L4Proto(58) => f.write_str("ipv6-icmp"),
+            Self::L4Proto(132) => f.write_str("sctp"),
             Self::L4Proto(number) => write!(f, "{number}"),
             Self::NfProto(2) => f.write_str("ipv4"),
             Self::NfProto(10) => f.write_str("ipv6"),

@@ -51,9 +51,44 @@ pub struct Network {
     /// Labels of the user.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// Routes that its containers get.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<StaticRoute>,
+    /// What is kept for containers, by their names, whether they exist or not.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub reservations: BTreeMap<Name, Reservation>,
     /// What a newer version wrote.
     #[serde(flatten)]
     pub unknown: Unknown,
+}
+
+/// What is kept for one container on one network.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reservation {
+    /// At most one address of each family.
+    pub ips: Vec<IpAddr>,
+    /// Its Ethernet address.
+    pub mac: Option<Mac>,
+}
+
+/// A route that every container of a network gets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StaticRoute {
+    /// Where it leads.
+    pub destination: Prefix,
+    /// The neighbour that knows the way; none for what is on the link.
+    pub gateway: Option<IpAddr>,
+    /// Its metric; 0 is the kernel's default.
+    pub metric: u32,
+}
+
+/// A name that one container resolves beside those of its networks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExtraHost {
+    /// The name.
+    pub name: String,
+    /// Its address; none for the gateways of the container, where the host answers.
+    pub address: Option<IpAddr>,
 }
 
 /// What a network is made of.
@@ -236,6 +271,9 @@ pub struct Container {
     pub ports: Vec<Port>,
     /// Resolvers to forward to, instead of the network's and the host's.
     pub dns: Vec<IpAddr>,
+    /// Names that only this container resolves.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub extra_hosts: Vec<ExtraHost>,
     /// Labels of the user.
     pub labels: BTreeMap<String, String>,
     /// How far it is.
@@ -280,6 +318,12 @@ pub struct Endpoint {
     /// Further addresses that it may send from.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub allow: Vec<Prefix>,
+    /// The endpoint with the highest has the default route; of equal ones the first.
+    #[serde(default)]
+    pub gw_priority: i32,
+    /// Settings of the interface, as `net/ipv4/conf/IFNAME/rp_filter` with that placeholder.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sysctls: BTreeMap<String, String>,
     /// What a newer version wrote.
     #[serde(flatten)]
     pub unknown: Unknown,
@@ -310,7 +354,7 @@ impl Endpoint {
 /// A published port: one host port to one container port.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Port {
-    /// TCP or UDP.
+    /// The transport.
     pub proto: Proto,
     /// The host's address; none for every address of the families the container has.
     pub host_ip: Option<IpAddr>,

@@ -1,6 +1,6 @@
 //! Raw requests become validated requests, here and nowhere else.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
@@ -9,11 +9,18 @@ use crate::api;
 use crate::cni::CniEndpoint;
 use crate::error::{Code, Error, Result};
 use crate::id::{ContainerId, Name, shorten};
-use crate::net::{Family, IfName, Mac, Prefix};
+use crate::net::{Family, IfName, Mac, Prefix, Proto};
 use crate::options::{self, Options};
-use crate::record::{Driver, Mode, PREDEFINED, Policy, Port, Subnet};
+use crate::record::{Driver, ExtraHost, Mode, PREDEFINED, Policy, Port, StaticRoute, Subnet};
 
-pub use crate::publish::parse_publish;
+pub use crate::publish::{Publish, parse_publish};
+
+mod declared;
+mod details;
+
+pub use declared::{Declared, Reserve, difference, reservation};
+pub(crate) use details::IFNAME;
+pub use details::check_gateways;
 
 /// Most ports one container may publish: each is a bound socket of the daemon.
 pub const PORTS_MAX: usize = 4096;
@@ -51,6 +58,8 @@ pub struct CreateNetwork {
     pub modes: [Mode; 2],
     /// Who may talk to whom.
     pub policy: Policy,
+    /// Routes that its containers get. Whether a gateway is on the network is seen when its subnets are known.
+    pub routes: Vec<StaticRoute>,
 }
 
 /// A subnet asked for.
@@ -98,9 +107,12 @@ pub struct Attach {
     /// The networks to join, in order; never empty.
     pub networks: Vec<Join>,
     /// The ports to publish.
-    pub publish: Vec<Port>,
+    pub publish: Vec<Publish>,
     /// Its own resolvers.
     pub dns: Vec<IpAddr>,
+    /// Names that only it resolves.
+    #[serde(default)]
+    pub extra_hosts: Vec<ExtraHost>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
 }
@@ -126,6 +138,12 @@ pub struct Join {
     /// Further addresses it may send from.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub allow: Vec<Prefix>,
+    /// Its rank for the default route.
+    #[serde(default)]
+    pub gw_priority: i32,
+    /// Settings of the interface, see [`crate::record::Endpoint`].
+    #[serde(default)]
+    pub sysctls: BTreeMap<String, String>,
 }
 
 impl TryFrom<api::NetworkCreate> for CreateNetwork {
@@ -134,6 +152,7 @@ impl TryFrom<api::NetworkCreate> for CreateNetwork {
     fn try_from(raw: api::NetworkCreate) -> Result<Self> {
         let name = Name::parse(&raw.name)?;
         let driver = driver(&raw)?;
+        refuse_meaning(&raw.name)?;
         supported(&raw)?;
         let subnets = subnets(&raw)?;
         let families = families(&raw, &subnets)?;
@@ -150,6 +169,7 @@ impl TryFrom<api::NetworkCreate> for CreateNetwork {
                 icc: raw.icc.unwrap_or(true),
                 ..options.policy
             },
+            routes: details::routes(&raw.routes)?,
             internal: raw.internal,
             name,
             driver,
@@ -157,6 +177,26 @@ impl TryFrom<api::NetworkCreate> for CreateNetwork {
             families,
         })
     }
+}
+
+/// The names that mean something to users of Docker and Podman, and no network of netd's.
+pub fn meaning(name: &str) -> Option<Error> {
+    let text = match name {
+        "host" => {
+            "network host is predefined: it is the host's own network namespace, where netd attaches nothing; start the \
+             container in that namespace and leave the attach out"
+        }
+        "none" => {
+            "network none is predefined: it is a namespace with nothing but lo; leave the attach out, or use --internal \
+             for a network that leads nowhere"
+        }
+        _ => return None,
+    };
+    Some(Error::new(Code::NetworkPredefined, text))
+}
+
+fn refuse_meaning(name: &str) -> Result<()> {
+    meaning(name).map_or(Ok(()), Err)
 }
 
 fn driver(raw: &api::NetworkCreate) -> Result<Driver> {
@@ -409,6 +449,7 @@ impl TryFrom<api::ContainerAttach> for Attach {
             netns: check_netns(&raw.netns)?,
             publish: check_publish(&raw.publish)?,
             dns: addresses(&raw.dns)?,
+            extra_hosts: details::extra_hosts(&raw.extra_hosts)?,
             labels: check_labels(raw.labels)?,
             id,
             name,
@@ -429,6 +470,8 @@ impl Join {
             aliases: Vec::new(),
             cni: None,
             allow: Vec::new(),
+            gw_priority: 0,
+            sysctls: BTreeMap::new(),
         }
     }
 }
@@ -471,6 +514,8 @@ impl TryFrom<api::Join> for Join {
             allow: allowed(&raw.allow)?,
             network: raw.network,
             aliases: raw.aliases,
+            gw_priority: raw.gw_priority.unwrap_or(0),
+            sysctls: details::sysctls(raw.sysctls)?,
             ifname,
             cni: None,
         })
@@ -554,24 +599,27 @@ fn check_netns(text: &str) -> Result<String> {
     Ok(format!("/run/netns/{text}"))
 }
 
-fn check_publish(texts: &[String]) -> Result<Vec<Port>> {
-    let mut ports: Vec<Port> = Vec::new();
+fn check_publish(texts: &[String]) -> Result<Vec<Publish>> {
+    let mut asked: Vec<Publish> = Vec::new();
     for text in texts {
-        for port in parse_publish(text)? {
-            if let Some(other) = ports.iter().find(|other| other.conflicts(&port)) {
-                return Err(Error::new(
-                    Code::InvalidPublish,
-                    format!("{port} and {other} take the same host port"),
-                ));
-            }
-            ports.push(port);
-            if ports.len() > PORTS_MAX {
-                return Err(Error::new(
-                    Code::InvalidPublish,
-                    format!("a container publishes at most {PORTS_MAX} ports"),
-                ));
-            }
+        asked.extend(parse_publish(text)?);
+        if asked.len() > PORTS_MAX {
+            return Err(Error::new(
+                Code::InvalidPublish,
+                format!("a container publishes at most {PORTS_MAX} ports"),
+            ));
         }
     }
-    Ok(ports)
+    let mut taken: HashMap<(Proto, u16), Vec<Port>> = HashMap::new();
+    for port in asked.iter().filter_map(Publish::exact) {
+        let others = taken.entry((port.proto, port.host_port)).or_default();
+        if let Some(other) = others.iter().find(|other| other.conflicts(&port)) {
+            return Err(Error::new(
+                Code::InvalidPublish,
+                format!("{port} and {other} take the same host port"),
+            ));
+        }
+        others.push(port);
+    }
+    Ok(asked)
 }

@@ -13,6 +13,10 @@ use crate::nft::{
 };
 use crate::object::{Ns, Owner};
 
+mod counts;
+
+pub use counts::{COUNT_IN, COUNT_OUT};
+
 /// The table in the host's namespace.
 pub const TABLE: &str = "netd";
 /// The table in a container's namespace.
@@ -104,30 +108,34 @@ pub fn host() -> Ruleset {
     Ruleset {
         table: host_table(),
         sets: host_sets(),
-        chains: vec![
-            chain(USER_FORWARD, None, None),
-            chain("raw", filter(HookPoint::Prerouting, RAW), Some(raw())),
-            chain("publish", None, Some(publish())),
-            chain(
-                "prerouting",
-                nat(HookPoint::Prerouting, DSTNAT),
-                Some(vec![to_publish()]),
-            ),
-            chain("output", nat(HookPoint::Output, DSTNAT), Some(output())),
-            chain(
-                "postrouting",
-                nat(HookPoint::Postrouting, SRCNAT),
-                Some(postrouting()),
-            ),
-            chain(TO_NAT, None, Some(to_nat())),
-            chain(TO_ROUTED, None, Some(to_routed())),
-            chain("input", filter(HookPoint::Input, FILTER), Some(input())),
-            chain(
-                "forward",
-                filter(HookPoint::Forward, FILTER),
-                Some(forward()),
-            ),
-        ],
+        chains: [
+            counts::chains(),
+            vec![
+                chain(USER_FORWARD, None, None),
+                chain("raw", filter(HookPoint::Prerouting, RAW), Some(raw())),
+                chain("publish", None, Some(publish())),
+                chain(
+                    "prerouting",
+                    nat(HookPoint::Prerouting, DSTNAT),
+                    Some(vec![to_publish()]),
+                ),
+                chain("output", nat(HookPoint::Output, DSTNAT), Some(output())),
+                chain(
+                    "postrouting",
+                    nat(HookPoint::Postrouting, SRCNAT),
+                    Some(postrouting()),
+                ),
+                chain(TO_NAT, None, Some(to_nat())),
+                chain(TO_ROUTED, None, Some(to_routed())),
+                chain("input", filter(HookPoint::Input, FILTER), Some(input())),
+                chain(
+                    "forward",
+                    filter(HookPoint::Forward, FILTER),
+                    Some(forward()),
+                ),
+            ],
+        ]
+        .concat(),
         owner: Owner::Host,
     }
 }
@@ -233,6 +241,7 @@ fn host_sets() -> Vec<SetSpec> {
             intervals(GUARD, &[ip]),
             intervals(DIRECT, &[Ifname, ip]),
         ]);
+        sets.extend(counts::sets(family));
     }
     sets
 }
@@ -393,6 +402,7 @@ fn forward() -> Rules {
     };
     vec![
         vec![Stmt::Verdict(Verdict::Jump(USER_FORWARD.to_owned()))],
+        counts::rule(),
         vec![Stmt::CtState(CtState::EstablishedRelated), ACCEPT],
         // Sent on, such a packet would leave without its address translated.
         invalid(Expr::Iifname),
@@ -489,6 +499,7 @@ fn set(name: &str, key: &[Field]) -> SetSpec {
         key: key.to_vec(),
         kind: SetKind::Set,
         interval: false,
+        counter: false,
     }
 }
 

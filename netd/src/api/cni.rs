@@ -40,7 +40,10 @@ pub(super) async fn add(
     // A DEL of the same attachment that still waits came before.
     state.spool.settle(&attachment, &state.handle).await?;
     if let Some(define) = define {
-        state.handle.ask(Request::CniNetwork(define), false).await?;
+        state
+            .handle
+            .ask(Request::EnsureNetwork(define), false)
+            .await?;
     }
     let sandbox = open(state.kernel, PathBuf::from(&request.attach.netns)).await?;
     let answer = state

@@ -12,7 +12,7 @@ use netd_model::id::shorten;
 use super::args::{Attach, Connect, NetworkCreate};
 
 /// Keys of an attachment, for messages.
-const KEYS: &str = "ip, ip6, mac, ifname, alias, allow";
+const KEYS: &str = "ip, ip6, mac, ifname, alias, allow, gw-priority, sysctl";
 
 /// The body of `POST /v1/networks`.
 pub(super) fn network_create(args: NetworkCreate) -> Result<api::NetworkCreate> {
@@ -40,7 +40,46 @@ pub(super) fn network_create(args: NetworkCreate) -> Result<api::NetworkCreate> 
         mode: args.mode,
         encrypted: args.encrypted,
         dns: args.dns,
+        routes: args
+            .route
+            .iter()
+            .map(|text| route(text))
+            .collect::<Result<_>>()?,
     })
+}
+
+/// `CIDR[,via=IP][,metric=N]`.
+fn route(text: &str) -> Result<api::StaticRoute> {
+    let invalid = |why: &str| {
+        let text = shorten(text);
+        let form = "CIDR[,via=IP][,metric=N]";
+        Error::new(
+            Code::InvalidRoute,
+            format!("route {text:?}: {why} ({form})"),
+        )
+    };
+    let mut parts = text.split(',');
+    let mut route = api::StaticRoute {
+        destination: parts.next().unwrap_or_default().to_owned(),
+        ..api::StaticRoute::default()
+    };
+    for part in parts {
+        let (key, value) = part
+            .split_once('=')
+            .ok_or_else(|| invalid("a key has no value"))?;
+        match key {
+            "via" if route.gateway.is_none() => route.gateway = Some(value.to_owned()),
+            "metric" if route.metric.is_none() => {
+                let metric = value
+                    .parse()
+                    .map_err(|_| invalid("its metric is no number"))?;
+                route.metric = Some(metric);
+            }
+            "via" | "metric" => return Err(invalid("a key is given twice")),
+            _ => return Err(invalid("it takes the keys via and metric")),
+        }
+    }
+    Ok(route)
 }
 
 /// The body of `POST /v1/containers`.
@@ -58,6 +97,7 @@ pub(super) fn attach(args: Attach) -> Result<api::ContainerAttach> {
         hostname: args.hostname,
         publish: args.publish,
         dns: args.dns,
+        extra_hosts: args.add_host,
         create_only: false,
     })
 }
@@ -70,10 +110,12 @@ pub(super) fn connect(args: Connect) -> Result<api::Join> {
         ("ip6", args.ip6),
         ("mac", args.mac),
         ("ifname", args.ifname),
+        ("gw-priority", args.gw_priority),
     ] {
         keys.extend(value.map(|value| format!("{key}={value}")));
     }
     keys.extend(args.alias.into_iter().map(|alias| format!("alias={alias}")));
+    keys.extend(args.sysctl.into_iter().map(|text| format!("sysctl={text}")));
     join(&args.network, &keys)
 }
 
@@ -116,6 +158,24 @@ fn set(join: &mut api::Join, key: &str, value: &str) -> Result<(), String> {
             join.allow.push(value.to_owned());
             return Ok(());
         }
+        "sysctl" => {
+            let (key, value) = value
+                .split_once('=')
+                .ok_or("a sysctl is KEY=VALUE".to_owned())?;
+            return match join.sysctls.insert(key.to_owned(), value.to_owned()) {
+                Some(_) => Err(format!("the sysctl {:?} is given twice", shorten(key))),
+                None => Ok(()),
+            };
+        }
+        "gw-priority" => {
+            let number = value
+                .parse()
+                .map_err(|_| "gw-priority is no number".to_owned())?;
+            return match join.gw_priority.replace(number) {
+                Some(_) => Err("the key gw-priority is given twice".to_owned()),
+                None => Ok(()),
+            };
+        }
         "ip" => &mut join.ip,
         "ip6" => &mut join.ip6,
         "mac" => &mut join.mac,
@@ -129,7 +189,7 @@ fn set(join: &mut api::Join, key: &str, value: &str) -> Result<(), String> {
 }
 
 fn invalid_network(text: &str, why: &str) -> Error {
-    let form = "NET[,ip=A][,ip6=A][,mac=M][,ifname=I][,alias=A]…[,allow=CIDR]…";
+    let form = "NET[,ip=A][,ip6=A][,mac=M][,ifname=I][,alias=A]…[,allow=CIDR]…[,gw-priority=N][,sysctl=K=V]…";
     Error::new(
         Code::InvalidNetwork,
         format!("network {:?}: {why} ({form})", shorten(text)),

@@ -11,8 +11,8 @@ use netd_model::id::Name;
 use netd_model::net::{Family, Mac};
 use netd_model::object::Link;
 use netd_model::observed::Observed;
-use netd_model::record::{Container, Endpoint, Network, Phase};
-use netd_model::request::{Attach, CreateNetwork, is_dns_name};
+use netd_model::record::{Container, Endpoint, Phase};
+use netd_model::request::{Attach, is_dns_name};
 use netd_model::{ContainerId, NetworkId, Ns, Object, Op};
 
 use crate::kernel::Sandbox;
@@ -23,26 +23,6 @@ use crate::reconcile::owner::{Owner, Reply, Touches};
 use crate::reconcile::requests::answer;
 
 impl Owner {
-    /// Makes the network that a configuration defines. It stays when its last container goes, as a bridge of the
-    /// reference plugin does.
-    pub(crate) fn cni_network(&mut self, define: CreateNetwork, dry_run: bool, reply: Reply) {
-        let known = self.world.find_network(&define.name).ok();
-        let Some(network) = known.and_then(|id| self.world.network(&id)) else {
-            return self.create_network(define, dry_run, reply);
-        };
-        let result = deviation(network, &define).map_or(Ok(Answer::Done), |why| {
-            Err(Error::new(
-                Code::NetworkExists,
-                format!(
-                    "network {} exists and is not what the configuration says: {why}; change the configuration, or \
-                     remove the network",
-                    define.name
-                ),
-            ))
-        });
-        answer(reply, result);
-    }
-
     /// Makes an attachment. One that exists is an error, even when it is the same (CNI spec 1.1.0, ADD).
     pub(crate) fn cni_add(&mut self, request: AddRequest, sandbox: Sandbox, reply: Reply) {
         let known = request.attach.id.as_ref();
@@ -274,58 +254,6 @@ fn further(record: &Container, request: &AddRequest, sandbox: &Sandbox) -> Resul
         ));
     }
     Ok(record.id.clone())
-}
-
-/// What a network on record has other than a configuration defines; none if it is as defined.
-fn deviation(network: &Network, define: &CreateNetwork) -> Option<String> {
-    for spec in &define.subnets {
-        match network.subnet(spec.subnet.family()) {
-            Some(have) if *have == spec.with_gateway() => {}
-            Some(have) => {
-                return Some(format!(
-                    "its subnet is {} with gateway {}, not {} with {}",
-                    have.subnet,
-                    have.gateway,
-                    spec.subnet,
-                    spec.with_gateway().gateway
-                ));
-            }
-            None => return Some(format!("it has no subnet {}", spec.subnet)),
-        }
-    }
-    if let Some(mtu) = define.mtu.filter(|mtu| *mtu != network.mtu) {
-        return Some(format!("its MTU is {}, not {mtu}", network.mtu));
-    }
-    if define.driver != network.driver {
-        return Some(format!(
-            "its driver is {}, not {}",
-            network.driver.as_str(),
-            define.driver.as_str()
-        ));
-    }
-    for (family, mode) in FAMILIES.into_iter().zip(define.modes) {
-        let have = network.mode_of(family);
-        if network.subnet(family).is_some() && have != mode {
-            return Some(format!(
-                "its mode is {}, not {}",
-                have.as_str(),
-                mode.as_str()
-            ));
-        }
-    }
-    if define.policy != network.policy {
-        return Some(
-            "their options differ (netctl network inspect shows those in force)".to_owned(),
-        );
-    }
-    if define.internal != network.internal {
-        return Some("only one of them is internal".to_owned());
-    }
-    let bridge = define
-        .bridge
-        .as_ref()
-        .filter(|name| **name != network.interface);
-    bridge.map(|name| format!("its bridge is {}, not {name}", network.interface))
 }
 
 fn is_about_macs(op: &Op) -> bool {

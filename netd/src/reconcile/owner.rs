@@ -29,6 +29,7 @@ use crate::reconcile::journal::Journal;
 use crate::reconcile::notices::Notices;
 use crate::reconcile::pool::Pool;
 use crate::reconcile::queue::Subject;
+use crate::reconcile::requests::Making;
 use crate::reconcile::world::World;
 use crate::reconcile::{audit, view};
 use crate::state::HostState;
@@ -48,6 +49,11 @@ pub(crate) enum Then {
         id: NetworkId,
         reply: Reply,
     },
+    Reserved {
+        /// The record before.
+        old: Box<Network>,
+        reply: Reply,
+    },
     NetworksRemoved {
         ids: Vec<NetworkId>,
         prune: bool,
@@ -55,6 +61,8 @@ pub(crate) enum Then {
     },
     Attached {
         id: ContainerId,
+        /// For another choice of host ports.
+        again: Option<Box<Making>>,
         reply: Reply,
     },
     Detached {
@@ -402,6 +410,7 @@ impl Owner {
                 !self.world.facts.bridge_netfilter.is_empty(),
             ),
             ("bridge_tables", self.world.facts.bridge_tables),
+            ("sctp", self.world.facts.sctp),
         ]
         .into_iter()
         .map(|(name, there)| (name.to_owned(), there))
@@ -459,6 +468,7 @@ pub(crate) fn predefined(world: &World) -> Result<Network> {
         dns: Vec::new(),
         labels: BTreeMap::new(),
         bridge: None,
+        routes: Vec::new(),
     };
     world.plan_network(&request, NetworkId::from_bytes(random()?))
 }

@@ -1,5 +1,6 @@
 //! Records as the API shows them, and as the DNS zone needs them.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -7,8 +8,9 @@ use netd_dns::{Asker, Zone, container_names};
 use netd_model::api;
 use netd_model::desired;
 use netd_model::net::Family;
-use netd_model::record::{Container, Endpoint, Mode, Network};
+use netd_model::record::{Container, Endpoint, Mode, Network, Reservation, StaticRoute};
 use netd_model::skeleton::DNS_ADDRESS;
+use netd_model::{ContainerId, NetworkId};
 
 use crate::reconcile::world::World;
 
@@ -39,8 +41,50 @@ pub(crate) fn network(record: &Network) -> Arc<api::Network> {
         interface: record.interface.clone(),
         dns: record.dns.clone(),
         labels: record.labels.clone(),
+        routes: record.routes.iter().map(route).collect(),
+        reservations: record
+            .reservations
+            .iter()
+            .map(|(name, kept)| (name.to_string(), reservation(kept)))
+            .collect(),
         endpoints: Vec::new(),
     })
+}
+
+fn reservation(kept: &Reservation) -> api::Reservation {
+    let of_family = |family| {
+        let mut ips = kept.ips.iter().filter(|ip| Family::of(**ip) == family);
+        ips.next().map(ToString::to_string)
+    };
+    api::Reservation {
+        ip: of_family(Family::V4),
+        ip6: of_family(Family::V6),
+        mac: kept.mac.map(|mac| mac.to_string()),
+    }
+}
+
+fn route(route: &StaticRoute) -> api::StaticRoute {
+    api::StaticRoute {
+        destination: route.destination.to_string(),
+        gateway: route.gateway.map(|ip| ip.to_string()),
+        metric: (route.metric != 0).then_some(route.metric),
+    }
+}
+
+/// The names that only one container resolves, with their addresses.
+fn extra_hosts(world: &World, record: &Container) -> BTreeMap<String, Vec<IpAddr>> {
+    let mut hosts: BTreeMap<String, Vec<IpAddr>> = BTreeMap::new();
+    for host in &record.extra_hosts {
+        let addresses = hosts.entry(host.name.clone()).or_default();
+        match host.address {
+            Some(ip) => addresses.push(ip),
+            None => addresses.extend(desired::FAMILIES.into_iter().filter_map(|family| {
+                let network = |id: &NetworkId| world.network(id);
+                Some(desired::gateway_endpoint(record, family, network)?.1)
+            })),
+        }
+    }
+    hosts
 }
 
 /// A container.
@@ -70,7 +114,9 @@ pub(crate) fn container(world: &World, record: &Container) -> Arc<api::Container
             search: Vec::new(),
             options: vec!["ndots:0".to_owned()],
         },
+        extra_hosts: extra_hosts(world, record),
         labels: record.labels.clone(),
+        counters: None,
         warnings: Vec::new(),
     })
 }
@@ -129,6 +175,12 @@ fn endpoint(world: &World, endpoint: &Endpoint) -> Option<api::Endpoint> {
         address_only: endpoint.cni.as_ref().is_some_and(|cni| cni.address_only),
         cni_network: endpoint.cni.as_ref().map(|cni| cni.network.clone()),
         allow: endpoint.allow.iter().map(ToString::to_string).collect(),
+        gw_priority: endpoint.gw_priority,
+        sysctls: endpoint
+            .sysctls
+            .iter()
+            .map(|(path, value)| (path.replace('/', "."), value.clone()))
+            .collect(),
     })
 }
 
@@ -143,6 +195,12 @@ pub(crate) fn enter_names(zone: &mut Zone, world: &World, record: &Container) {
         let names = container_names(&record.name, aliases, &record.id, Some(&record.hostname));
         zone.add_names(&network.id, names, &endpoint.ips, &record.id);
     }
+    // A network that only this container is on, and asks first.
+    let own = own_names(&record.id);
+    zone.remove_network(&own);
+    for (name, addresses) in extra_hosts(world, record) {
+        zone.add_names(&own, [name], &addresses, &record.id);
+    }
     zone.set_asker(&record.id, asker(world, record));
 }
 
@@ -151,7 +209,13 @@ pub(crate) fn leave_names(zone: &mut Zone, record: &Container) {
     for endpoint in &record.endpoints {
         zone.remove_names(&endpoint.network, &record.id);
     }
+    zone.remove_network(&own_names(&record.id));
     zone.remove_asker(&record.id);
+}
+
+/// The id of the network of a container's extra hosts; no network of netd has such an id.
+fn own_names(id: &ContainerId) -> String {
+    format!("hosts of {id}")
 }
 
 fn asker(world: &World, record: &Container) -> Asker {
@@ -172,10 +236,13 @@ fn asker(world: &World, record: &Container) -> Asker {
         record.dns.clone()
     };
     Asker {
-        networks: record
-            .endpoints
-            .iter()
-            .map(|e| Arc::from(e.network.as_str()))
+        networks: std::iter::once(Arc::from(own_names(&record.id)))
+            .chain(
+                record
+                    .endpoints
+                    .iter()
+                    .map(|e| Arc::from(e.network.as_str())),
+            )
             .collect(),
         forward: way_out,
         upstreams: upstreams

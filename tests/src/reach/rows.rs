@@ -7,8 +7,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::table::{self, As, Circumstances, Right, What, Who};
 use super::world::{
-    CONTAINER_PORT, HOST_PORT, PUBLISHED_PORTS, Place, TRUSTING, UNPUBLISHED_PORT, World, is_open,
-    same_family,
+    CONTAINER_PORT, HOST_PORT, LOOPBACK_PORT, PUBLISHED_PORTS, Place, TRUSTING, UNPUBLISHED_PORT,
+    World, is_open, same_family,
 };
 
 /// How it is asked.
@@ -138,7 +138,11 @@ fn attempts<'a>(
     let Some((what, server)) = relation(world, from, target) else {
         return Vec::new();
     };
-    let right = table::right(from.who, what, target.ip, now);
+    let right = match table::right(from.who, what, target.ip, now) {
+        // Published on ::1 by name: the daemon passes it on where the kernel cannot.
+        Right::Lost if target.port == Some(LOOPBACK_PORT) => Right::Answer(As::Gateway),
+        right => right,
+    };
     let expect = match right {
         Right::Silence => Expect::Silence,
         Right::Lost => Expect::Lost,

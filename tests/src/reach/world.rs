@@ -17,6 +17,8 @@ pub(super) const UNPUBLISHED_PORT: u16 = 81;
 /// The port of the servers of the hosts.
 pub(super) const HOST_PORT: u16 = 9000;
 
+/// The port that is published on 127.0.0.1 and ::1 only.
+pub(super) const LOOPBACK_PORT: u16 = 8003;
 /// Every published port, on whatever address.
 pub(super) const PUBLISHED_PORTS: [u16; 6] = [8001, 8002, 8003, 8004, 8005, 8006];
 

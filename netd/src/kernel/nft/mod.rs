@@ -10,8 +10,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::net::IpAddr;
 use std::sync::LazyLock;
 
+use netd_model::counters::Both;
 use netd_model::nft::digest::RulesetDigest;
 use netd_model::nft::{Element, Ruleset};
 use netd_model::{Ns, Object, Op, skeleton};
@@ -145,6 +147,12 @@ impl NftSocket {
         observe::observe(&mut self.transport, ns).map_err(|error| {
             KernelError::new(format_args!("read the nftables rules in {ns}"), error)
         })
+    }
+
+    /// What the published ports of the host have counted, by the container's address, protocol and port.
+    pub fn counters(&mut self) -> Result<BTreeMap<(IpAddr, u8, u16), Both>, KernelError> {
+        observe::counters(&mut self.transport)
+            .map_err(|error| KernelError::new("read the counters of published ports", error))
     }
 
     /// Carries out operations as one batch; false if that is too long to be sent.

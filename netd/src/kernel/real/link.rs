@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use netd_model::counters::{Both, Count, LinkCount};
 use netd_model::object::{Link, LinkKind};
 use netd_model::{IfName, Mac, Ns, Owner};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
@@ -38,6 +39,7 @@ const MTU: u16 = 4;
 const MASTER: u16 = 10;
 const LINKINFO: u16 = 18;
 const IFALIAS: u16 = 20;
+const STATS64: u16 = 23;
 const GROUP: u16 = 27;
 const INFO_KIND: u16 = 1;
 const INFO_PORT_KIND: u16 = 4;
@@ -69,6 +71,33 @@ pub(super) struct LinkView {
     pub(super) forwarding: bool,
     /// The owner that its alias names.
     pub(super) owner: Option<Owner>,
+}
+
+/// The name and the counters of a link of netd's that is a container's end on the host, as the container sees them.
+pub(super) fn read_count(body: &[u8]) -> Option<(IfName, LinkCount)> {
+    let attrs = Attrs::behind(body, IFINFOMSG);
+    let alias = attrs.find(IFALIAS).map(text)?;
+    Owner::from_mark(&alias)?.container()?;
+    // struct rtnl_link_stats64 (linux/if_link.h): rx_packets, tx_packets, rx_bytes, tx_bytes, .., tx_dropped.
+    let stats = attrs.find(STATS64)?;
+    let number = |at: usize| {
+        let bytes = stats.get(at * 8..at * 8 + 8)?;
+        Some(u64::from_ne_bytes(bytes.try_into().ok()?))
+    };
+    let count = |packets, bytes| {
+        Some(Count {
+            packets: number(packets)?,
+            bytes: number(bytes)?,
+        })
+    };
+    let count = LinkCount {
+        both: Both {
+            received: count(1, 3)?,
+            sent: count(0, 2)?,
+        },
+        dropped: number(7)?,
+    };
+    Some((IfName::parse(&text(attrs.find(IFNAME)?)).ok()?, count))
 }
 
 impl LinkView {

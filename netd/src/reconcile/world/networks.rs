@@ -5,7 +5,7 @@ use netd_ipam::{AutoRange, Pool};
 use netd_model::error::{Code, Error, Result};
 use netd_model::net::{Family, Prefix};
 use netd_model::record::{Driver, Network, PREDEFINED, Phase, Subnet};
-use netd_model::request::CreateNetwork;
+use netd_model::request::{CreateNetwork, check_gateways, meaning};
 use netd_model::{ContainerId, NetworkId};
 use std::collections::BTreeSet;
 
@@ -35,6 +35,9 @@ impl World {
         }
         if let Some(id) = self.network_names.get(reference) {
             return Ok(id.clone());
+        }
+        if let Some(error) = meaning(reference) {
+            return Err(error);
         }
         find(
             reference,
@@ -69,8 +72,13 @@ impl World {
                 ),
             ));
         }
+        let subnets = self.subnets(request)?;
+        let prefixes: Vec<Prefix> = subnets.iter().map(|s| s.subnet).collect();
+        check_gateways(&request.routes, &prefixes)?;
         Ok(Network {
-            subnets: self.subnets(request)?,
+            subnets,
+            routes: request.routes.clone(),
+            reservations: std::collections::BTreeMap::new(),
             name: request.name.clone(),
             driver: request.driver,
             internal: request.internal,
@@ -195,15 +203,14 @@ impl World {
         self.network_names
             .insert(record.name.clone(), record.id.clone());
         let macs = [record.mac()].into();
-        self.networks.insert(
-            record.id.clone(),
-            Net {
-                record,
-                pools,
-                members: BTreeSet::new(),
-                macs,
-            },
-        );
+        let mut net = Net {
+            record,
+            pools,
+            members: BTreeSet::new(),
+            macs,
+        };
+        net.keep_all()?;
+        self.networks.insert(net.record.id.clone(), net);
         Ok(())
     }
 

@@ -388,6 +388,7 @@ fn other_set(set: &str, key: Vec<Field>) -> SetSpec {
         key,
         kind: SetKind::Set,
         interval: false,
+        counter: false,
     }
 }
 
