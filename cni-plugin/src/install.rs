@@ -28,6 +28,7 @@ Run without arguments, netd-cni is a CNI plugin: its request is in the environme
   --mode MODE      nat, routed or isolated
   --socket PATH    netd's socket [default: /run/netd/netd.sock]
   --wait SECONDS   how long netd may take until it serves [default: 60]
+  --stay           do not end when all is in place (a container of a DaemonSet)
 
 Example: netd-cni install --subnet 10.244.1.0/24 --subnet fd00:244:1::/64";
 
@@ -43,6 +44,7 @@ struct Options {
     mode: Option<String>,
     socket: PathBuf,
     wait: Duration,
+    stay: bool,
 }
 
 impl Options {
@@ -57,6 +59,7 @@ impl Options {
             mode: None,
             socket: DEFAULT_SOCKET.into(),
             wait: Duration::from_mins(1),
+            stay: false,
         };
         let mut words = words.iter();
         while let Some(word) = words.next() {
@@ -74,6 +77,7 @@ impl Options {
                 "--conf-dir" => options.conf_dir = value()?.into(),
                 "--conf-name" => options.conf_name = conf_name(value()?)?,
                 "--conflist" => options.conflist = Some(value()?.into()),
+                "--stay" => options.stay = true,
                 "--name" => options.name = value()?,
                 "--subnet" => options.subnets.push(value()?),
                 "--mode" => options.mode = Some(value()?),
@@ -180,6 +184,9 @@ fn install(options: &Options) -> Result<(), CniError> {
         options.bin_dir.display(),
         path.display()
     ));
+    while options.stay {
+        std::thread::park();
+    }
     Ok(())
 }
 
