@@ -18,6 +18,8 @@ mod daemon;
 mod delegate;
 pub mod env;
 pub mod error;
+#[allow(clippy::expect_used, reason = "a panic is how a finding is told")]
+pub mod fuzzing;
 mod install;
 mod request;
 pub mod result;
