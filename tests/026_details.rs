@@ -123,7 +123,7 @@ fn static_routes() {
     let shown = host.ok(&["network", "inspect", "n1"]);
     assert_eq!(shown["routes"][0]["gateway"], "10.1.0.254");
     let (router, c) = (Netns::new("router"), Netns::new("c"));
-    host.attach(&router, &["--network=n1,ip=10.1.0.254"]);
+    host.attach(&router, &["--network=n1,ip=10.1.0.254,allow=10.99.0.0/16"]);
     router.add_address("lo", "10.99.0.1/32");
     let _server = router.tcp_server("router", 80);
     host.attach(&c, &["--network=n1"]);

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::access::Access;
 use crate::counters::{Both, LinkCount};
 use crate::error::Error;
 use crate::net::{IfName, Mac, Proto};
@@ -61,6 +62,24 @@ pub struct NetworkCreate {
     /// Routes that its containers get.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub routes: Vec<StaticRoute>,
+    /// Prefixes and addresses from where alone flows may be opened to its containers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allow_from: Vec<String>,
+    /// From where they may not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub block_from: Vec<String>,
+}
+
+/// Body of `PATCH /v1/networks/{n}`: what is absent stays as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkChange {
+    /// From where alone flows may be opened to its containers; empty for everywhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allow_from: Option<Vec<String>>,
+    /// From where they may not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub block_from: Option<Vec<String>>,
 }
 
 /// A route that every container of a network gets.
@@ -171,6 +190,9 @@ pub struct Network {
     pub labels: BTreeMap<String, String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub routes: Vec<StaticRoute>,
+    /// From where flows may be opened to its containers.
+    #[serde(flatten)]
+    pub access: Access,
     /// What is kept for containers, by their names.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub reservations: BTreeMap<String, Reservation>,
@@ -195,6 +217,13 @@ pub struct Reservation {
     /// MAC.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<String>,
+}
+
+/// Answer of `GET /v1/doctor`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Findings {
+    /// What hinders; none on a healthy host.
+    pub findings: Vec<crate::doctor::Finding>,
 }
 
 /// Body of `POST /v1/apply`, and the content of a file of networks (TOML, there in the singular).
@@ -318,6 +347,8 @@ pub struct Port {
     pub host_ip: Option<IpAddr>,
     pub host_port: u16,
     pub container_port: u16,
+    #[serde(flatten)]
+    pub access: Access,
 }
 
 /// What a container's ports and interfaces have counted, in `GET /v1/containers/{c}`.

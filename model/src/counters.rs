@@ -1,16 +1,12 @@
 //! What was counted: packets and bytes of published ports and endpoints.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
 use crate::api;
-use crate::desired::{self, FAMILIES, Way};
-use crate::id::NetworkId;
 use crate::net::{IfName, Proto};
-use crate::observed::HostFacts;
-use crate::record::{Container, Network};
 
 /// Packets and their bytes, with IP headers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,13 +36,13 @@ pub struct Both {
     pub sent: Count,
 }
 
-/// What the host's end of an endpoint counted, as the container sees it.
+/// What the host's end of an endpoint counted, as the container sees it. Bytes are those of frames.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LinkCount {
-    /// What came to the container, with Ethernet headers, and what it sent.
+    /// Both directions.
     #[serde(flatten)]
     pub both: Both,
-    /// Packets that the link dropped on their way to the container.
+    /// Packets that were dropped on their way to the container.
     pub dropped: u64,
 }
 
@@ -60,45 +56,43 @@ pub struct Counters {
 }
 
 impl Counters {
-    /// What belongs to one container.
-    pub fn of<'a>(
-        &self,
-        container: &Container,
-        network: impl Fn(&NetworkId) -> Option<&'a Network>,
-        facts: &HostFacts,
-    ) -> api::ContainerCounters {
-        let mut ports: BTreeMap<(Proto, u16), Both> = BTreeMap::new();
-        let mut seen = std::collections::BTreeSet::new();
-        for port in &container.ports {
-            let sum = ports.entry((port.proto, port.container_port)).or_default();
-            for family in FAMILIES {
-                let Some(Way::Kernel(ip)) = desired::way(container, port, family, &network, facts)
-                else {
-                    continue;
-                };
-                let key = (ip, port.proto.number(), port.container_port);
-                if let Some(found) = self.ports.get(&key).filter(|_| seen.insert(key)) {
-                    sum.received = sum.received + found.received;
-                    sum.sent = sum.sent + found.sent;
-                }
+    /// What belongs to one container: all host ports that lead to one container port are counted as one, over all
+    /// addresses that the container has or had since the port was published.
+    pub fn of(&self, container: &api::Container) -> api::ContainerCounters {
+        let addresses: BTreeSet<IpAddr> = container
+            .endpoints
+            .iter()
+            .flat_map(|endpoint| [&endpoint.ipv4, &endpoint.ipv6])
+            .filter_map(|text| text.as_ref()?.split('/').next()?.parse().ok())
+            .collect();
+        let published: BTreeSet<(Proto, u16)> = container
+            .ports
+            .iter()
+            .map(|port| (port.proto, port.container_port))
+            .collect();
+        let port = |(proto, container_port): (Proto, u16)| {
+            let counted = addresses
+                .iter()
+                .filter_map(|ip| self.ports.get(&(*ip, proto.number(), container_port)));
+            let both = counted.fold(Both::default(), |sum, one| Both {
+                received: sum.received + one.received,
+                sent: sum.sent + one.sent,
+            });
+            api::PortCounters {
+                proto,
+                container_port,
+                both,
             }
-        }
-        let endpoint = |endpoint: &crate::record::Endpoint| {
+        };
+        let endpoint = |endpoint: &api::Endpoint| {
             Some(api::EndpointCounters {
-                network: network(&endpoint.network)?.name.to_string(),
+                network: endpoint.network.clone(),
                 ifname: endpoint.ifname.clone(),
                 count: *self.links.get(&endpoint.host_ifname)?,
             })
         };
         api::ContainerCounters {
-            ports: ports
-                .into_iter()
-                .map(|((proto, container_port), both)| api::PortCounters {
-                    proto,
-                    container_port,
-                    both,
-                })
-                .collect(),
+            ports: published.into_iter().map(port).collect(),
             endpoints: container.endpoints.iter().filter_map(endpoint).collect(),
         }
     }

@@ -3,20 +3,23 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use crate::access::Access;
 use crate::api::HostChange;
 use crate::attachment::{self, is_address_only};
 use crate::id::NetworkId;
 use crate::net::{Family, IfName, Mac, Prefix, Proto};
 use crate::nft::{Datum, Element, ElementData, ElementKey, TableRef, Verdict};
 use crate::object::{
-    Address, BridgePort, HostPort, Link, LinkKind, Ns, Object, Owner, Route, Sysctl, family_key,
+    Address, BridgePort, HostPort, Link, LinkKind, Ns, Object, Owner, Relay, Route, Sysctl,
+    family_key,
 };
 use crate::observed::{HostFacts, Observed};
 use crate::record::{Container, Driver, Endpoint, Mode, Network, Port, StaticRoute};
 use crate::request::IFNAME;
 use crate::skeleton::{
-    self, ALLOW, APART, ARP, BRIDGES, COUNT_IN, COUNT_OUT, DIRECT, EGRESS, FORWARDING, GUARD, LO,
-    MASQ, NOHOST, OPEN, OWN, PORT_MACS, PORTS, PUB, PUBANY, SAME, SNAT, SOURCE, TO, TRUSTED,
+    self, ALLOW, ALLOWED, APART, ARP, BLOCKED, BRIDGES, CLOSED, COUNT_IN, COUNT_OUT, DIRECT,
+    EGRESS, FORWARDING, GUARD, LIMITED, LO, MASQ, NOHOST, OPEN, OWN, PORT_ALLOWED, PORT_BLOCKED,
+    PORT_CLOSED, PORT_LIMITED, PORT_MACS, PORTS, PUB, PUBANY, SAME, SNAT, SOURCE, TO, TRUSTED,
 };
 
 /// Both families, in the order of everything that is printed.
@@ -131,6 +134,7 @@ pub fn network(network: &Network, facts: &HostFacts) -> Vec<Object> {
         owner: owner.clone(),
     })];
     objects.extend(bridge_sysctls(network, facts, &owner));
+    objects.extend(network_access(network, &owner));
     let name = || Datum::Ifname(bridge.clone());
     objects.push(element(
         BRIDGES,
@@ -349,6 +353,7 @@ pub fn container<'a>(
     {
         objects.extend(routes(container, family, &network));
         objects.extend(counters(container, family, &network, facts));
+        objects.extend(port_access(container, family, &network, facts));
         let ports = container.ports.iter();
         for port in ports.filter(|port| port_serves(port, family)) {
             objects.extend(published(container, port, family, &network, facts));
@@ -609,6 +614,79 @@ pub fn way<'a>(
     }
 }
 
+/// The lists of who may use a container's ports.
+fn port_access<'a>(
+    container: &Container,
+    family: Family,
+    network: impl Fn(&NetworkId) -> Option<&'a Network>,
+    facts: &HostFacts,
+) -> Vec<Object> {
+    let owner = &Owner::Container(container.id.clone());
+    let mut objects = Vec::new();
+    for port in container.ports.iter().filter(|port| !port.access.is_open()) {
+        let Some(Way::Kernel(ip)) = way(container, port, family, &network, facts) else {
+            continue;
+        };
+        let proto = Datum::L4Proto(port.proto.number());
+        let key = vec![ip.into(), proto, Datum::Port(port.container_port)];
+        let mut one = |set, key| {
+            objects.push(element(set, Some(family), key, ElementData::None, owner));
+        };
+        one(PORT_LIMITED, vec![ip.into()]);
+        if !port.access.allow_from.is_empty() {
+            one(PORT_CLOSED, key.clone());
+        }
+        objects.extend(listed(
+            &port.access,
+            [PORT_ALLOWED, PORT_BLOCKED],
+            family,
+            &key,
+            owner,
+        ));
+    }
+    objects
+}
+
+/// The lists of who may enter a network.
+fn network_access(network: &Network, owner: &Owner) -> Vec<Object> {
+    let access = &network.access;
+    let key = [Datum::Ifname(network.interface.clone())];
+    let mut objects = Vec::new();
+    let mut one = |set| {
+        objects.push(element(set, None, key.to_vec(), ElementData::None, owner));
+    };
+    if !access.is_open() {
+        one(LIMITED);
+    }
+    if !access.allow_from.is_empty() {
+        one(CLOSED);
+    }
+    for family in FAMILIES {
+        objects.extend(listed(access, [ALLOWED, BLOCKED], family, &key, owner));
+    }
+    objects
+}
+
+/// The intervals of both lists, behind the same first parts of a key.
+fn listed(
+    access: &Access,
+    [allowed, blocked]: [&str; 2],
+    family: Family,
+    key: &[Datum],
+    owner: &Owner,
+) -> Vec<Object> {
+    let lists = [(allowed, &access.allow_from), (blocked, &access.block_from)];
+    let mut objects = Vec::new();
+    for (set, list) in lists {
+        let of_family = list.iter().filter(|prefix| prefix.family() == family);
+        objects.extend(of_family.map(|prefix| {
+            let end = |ip: IpAddr| [key, &[ip.into()]].concat();
+            interval(set, family, end(prefix.base()), end(prefix.last()), owner)
+        }));
+    }
+    objects
+}
+
 /// The elements that count what passes the published ports.
 fn counters<'a>(
     container: &Container,
@@ -640,10 +718,23 @@ fn published<'a>(
     facts: &HostFacts,
 ) -> Vec<Object> {
     let owner = &Owner::Container(container.id.clone());
-    let (to, relay) = match way(container, port, family, network, facts) {
+    let (to, relay) = match way(container, port, family, &network, facts) {
         None => return Vec::new(),
         Some(Way::Kernel(ip)) => (ip, None),
-        Some(Way::Relay(ip)) => (ip, Some(SocketAddr::new(ip, port.container_port))),
+        Some(Way::Relay(ip)) => {
+            let networks = container.endpoints.iter().filter(|e| e.ips.contains(&ip));
+            let networks = networks
+                .filter_map(|e| network(&e.network))
+                .map(|net| &net.access);
+            let lists = networks
+                .chain([&port.access])
+                .filter(|access| !access.is_open());
+            let relay = Relay {
+                to: SocketAddr::new(ip, port.container_port),
+                admit: lists.cloned().collect(),
+            };
+            (ip, Some(relay))
+        }
     };
     let proto = Datum::L4Proto(port.proto.number());
     let number = Datum::Port(port.host_port);
@@ -656,6 +747,7 @@ fn published<'a>(
         (PUB, vec![ip.into(), proto, number])
     };
     let data = ElementData::Values(vec![to.into(), Datum::Port(port.container_port)]);
+    let is_relayed = relay.is_some();
     let held = Object::HostPort(HostPort {
         ip,
         proto: port.proto,
@@ -663,7 +755,7 @@ fn published<'a>(
         relay,
         owner: owner.clone(),
     });
-    if relay.is_some() {
+    if is_relayed {
         return vec![held];
     }
     // Where no program can have an SCTP socket there is nobody to hold the port against, and nothing to hold it with.

@@ -77,6 +77,7 @@ codes! {
     InvalidReference = "invalid_reference", 400, "An id prefix fits more than one object.";
     InvalidHostname = "invalid_hostname", 400, "The hostname is not a DNS name.";
     InvalidAlias = "invalid_alias", 400, "An alias is not a DNS name.";
+    InvalidTrace = "invalid_trace", 400, "What is to be traced is neither a container nor an address, or has no port.";
     InvalidAllow = "invalid_allow", 400, "What an endpoint is allowed to send from is no prefix, overlaps another, or holds a gateway.";
     InvalidLabel = "invalid_label", 400, "A label is not KEY=VALUE or too long.";
     InvalidOpt = "invalid_opt", 400, "An option of a network is unknown or has a wrong value.";
@@ -95,6 +96,7 @@ codes! {
     InvalidPublish = "invalid_publish", 400, "A port binding is malformed or cannot be served.";
     InvalidDns = "invalid_dns", 400, "A DNS server is not an address.";
     InvalidNetns = "invalid_netns", 400, "The path is no network namespace, or the host's own.";
+    InvalidSource = "invalid_source", 400, "What may open flows, or may not, is neither a prefix nor an address.";
     InvalidRoute = "invalid_route", 400, "A route of a network is malformed, or its gateway is in no subnet of it.";
     InvalidSysctl = "invalid_sysctl", 400, "A setting of an interface is not one that may be set there.";
     InvalidHost = "invalid_host", 400, "An extra host is not NAME:IP or NAME:host-gateway.";

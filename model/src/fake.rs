@@ -188,13 +188,14 @@ impl Observed {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::collections::{BTreeMap, BTreeSet};
     use std::net::IpAddr;
 
     use proptest::prelude::*;
 
     use super::*;
+    use crate::access::Access;
     use crate::desired;
     use crate::diff::diff;
     use crate::id::{ContainerId, Name, NetworkId};
@@ -205,7 +206,7 @@ mod tests {
     };
     use crate::request::Attach;
 
-    fn network(n: u8, ipv6: bool, internal: bool) -> Network {
+    pub(crate) fn network(n: u8, ipv6: bool, internal: bool) -> Network {
         let subnet = |text: String| {
             let subnet: Prefix = text.parse().unwrap();
             crate::request::SubnetSpec {
@@ -239,12 +240,22 @@ mod tests {
                 gateway: None,
                 metric: 0,
             }],
+            access: Access {
+                allow_from: vec![
+                    "198.51.100.0/24".parse().unwrap(),
+                    "2001:db8:8::/48".parse().unwrap(),
+                ],
+                block_from: vec![
+                    "198.51.100.9/32".parse().unwrap(),
+                    "2001:db8:9::/48".parse().unwrap(),
+                ],
+            },
             reservations: BTreeMap::new(),
             unknown: serde_json::Map::new(),
         }
     }
 
-    fn container(n: u8, networks: &[&Network], ports: Vec<Port>) -> Container {
+    pub(crate) fn container(n: u8, networks: &[&Network], ports: Vec<Port>) -> Container {
         let id = ContainerId::from_bytes([n; 32]);
         let endpoint = |(at, network): (usize, &&Network)| {
             let ips: Vec<IpAddr> = network
@@ -441,6 +452,10 @@ mod tests {
                         // Two containers never publish one port: the reservation above the model sees to that.
                         host_port: number * 10 + u16::from(n),
                         container_port: 80,
+                        access: Access {
+                            allow_from: vec!["203.0.113.0/24".parse().unwrap()],
+                            block_from: Vec::new(),
+                        },
                     })
                     .into_iter()
                     .collect();
@@ -506,7 +521,7 @@ mod tests {
             let networks = diff(&host.objects(), &kernel, |_| true).ops;
             apply_all(&mut kernel, &networks);
             let before = kernel.clone();
-            let udp = Port { proto: Proto::Udp, host_ip: None, host_port: 53, container_port: 53 };
+            let udp = Port { proto: Proto::Udp, host_ip: None, host_port: 53, container_port: 53, access: Access::default() };
             let joined = [&host.networks[&1], &host.networks[&2]];
             let made = container(7, &joined, vec![udp]);
             host.containers.insert(7, made);
@@ -547,11 +562,17 @@ mod tests {
             },
         };
         let mut host = host;
+        let both = ["192.0.2.0/24", "2001:db8::/32"].map(|text| text.parse().unwrap());
+        let lists = Access {
+            allow_from: both.to_vec(),
+            block_from: both.to_vec(),
+        };
         let port = |ip: Option<&str>, host_port| Port {
             proto: Proto::Tcp,
             host_ip: ip.map(|ip| ip.parse().unwrap()),
             host_port,
             container_port: 80,
+            access: lists.clone(),
         };
         let ports = vec![
             port(None, 1),

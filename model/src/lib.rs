@@ -5,12 +5,14 @@
 //! operations ([`op::Op`]). No IO, no clock, no async: `tests/purity.rs` fails when that changes (invariant I1).
 #![forbid(unsafe_code)]
 
+pub mod access;
 pub mod api;
 pub mod attachment;
 pub mod cni;
 pub mod counters;
 pub mod desired;
 pub mod diff;
+pub mod doctor;
 pub mod error;
 pub mod fake;
 pub mod id;
@@ -24,6 +26,7 @@ pub mod publish;
 pub mod record;
 pub mod request;
 pub mod skeleton;
+pub mod trace;
 
 pub use error::{Error, Result};
 pub use id::{ContainerId, NetworkId};

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
+use crate::access::Access;
 use crate::attachment::{Redirect, Shaper};
 use crate::id::{ContainerId, NetworkId};
 use crate::net::{Family, IfName, Mac, Prefix, Proto};
@@ -218,9 +219,19 @@ pub struct HostPort {
     /// Where the daemon itself passes on what comes in, for the two cases that the kernel cannot translate
     /// ([`crate::desired`], `relayed`); none where an nftables element leads it away.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub relay: Option<SocketAddr>,
+    pub relay: Option<Relay>,
     /// What it serves.
     pub owner: Owner,
+}
+
+/// What a relay does with what comes in.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Relay {
+    /// The container's address and port.
+    pub to: SocketAddr,
+    /// Who may open flows: all of these have to agree.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub admit: Vec<Access>,
 }
 
 /// Everything netd can want from the kernel.

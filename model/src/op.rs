@@ -128,7 +128,10 @@ impl fmt::Display for Object {
         match self {
             Self::HostPort(p) => {
                 write!(f, "host port {} {}/{}", p.ip, p.port, p.proto)?;
-                p.relay.map_or(Ok(()), |to| write!(f, " relayed to {to}"))
+                match &p.relay {
+                    Some(relay) => write!(f, " relayed to {}", relay.to),
+                    None => Ok(()),
+                }
             }
             Self::Ruleset(r) => write!(
                 f,

@@ -9,13 +9,17 @@ use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
+use crate::access::{Access, sources};
 use crate::error::{Code, Error, Result};
 use crate::id::shorten;
-use crate::net::Proto;
+use crate::net::{Prefix, Proto};
 use crate::record::Port;
 
 /// The form, for messages.
-const FORM: &str = "[HOSTIP:][HOSTPORT[-END]:]PORT[-END][/tcp|udp|sctp]";
+const FORM: &str =
+    "[HOSTIP:][HOSTPORT[-END]:]PORT[-END][/tcp|udp|sctp][,allow-from=CIDR]…[,block-from=CIDR]…";
+const ALLOW: &str = "allow-from";
+const BLOCK: &str = "block-from";
 
 /// A port to publish. One that names its host port reads and writes like a [`Port`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -31,6 +35,9 @@ pub struct Publish {
     pub host_end: Option<u16>,
     /// The container's port.
     pub container_port: u16,
+    /// From where flows may be opened to the container's port.
+    #[serde(default, skip_serializing_if = "Access::is_open")]
+    pub access: Access,
 }
 
 impl Publish {
@@ -51,6 +58,7 @@ impl Publish {
             host_ip: self.host_ip,
             host_port,
             container_port: self.container_port,
+            access: self.access.clone(),
         }
     }
 }
@@ -68,7 +76,13 @@ impl fmt::Display for Publish {
             (first, Some(last), _) => write!(f, "{first}-{last}:")?,
             (port, None, _) => write!(f, "{port}:")?,
         }
-        write!(f, "{}/{}", self.container_port, self.proto)
+        write!(f, "{}/{}", self.container_port, self.proto)?;
+        let list = |f: &mut fmt::Formatter<'_>, key: &str, list: &[Prefix]| {
+            list.iter()
+                .try_for_each(|prefix| write!(f, ",{key}={prefix}"))
+        };
+        list(f, ALLOW, &self.access.allow_from)?;
+        list(f, BLOCK, &self.access.block_from)
     }
 }
 
@@ -81,6 +95,10 @@ pub fn parse_publish(text: &str) -> Result<Vec<Publish>> {
             Code::InvalidPublish,
             format!("publish {text:?}: {why} ({FORM})"),
         )
+    };
+    let (text, access) = match text.split_once(',') {
+        None => (text, Access::default()),
+        Some((text, lists)) => (text, access(lists).map_err(|why| invalid(&why))?),
     };
     let (rest, proto) = match text.rsplit_once('/') {
         None => (text, Proto::Tcp),
@@ -110,6 +128,7 @@ pub fn parse_publish(text: &str) -> Result<Vec<Publish>> {
         host_port,
         host_end,
         container_port,
+        access: access.clone(),
     };
     let ports = container.0..=container.1;
     match host {
@@ -123,6 +142,27 @@ pub fn parse_publish(text: &str) -> Result<Vec<Publish>> {
         }
         Some(_) => Err(invalid("the two ranges differ in length")),
     }
+}
+
+/// The lists behind a port.
+fn access(lists: &str) -> Result<Access, String> {
+    let (mut allow, mut block) = (Vec::new(), Vec::new());
+    for part in lists.split(',') {
+        match part.split_once('=') {
+            Some((ALLOW, source)) => allow.push(source.to_owned()),
+            Some((BLOCK, source)) => block.push(source.to_owned()),
+            _ => {
+                return Err(format!(
+                    "behind the port come {ALLOW}=CIDR and {BLOCK}=CIDR"
+                ));
+            }
+        }
+    }
+    let list = |texts: Vec<String>| sources(&texts).map_err(|error| error.message);
+    Ok(Access {
+        allow_from: list(allow)?,
+        block_from: list(block)?,
+    })
 }
 
 fn split_host(text: &str) -> Option<(Option<IpAddr>, &str)> {
@@ -172,6 +212,10 @@ mod tests {
             ("127.0.0.1:0:80", "127.0.0.1::80/tcp"),
             ("8000-8010:80", "8000-8010:80/tcp"),
             ("[::]:8000-8010:80", "[::]:8000-8010:80/tcp"),
+            (
+                "80:80,allow-from=10.0.0.0/8,allow-from=10.1.0.0/16,block-from=fd00::1",
+                "80:80/tcp,allow-from=10.0.0.0/8,block-from=fd00::1/128",
+            ),
         ] {
             assert_eq!(one(text), read, "{text}");
         }
@@ -212,6 +256,9 @@ mod tests {
             ("8002-8000:80-82", "host port"),
             ("8080:80/icmp", "tcp, udp or sctp"),
             ("224.0.0.1:80:80", "multicast"),
+            ("80:80,", "behind the port"),
+            ("80:80,allow=10.0.0.0/8", "behind the port"),
+            ("80:80,allow-from=x", "neither a prefix"),
         ] {
             let error = parse_publish(text).unwrap_err();
             assert_eq!(error.code, Code::InvalidPublish);

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::access::Access;
 use crate::cni::CniEndpoint;
 use crate::id::{ContainerId, Name, NetworkId, digest};
 use crate::net::{Family, IfName, Mac, Prefix, Proto};
@@ -54,12 +55,20 @@ pub struct Network {
     /// Routes that its containers get.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub routes: Vec<StaticRoute>,
+    /// From where flows may be opened to its containers.
+    #[serde(default, skip_serializing_if = "Access::is_open")]
+    pub access: Access,
     /// What is kept for containers, by their names, whether they exist or not.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub reservations: BTreeMap<Name, Reservation>,
     /// What a newer version wrote.
     #[serde(flatten)]
     pub unknown: Unknown,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde asks for")]
+pub(crate) const fn is_zero(number: &i32) -> bool {
+    *number == 0
 }
 
 /// What is kept for one container on one network.
@@ -319,7 +328,7 @@ pub struct Endpoint {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub allow: Vec<Prefix>,
     /// The endpoint with the highest has the default route; of equal ones the first.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub gw_priority: i32,
     /// Settings of the interface, as `net/ipv4/conf/IFNAME/rp_filter` with that placeholder.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -362,6 +371,9 @@ pub struct Port {
     pub host_port: u16,
     /// The container's port.
     pub container_port: u16,
+    /// From where flows may be opened to the container's port.
+    #[serde(default, skip_serializing_if = "Access::is_open")]
+    pub access: Access,
 }
 
 impl Port {

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
+use crate::access::{Access, sources};
 use crate::api;
 use crate::cni::CniEndpoint;
 use crate::error::{Code, Error, Result};
@@ -60,6 +61,8 @@ pub struct CreateNetwork {
     pub policy: Policy,
     /// Routes that its containers get. Whether a gateway is on the network is seen when its subnets are known.
     pub routes: Vec<StaticRoute>,
+    /// From where flows may be opened to its containers.
+    pub access: Access,
 }
 
 /// A subnet asked for.
@@ -111,7 +114,7 @@ pub struct Attach {
     /// Its own resolvers.
     pub dns: Vec<IpAddr>,
     /// Names that only it resolves.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub extra_hosts: Vec<ExtraHost>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
@@ -139,10 +142,10 @@ pub struct Join {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub allow: Vec<Prefix>,
     /// Its rank for the default route.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "crate::record::is_zero")]
     pub gw_priority: i32,
     /// Settings of the interface, see [`crate::record::Endpoint`].
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub sysctls: BTreeMap<String, String>,
 }
 
@@ -170,6 +173,10 @@ impl TryFrom<api::NetworkCreate> for CreateNetwork {
                 ..options.policy
             },
             routes: details::routes(&raw.routes)?,
+            access: Access {
+                allow_from: sources(&raw.allow_from)?,
+                block_from: sources(&raw.block_from)?,
+            },
             internal: raw.internal,
             name,
             driver,
@@ -611,6 +618,20 @@ fn check_publish(texts: &[String]) -> Result<Vec<Publish>> {
         }
     }
     let mut taken: HashMap<(Proto, u16), Vec<Port>> = HashMap::new();
+    let mut lists: HashMap<(Proto, u16), &Publish> = HashMap::new();
+    for port in &asked {
+        let first = *lists
+            .entry((port.proto, port.container_port))
+            .or_insert(port);
+        if first.access != port.access {
+            return Err(Error::new(
+                Code::InvalidPublish,
+                format!(
+                    "{port} and {first} lead to one container port: give them the same lists of sources"
+                ),
+            ));
+        }
+    }
     for port in asked.iter().filter_map(Publish::exact) {
         let others = taken.entry((port.proto, port.host_port)).or_default();
         if let Some(other) = others.iter().find(|other| other.conflicts(&port)) {

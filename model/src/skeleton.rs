@@ -13,8 +13,12 @@ use crate::nft::{
 };
 use crate::object::{Ns, Owner};
 
+mod access;
 mod counts;
 
+pub use access::{
+    ALLOWED, BLOCKED, CLOSED, LIMITED, PORT_ALLOWED, PORT_BLOCKED, PORT_CLOSED, PORT_LIMITED,
+};
 pub use counts::{COUNT_IN, COUNT_OUT};
 
 /// The table in the host's namespace.
@@ -110,6 +114,7 @@ pub fn host() -> Ruleset {
         sets: host_sets(),
         chains: [
             counts::chains(),
+            access::chains(),
             vec![
                 chain(USER_FORWARD, None, None),
                 chain("raw", filter(HookPoint::Prerouting, RAW), Some(raw())),
@@ -243,6 +248,7 @@ fn host_sets() -> Vec<SetSpec> {
         ]);
         sets.extend(counts::sets(family));
     }
+    sets.extend(access::sets());
     sets
 }
 
@@ -400,7 +406,7 @@ fn forward() -> Rules {
             DROP,
         ]
     };
-    vec![
+    let own = vec![
         vec![Stmt::Verdict(Verdict::Jump(USER_FORWARD.to_owned()))],
         counts::rule(),
         vec![Stmt::CtState(CtState::EstablishedRelated), ACCEPT],
@@ -413,6 +419,8 @@ fn forward() -> Rules {
             within(&[Expr::Iifname, Expr::Oifname], APART),
             Stmt::Verdict(Verdict::Goto(TO_NAT.to_owned())),
         ],
+    ];
+    let others = vec![
         // Source first: an internal network must not leak through what its destination accepts.
         vec![Stmt::VerdictMap {
             key: vec![Expr::Iifname, Expr::NfProto],
@@ -430,7 +438,8 @@ fn forward() -> Rules {
             Stmt::CtState(CtState::New),
             DROP,
         ],
-    ]
+    ];
+    [own, access::rules(), others].concat()
 }
 
 const ACCEPT: Stmt = Stmt::Verdict(Verdict::Accept);

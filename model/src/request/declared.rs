@@ -145,6 +145,7 @@ pub fn difference(asked: &CreateNetwork, have: &Network) -> Option<String> {
         .or_else(|| differs("dns", asked.dns != have.dns))
         .or_else(|| differs("labels", asked.labels != have.labels))
         .or_else(|| differs("routes", asked.routes != have.routes))
+        .or_else(|| differs("allow_from or block_from", asked.access != have.access))
         .or_else(|| {
             let bridge = asked.bridge.as_ref().filter(|b| **b != have.interface)?;
             Some(format!("bridge {}, not {bridge}", have.interface))
@@ -187,6 +188,7 @@ mod tests {
             dns: Vec::new(),
             labels: BTreeMap::new(),
             routes: Vec::new(),
+            access: crate::access::Access::default(),
             reservations: BTreeMap::new(),
             unknown: serde_json::Map::new(),
         }

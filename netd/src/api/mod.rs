@@ -27,6 +27,7 @@ mod containers;
 mod events;
 pub(crate) mod find;
 mod input;
+mod metrics;
 mod networks;
 pub(crate) mod serve;
 pub(crate) mod system;
@@ -81,6 +82,7 @@ pub fn router(state: ApiState) -> Router {
             "/v1/networks/{network}",
             get(networks::inspect)
                 .delete(networks::remove)
+                .patch(networks::change)
                 .post(networks::prune),
         )
         .route(
@@ -110,10 +112,13 @@ pub fn router(state: ApiState) -> Router {
         )
         .route("/v1/apply", post(apply::apply))
         .route("/v1/plan", get(system::plan))
+        .route("/v1/doctor", get(system::doctor))
+        .route("/v1/trace", get(system::trace))
         .route("/v1/audit", post(system::audit))
         .route("/v1/status", get(system::status))
         .route("/v1/events", get(events::events))
         .route("/v1/purge", post(system::purge))
+        .route("/metrics", get(metrics::metrics))
         .route("/healthz", get(system::healthz))
         .route("/readyz", get(system::readyz))
         .fallback(no_route)

@@ -3,6 +3,7 @@
 use axum::extract::State;
 use axum::http::{Method, Uri};
 use axum::response::Response;
+use netd_model::access::sources;
 use netd_model::api;
 use netd_model::id::Name;
 use netd_model::request::{CreateNetwork, meaning, reservation};
@@ -36,6 +37,21 @@ pub(super) async fn create(
 ) -> Reply {
     let request = Request::CreateNetwork(CreateNetwork::try_from(raw)?);
     Ok(created(state.handle.ask(request, query.dry_run).await?))
+}
+
+pub(super) async fn change(
+    State(state): State<ApiState>,
+    Segments(network): Segments<String>,
+    Params(query): Params<Change>,
+    Json(raw): Json<api::NetworkChange>,
+) -> Reply {
+    let list = |texts: Option<Vec<String>>| texts.map(|texts| sources(&texts)).transpose();
+    let request = Request::SetAccess {
+        network,
+        allow_from: list(raw.allow_from)?,
+        block_from: list(raw.block_from)?,
+    };
+    Ok(done(state.handle.ask(request, query.dry_run).await?))
 }
 
 pub(super) async fn reserve(

@@ -138,6 +138,23 @@ pub enum Command {
     /// Show the repairs that the next audit would make; nothing when healthy
     #[command(after_help = "Example: netctl plan")]
     Plan,
+    /// Look for what about this host hinders containers, and tell the remedy
+    #[command(after_help = "Example: netctl doctor")]
+    Doctor,
+    /// Follow a packet on paper, through what the kernel holds: where it goes, what translates it, what drops it
+    #[command(
+        after_help = "Nothing is sent. Exit code 0 if the packet arrives, 1 if not.\n\n\
+                            Example: netctl trace web-1 db:5432\n         \
+                            netctl trace 203.0.113.7 192.0.2.1:8080\n         \
+                            netctl trace host '[fd00::2]:53/udp'"
+    )]
+    Trace {
+        /// Who sends: a container, host, or an address outside
+        from: String,
+        /// Where to: a container or an address; without a port it is pinged
+        #[arg(value_name = "DST[:PORT[/tcp|udp|sctp]]")]
+        to: String,
+    },
     /// Show what happened since the daemon's start: attached, detached, repaired and the like
     #[command(
         after_help = "With -o json each event is one line (NDJSON).\n\nExample: netctl events --follow --since 10m"
@@ -184,6 +201,23 @@ pub enum Network {
         /// Name, id or unique prefix of an id
         #[arg(value_name = "NAME")]
         network: String,
+    },
+    /// Change from where flows may be opened to the containers of a network
+    #[command(
+        after_help = "Each list that is given replaces the one there was; none empties it.\n\n\
+                      Example: netctl network set web --allow-from 192.0.2.0/24 --block-from none"
+    )]
+    Set {
+        /// Name, id or unique prefix of an id
+        network: String,
+        /// Who alone may, or none for everybody; may be repeated
+        #[arg(long, value_name = "CIDR")]
+        allow_from: Vec<String>,
+        /// Who may not, or none; may be repeated
+        #[arg(long, value_name = "CIDR")]
+        block_from: Vec<String>,
+        #[command(flatten)]
+        change: Change,
     },
     /// Keep addresses and a MAC for a container by its name, over detach and reboot
     #[command(
@@ -291,6 +325,12 @@ pub struct NetworkCreate {
     /// An option of the driver, may be repeated: bridge=NAME, mode4=MODE, mode6=MODE, host_access=off, antispoof=off, snat=IP[,IP6], trusted=IF[,IF]…
     #[arg(long, value_name = "K=V")]
     pub opt: Vec<String>,
+    /// Who alone may open flows to its containers from outside; may be repeated
+    #[arg(long, value_name = "CIDR")]
+    pub allow_from: Vec<String>,
+    /// Who may not; may be repeated
+    #[arg(long, value_name = "CIDR")]
+    pub block_from: Vec<String>,
     /// A route that its containers get; may be repeated
     #[arg(long, value_name = "CIDR[,via=IP][,metric=N]")]
     pub route: Vec<String>,
@@ -323,7 +363,7 @@ pub struct Attach {
     #[arg(
         short,
         long,
-        value_name = "[HOSTIP:][HOSTPORT[-END]:]PORT[-END][/tcp|udp|sctp]"
+        value_name = "[HOSTIP:][HOSTPORT[-END]:]PORT[-END][/tcp|udp|sctp][,allow-from=CIDR]…[,block-from=CIDR]…"
     )]
     pub publish: Vec<String>,
     /// A resolver for this container; may be repeated

@@ -45,6 +45,8 @@ pub(super) fn network_create(args: NetworkCreate) -> Result<api::NetworkCreate> 
             .iter()
             .map(|text| route(text))
             .collect::<Result<_>>()?,
+        allow_from: args.allow_from,
+        block_from: args.block_from,
     })
 }
 

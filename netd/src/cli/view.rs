@@ -5,6 +5,8 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use netd_model::api;
+use netd_model::counters::{Both, Count};
+use netd_model::net::Prefix;
 
 use super::output::clean;
 use super::table::columns;
@@ -46,6 +48,9 @@ pub(super) fn network(network: &api::Network) -> String {
     page.lines("options", labels(&network.opts));
     page.lines("subnets", subnets);
     page.lines("routes", rows(network.routes.iter().map(route)));
+    let list = |list: &[Prefix]| list.iter().map(ToString::to_string).collect();
+    page.lines("allow from", list(&network.access.allow_from));
+    page.lines("block from", list(&network.access.block_from));
     page.lines(
         "reservations",
         rows(network.reservations.iter().map(reservation)),
@@ -62,6 +67,35 @@ pub(super) fn network(network: &api::Network) -> String {
     page.finish()
 }
 
+/// What was found, each with its remedy.
+pub(super) fn findings(found: &api::Findings) -> String {
+    let line = |f: &netd_model::doctor::Finding| {
+        format!(
+            "{}: {}\n  remedy: {}\n",
+            clean(&f.kind),
+            clean(&f.message),
+            clean(&f.remedy)
+        )
+    };
+    found.findings.iter().map(line).collect()
+}
+
+/// The way of a packet.
+pub(super) fn trace(trace: &netd_model::trace::Trace) -> String {
+    let hops = trace.hops.iter();
+    let mut text = columns(None, hops.map(|hop| vec![clean(&hop.at), clean(&hop.what)]));
+    let word = if trace.delivered {
+        "arrives"
+    } else {
+        "dropped"
+    };
+    let _ = writeln!(text, "{word}: {}", clean(&trace.verdict));
+    if let Some(fault) = &trace.fault {
+        let _ = writeln!(text, "fault: {}", clean(fault));
+    }
+    text
+}
+
 /// A container.
 pub(super) fn container(container: &api::Container) -> String {
     let mut page = Fields::default();
@@ -71,6 +105,16 @@ pub(super) fn container(container: &api::Container) -> String {
     page.line("netns", &container.netns);
     page.lines("networks", rows(container.endpoints.iter().map(endpoint)));
     page.lines("ports", ports(&container.ports));
+    if let Some(counters) = &container.counters {
+        page.lines(
+            "port counters",
+            rows(counters.ports.iter().map(port_counters)),
+        );
+        page.lines(
+            "interface counters",
+            rows(counters.endpoints.iter().map(endpoint_counters)),
+        );
+    }
     page.lines(
         "extra hosts",
         rows(container.extra_hosts.iter().map(extra_host)),
@@ -81,6 +125,26 @@ pub(super) fn container(container: &api::Container) -> String {
     page.lines("labels", labels(&container.labels));
     page.lines("warnings", container.warnings.clone());
     page.finish()
+}
+
+fn both(both: &Both) -> [String; 2] {
+    let text = |way: &str, count: &Count| {
+        format!("{way} {} packets, {} bytes", count.packets, count.bytes)
+    };
+    [text("received", &both.received), text("sent", &both.sent)]
+}
+
+fn port_counters(port: &api::PortCounters) -> Vec<String> {
+    let mut row = vec![format!("{}/{}", port.container_port, port.proto)];
+    row.extend(both(&port.both));
+    row
+}
+
+fn endpoint_counters(end: &api::EndpointCounters) -> Vec<String> {
+    let mut row = vec![end.ifname.to_string()];
+    row.extend(both(&end.count.both));
+    row.push(format!("dropped {}", end.count.dropped));
+    row
 }
 
 fn extra_host((name, ips): (&String, &Vec<IpAddr>)) -> Vec<String> {

@@ -8,6 +8,7 @@ use netd_model::diff::{Plan, diff};
 use netd_model::error::{Code, Error};
 use netd_model::observed::Observed;
 use netd_model::record::{Container, Network, Phase};
+use netd_model::trace::{Known, Question, Trace, trace};
 use netd_model::{ContainerId, NetworkId, Object, Op, Owner as ObjectOwner};
 use tokio::sync::mpsc;
 
@@ -27,6 +28,8 @@ use crate::state::HostState;
 pub(crate) enum Purpose {
     /// To tell.
     Plan { reply: Reply },
+    /// To follow a packet.
+    Trace { question: Question, reply: Reply },
     /// To repair; without a reply, by the clock.
     Repair { reply: Option<Reply> },
     /// To repair what somebody changed in these places.
@@ -111,6 +114,10 @@ impl Owner {
                 let differences = self.differences(&id, observed, &touched);
                 answer(reply, Ok(Answer::Plan(Box::new(shown(&differences)))));
             }
+            Purpose::Trace { question, reply } => {
+                let traced = self.traced(&question, &observed);
+                answer(reply, Ok(Answer::Trace(Box::new(traced))));
+            }
             Purpose::Repair { reply } => self.repair(observed, &touched, Why::Audit(reply)),
             Purpose::Drift { places, begun } => {
                 self.repair(observed, &touched, Why::Drift(places, begun));
@@ -124,6 +131,7 @@ impl Owner {
         match purpose {
             Purpose::Plan { reply }
             | Purpose::Check { reply, .. }
+            | Purpose::Trace { reply, .. }
             | Purpose::Repair { reply: Some(reply) } => {
                 answer(reply, Err(error));
             }
@@ -134,6 +142,22 @@ impl Owner {
             Purpose::Repair { reply: None } | Purpose::Drift { .. } => {}
         }
         self.publish();
+    }
+
+    fn traced(&self, question: &Question, held: &Observed) -> Trace {
+        let mut wanted = Observed::default();
+        self.world
+            .all_objects()
+            .into_iter()
+            .for_each(|object| wanted.insert(object));
+        let networks: Vec<_> = self.world.networks().collect();
+        let containers: Vec<_> = self.world.containers().collect();
+        let known = Known {
+            networks: &networks,
+            containers: &containers,
+            facts: &self.world.facts,
+        };
+        trace(question, &known, &wanted, held)
     }
 
     /// What differs, less what changed while we looked.

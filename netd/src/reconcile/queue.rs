@@ -83,6 +83,9 @@ impl Owner {
                 vec![Subject::Network(create.name.clone())]
             }
             Request::RemoveNetwork(reference)
+            | Request::SetAccess {
+                network: reference, ..
+            }
             | Request::Reserve {
                 network: reference, ..
             } => vec![self.network_subject(reference)],
@@ -125,6 +128,8 @@ impl Owner {
             | Request::Alive
             | Request::Refresh
             | Request::Plan
+            | Request::Doctor
+            | Request::Trace { .. }
             | Request::Audit
             | Request::Purge { .. } => Vec::new(),
         }

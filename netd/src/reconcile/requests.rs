@@ -1,9 +1,10 @@
 //! The beginning of each request: decide, reserve, hand over. Nothing here waits.
 
 use netd_model::error::{Code, Error};
-use netd_model::net::Proto;
+use netd_model::net::{Prefix, Proto};
 use netd_model::record::{Container, Network, Phase};
 use netd_model::request::{Attach, CreateNetwork, Join, Publish, difference};
+use netd_model::trace::Question;
 use netd_model::{ContainerId, NetworkId, Object, Op, desired};
 
 use netd_model::api::DryRun;
@@ -32,6 +33,14 @@ impl Owner {
             Request::EnsureNetwork(request) => match self.is_there(&request) {
                 Ok(true) => answer(reply, Ok(Answer::Unchanged)),
                 Ok(false) => self.create_network(request, dry_run, reply),
+                Err(error) => answer(reply, Err(error)),
+            },
+            Request::SetAccess {
+                network,
+                allow_from,
+                block_from,
+            } => match self.world.find_network(&network) {
+                Ok(id) => self.set_access(&id, allow_from, block_from, dry_run, reply),
                 Err(error) => answer(reply, Err(error)),
             },
             Request::Reserve {
@@ -89,6 +98,22 @@ impl Owner {
                 let then = Then::Refreshed { reply };
                 self.submit(Work::Facts, Vec::new(), Touches::default(), then);
             }
+            Request::Doctor => {
+                let then = Then::Examined { reply };
+                self.submit(Work::Facts, Vec::new(), Touches::default(), then);
+            }
+            Request::Trace { from, to } => {
+                let find = |name: &str| {
+                    let id = self.world.find_container(name)?;
+                    self.world.container(&id).ok_or_else(|| {
+                        Error::new(Code::ContainerNotFound, format!("container {name} is gone"))
+                    })
+                };
+                match Question::parse(&from, &to, find) {
+                    Ok(question) => self.start_audit(Purpose::Trace { question, reply }),
+                    Err(error) => answer(reply, Err(error)),
+                }
+            }
             Request::Audit if dry_run => self.start_audit(Purpose::Plan { reply }),
             Request::Plan => self.start_audit(Purpose::Plan { reply }),
             Request::Audit => self.start_audit(Purpose::Repair { reply: Some(reply) }),
@@ -115,6 +140,45 @@ impl Owner {
                 ),
             )),
         }
+    }
+
+    fn set_access(
+        &mut self,
+        id: &NetworkId,
+        allow_from: Option<Vec<Prefix>>,
+        block_from: Option<Vec<Prefix>>,
+        dry_run: bool,
+        reply: Reply,
+    ) {
+        let Some(mut record) = self.world.network(id).cloned() else {
+            let error = Error::new(Code::NetworkNotFound, "the network is gone");
+            return answer(reply, Err(error));
+        };
+        record.access.allow_from = allow_from.unwrap_or(record.access.allow_from);
+        record.access.block_from = block_from.unwrap_or(record.access.block_from);
+        let relayed = self.world.relayed_on(id);
+        let held = self.world.objects([id], &relayed);
+        let Some(old) = self.world.set_reservations(record.clone()) else {
+            return;
+        };
+        let after = self.world.objects([id], &relayed);
+        let ops = self.ops(held, &after);
+        if dry_run {
+            self.world.set_reservations(old);
+            return answer(reply, Ok(Answer::DryRun(DryRun::new(ops))));
+        }
+        let takes = vec![Subject::Network(record.name.clone())];
+        let mut touches = Touches::of(None, std::slice::from_ref(id));
+        touches.containers.extend(relayed);
+        let work = Work::Make {
+            sandbox: None,
+            before: vec![Write::Network(Box::new(record))],
+            ops,
+            after: Vec::new(),
+            undo: vec![Write::Network(Box::new(old.clone()))],
+        };
+        let old = Box::new(old);
+        self.submit(work, takes, touches, Then::Reserved { old, reply });
     }
 
     /// Writes down what a network keeps for containers. The kernel has no part in it.

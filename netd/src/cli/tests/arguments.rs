@@ -78,7 +78,8 @@ fn the_flags_of_network_create_fill_its_body() {
     let line = "netctl network create web --driver bridge --subnet 10.1.0.0/24 --subnet fd00::/64 --ip-range \
                 10.1.0.128/25 --gateway 10.1.0.1 --gateway fd00::1 --ipv6 --ipv4 --internal --mode nat --icc=false --mtu 1400 \
                 --encrypted --dns 9.9.9.9 --dns 1.1.1.1 --label a=b=c --label d= --opt bridge=br0 --route \
-                10.9.0.0/16,via=10.1.0.254,metric=5 --route fd09::/64 --dry-run";
+                10.9.0.0/16,via=10.1.0.254,metric=5 --route fd09::/64 \
+                --allow-from 192.0.2.0/24 --block-from 192.0.2.9 --dry-run";
     let expected = api::NetworkCreate {
         name: "web".to_owned(),
         driver: Some("bridge".to_owned()),
@@ -99,6 +100,8 @@ fn the_flags_of_network_create_fill_its_body() {
         ]
         .into(),
         opts: [("bridge".to_owned(), "br0".to_owned())].into(),
+        allow_from: vec!["192.0.2.0/24".to_owned()],
+        block_from: vec!["192.0.2.9".to_owned()],
         routes: vec![
             api::StaticRoute {
                 destination: "10.9.0.0/16".to_owned(),

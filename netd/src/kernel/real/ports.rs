@@ -57,7 +57,7 @@ impl Ports {
     pub(super) fn hold(&self, port: &HostPort) -> Result<(), Refusal> {
         let mut ports = self.lock();
         let group = ports.entry(key(port)).or_default();
-        let done = match port.relay {
+        let done = match &port.relay {
             None => hold_in(group, port),
             Some(to) => self.relay_in(group, port, to),
         };
@@ -112,7 +112,12 @@ impl Ports {
 
     /// Listens on a port and passes on what comes. Never beside another address of the same port: a wildcard's socket
     /// would have to make room for a moment, and lose its connections.
-    fn relay_in(&self, group: &mut Group, port: &HostPort, to: SocketAddr) -> Result<(), Refusal> {
+    fn relay_in(
+        &self,
+        group: &mut Group,
+        port: &HostPort,
+        to: &netd_model::object::Relay,
+    ) -> Result<(), Refusal> {
         if let Some(own) = group.get(&port.ip) {
             if own.port == *port {
                 return Ok(());

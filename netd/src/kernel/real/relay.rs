@@ -5,9 +5,9 @@
 
 use std::collections::HashMap;
 use std::io::{self, IoSlice, IoSliceMut};
-use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::AsRawFd as _;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use nix::cmsg_space;
@@ -23,7 +23,9 @@ use tokio::runtime::Runtime;
 use tokio::sync::{OnceCell, Semaphore};
 use tokio::task::{AbortHandle, JoinSet};
 
+use netd_model::access::Access;
 use netd_model::net::Proto;
+use netd_model::object;
 
 /// Most connections, or clients that send datagrams, of one port at a time. A connection takes two descriptors.
 const CLIENTS: usize = 256;
@@ -33,6 +35,8 @@ const CONNECT: Duration = Duration::from_secs(10);
 const IDLE: Duration = Duration::from_secs(90);
 /// Before another attempt when no descriptor is left to accept with.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How long the end of a relay may take.
+const END: Duration = Duration::from_secs(1);
 /// The longest datagram.
 const DATAGRAM: usize = 65_535;
 
@@ -42,11 +46,17 @@ pub(super) struct Relays(Option<Runtime>);
 
 /// A port that is passed on, until this is dropped; its connections end with it.
 #[derive(Debug)]
-pub(super) struct Relay(AbortHandle);
+pub(super) struct Relay {
+    task: AbortHandle,
+    /// Its other end goes with the task, and the task's socket with it.
+    ended: mpsc::Receiver<()>,
+}
 
 impl Drop for Relay {
     fn drop(&mut self) {
-        self.0.abort();
+        self.task.abort();
+        // The port is free when the task is gone: whoever comes next binds it.
+        let _ = self.ended.recv_timeout(END);
     }
 }
 
@@ -64,25 +74,30 @@ impl Relays {
         &mut self,
         socket: Socket,
         proto: Proto,
-        to: SocketAddr,
+        relay: &object::Relay,
     ) -> io::Result<Relay> {
+        let (to, admit) = (relay.to, relay.admit.clone());
         socket.set_nonblocking(true)?;
         let runtime = self.runtime()?;
         let _inside = runtime.enter();
+        let (alive, ended) = mpsc::channel();
         let task = match proto {
             Proto::Tcp => {
                 socket.listen(1024)?;
                 let listener = TcpListener::from_std(socket.into())?;
-                runtime.spawn(streams(listener, to))
+                runtime.spawn(until_dropped(alive, streams(listener, to, admit)))
             }
             Proto::Udp => {
                 setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
                 let socket = UdpSocket::from_std(socket.into())?;
-                runtime.spawn(datagrams(Arc::new(socket), to))
+                runtime.spawn(until_dropped(alive, datagrams(socket, to, admit)))
             }
             Proto::Sctp => return Err(io::ErrorKind::Unsupported.into()),
         };
-        Ok(Relay(task.abort_handle()))
+        Ok(Relay {
+            task: task.abort_handle(),
+            ended,
+        })
     }
 
     fn runtime(&mut self) -> io::Result<&Runtime> {
@@ -95,7 +110,18 @@ impl Relays {
     }
 }
 
-async fn streams(listener: TcpListener, to: SocketAddr) {
+/// Runs the work and then, or when it is aborted, lets `alive` go: the fields of a future are dropped in the order of
+/// their declaration, so the sockets go first.
+async fn until_dropped(alive: mpsc::Sender<()>, work: impl Future<Output = ()>) {
+    let alive = alive;
+    {
+        let work = std::pin::pin!(work);
+        work.await;
+    }
+    drop(alive);
+}
+
+async fn streams(listener: TcpListener, to: SocketAddr, admit: Vec<Access>) {
     let room = Arc::new(Semaphore::new(CLIENTS));
     let mut open = JoinSet::new();
     loop {
@@ -105,6 +131,8 @@ async fn streams(listener: TcpListener, to: SocketAddr) {
             return;
         };
         match listener.accept().await {
+            // Too late for silence: the kernel has accepted it.
+            Ok((client, from)) if !admitted(&admit, from.ip()) => drop(client),
             Ok((client, _)) => {
                 open.spawn(async move {
                     let done = stream(client, to).await;
@@ -141,7 +169,12 @@ async fn stream(mut client: TcpStream, to: SocketAddr) -> io::Result<()> {
 /// A client, and which address of the host it asked: the answer has to come from there.
 type Client = (SocketAddrV6, Ipv6Addr);
 
-async fn datagrams(socket: Arc<UdpSocket>, to: SocketAddr) {
+fn admitted(lists: &[Access], ip: IpAddr) -> bool {
+    lists.iter().all(|access| access.admits(ip))
+}
+
+async fn datagrams(socket: UdpSocket, to: SocketAddr, admit: Vec<Access>) {
+    let socket = Arc::new(socket);
     let mut clients: HashMap<Client, Arc<OnceCell<UdpSocket>>> = HashMap::new();
     let mut tasks: JoinSet<Client> = JoinSet::new();
     let mut buffer = vec![0; DATAGRAM];
@@ -161,6 +194,9 @@ async fn datagrams(socket: Arc<UdpSocket>, to: SocketAddr) {
                         continue;
                     }
                 };
+                if !admitted(&admit, client.0.ip().to_owned().into()) {
+                    continue;
+                }
                 if !clients.contains_key(&client) {
                     if clients.len() >= CLIENTS {
                         continue;

@@ -78,6 +78,7 @@ impl World {
         Ok(Network {
             subnets,
             routes: request.routes.clone(),
+            access: request.access.clone(),
             reservations: std::collections::BTreeMap::new(),
             name: request.name.clone(),
             driver: request.driver,

@@ -2,12 +2,12 @@
 
 use std::net::IpAddr;
 
-use netd_model::NetworkId;
 use netd_model::error::{Code, Error, Result};
 use netd_model::id::Name;
 use netd_model::net::{Family, Mac};
 use netd_model::record::{Network, Reservation};
 use netd_model::request::Join;
+use netd_model::{ContainerId, NetworkId, Object};
 
 use super::pools::{Net, ipam_error};
 use super::{GiveBack, World};
@@ -88,6 +88,18 @@ impl World {
         self.check_kept(net, id, name, &asked)?;
         record.reservations.insert(name.clone(), asked);
         Ok(record)
+    }
+
+    /// The containers on a network whose ports the daemon relays: they follow the network's lists themselves.
+    pub(crate) fn relayed_on(&self, id: &NetworkId) -> Vec<ContainerId> {
+        let is_relayed =
+            |object: &Object| matches!(object, Object::HostPort(port) if port.relay.is_some());
+        let members = self.members(id).filter(|id| {
+            let container = self.containers.get(*id);
+            let objects = container.map(|container| self.container_objects(container));
+            objects.unwrap_or_default().iter().any(is_relayed)
+        });
+        members.cloned().collect()
     }
 
     /// What a container has on a network.

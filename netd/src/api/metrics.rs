@@ -1,0 +1,168 @@
+//! `GET /metrics`: the text format of Prometheus 0.0.4. Made from the snapshot and one look at the counters.
+
+use std::fmt::{Display, Write as _};
+
+use axum::extract::State;
+use axum::http::{HeaderValue, header};
+use axum::response::{IntoResponse as _, Response};
+use netd_model::api;
+use netd_model::counters::{Both, Counters};
+
+use super::ApiState;
+use super::answer::Reply;
+use super::containers::counters;
+use super::input::{Nothing, Params};
+use crate::reconcile::handle::Snapshot;
+
+pub(super) async fn metrics(State(state): State<ApiState>, _: Params<Nothing>) -> Reply {
+    let counters = counters(&state).await?;
+    Ok(answer(page(&state.handle.snapshot(), &counters)))
+}
+
+fn answer(text: String) -> Response {
+    let kind = HeaderValue::from_static("text/plain; version=0.0.4");
+    ([(header::CONTENT_TYPE, kind)], text).into_response()
+}
+
+/// All metrics of this host.
+fn page(snapshot: &Snapshot, counters: &Counters) -> String {
+    let mut page = Page::default();
+    page.metric("netd_ready", "gauge", "Whether the first audit is done.")
+        .sample(&[], u8::from(snapshot.ready));
+    page.metric("netd_networks", "gauge", "Networks.")
+        .sample(&[], snapshot.network_views.len());
+    page.metric("netd_containers", "gauge", "Containers.")
+        .sample(&[], snapshot.container_views.len());
+    let containers = &snapshot.container_views;
+    page.metric("netd_published_ports", "gauge", "Published host ports.")
+        .sample(&[], containers.iter().map(|c| c.ports.len()).sum::<usize>());
+    page.metric(
+        "netd_warnings",
+        "gauge",
+        "Standing warnings of netctl status.",
+    )
+    .sample(&[], snapshot.warnings.len());
+    let counted: Vec<(&str, api::ContainerCounters)> = containers
+        .iter()
+        .map(|container| (container.name.as_str(), counters.of(container)))
+        .collect();
+    let ways: [(&str, fn(&Both) -> u64, fn(&Both) -> u64); 2] = [
+        ("receive", |b| b.received.packets, |b| b.received.bytes),
+        ("transmit", |b| b.sent.packets, |b| b.sent.bytes),
+    ];
+    for (way, packets, bytes) in ways {
+        for (unit, value) in [("packets", packets), ("bytes", bytes)] {
+            let help = format!(
+                "{unit} of published ports that were forwarded, as the container sees them."
+            );
+            let name = format!("netd_port_{way}_{unit}_total");
+            let mut metric = page.metric(&name, "counter", &help);
+            for (container, counters) in &counted {
+                for port in &counters.ports {
+                    let (proto, number) = (port.proto.as_str(), port.container_port.to_string());
+                    let labels = [
+                        ("container", *container),
+                        ("proto", proto),
+                        ("port", &number),
+                    ];
+                    metric.sample(&labels, value(&port.both));
+                }
+            }
+            let help = format!("{unit} of interfaces of containers, as the container sees them.");
+            let name = format!("netd_endpoint_{way}_{unit}_total");
+            let mut metric = page.metric(&name, "counter", &help);
+            for (container, counters) in &counted {
+                for end in &counters.endpoints {
+                    metric.sample(&endpoint(container, end), value(&end.count.both));
+                }
+            }
+        }
+    }
+    let help = "Packets dropped on their way to a container's interface.";
+    let mut metric = page.metric("netd_endpoint_receive_drop_total", "counter", help);
+    for (container, counters) in &counted {
+        for end in &counters.endpoints {
+            metric.sample(&endpoint(container, end), end.count.dropped);
+        }
+    }
+    page.0
+}
+
+fn endpoint<'a>(container: &'a str, end: &'a api::EndpointCounters) -> [(&'a str, &'a str); 3] {
+    [
+        ("container", container),
+        ("network", &end.network),
+        ("ifname", end.ifname.as_str()),
+    ]
+}
+
+/// The text as far as it is written.
+#[derive(Debug, Default)]
+struct Page(String);
+
+impl Page {
+    /// Begins a metric; its samples follow at once.
+    fn metric<'a>(&'a mut self, name: &'a str, kind: &str, help: &str) -> Metric<'a> {
+        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
+        Metric { page: self, name }
+    }
+}
+
+#[derive(Debug)]
+struct Metric<'a> {
+    page: &'a mut Page,
+    name: &'a str,
+}
+
+impl Metric<'_> {
+    fn sample(&mut self, labels: &[(&str, &str)], value: impl Display) {
+        let labels: Vec<String> = labels
+            .iter()
+            .map(|(key, value)| format!("{key}=\"{}\"", escaped(value)))
+            .collect();
+        let labels = if labels.is_empty() {
+            String::new()
+        } else {
+            format!("{{{}}}", labels.join(","))
+        };
+        let _ = writeln!(self.page.0, "{}{labels} {value}", self.name);
+    }
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_escaped_and_metrics_typed() {
+        let mut page = Page::default();
+        page.metric("a_total", "counter", "Of a.")
+            .sample(&[("name", "x\"y\\z\n")], 7);
+        page.metric("b", "gauge", "Of b.").sample(&[], 1);
+        assert_eq!(
+            page.0,
+            "# HELP a_total Of a.\n# TYPE a_total counter\na_total{name=\"x\\\"y\\\\z\\n\"} 7\n\
+             # HELP b Of b.\n# TYPE b gauge\nb 1\n"
+        );
+    }
+
+    #[test]
+    fn a_page_of_an_empty_host_has_every_metric() {
+        let text = page(&Snapshot::default(), &Counters::default());
+        for name in [
+            "netd_ready 0",
+            "netd_published_ports 0",
+            "# TYPE netd_port_receive_bytes_total counter",
+        ] {
+            assert!(text.contains(name), "{name}: {text}");
+        }
+        let well_formed = |line: &str| line.starts_with("# ") || line.split(' ').count() == 2;
+        assert!(text.lines().all(well_formed), "{text}");
+    }
+}
