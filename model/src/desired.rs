@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::access::Access;
 use crate::api::HostChange;
+use crate::attachment::{self, is_address_only};
 use crate::id::NetworkId;
 use crate::net::{Family, IfName, Mac, Prefix, Proto};
 use crate::nft::{Datum, Element, ElementData, ElementKey, TableRef, Verdict};
@@ -13,7 +14,7 @@ use crate::object::{
     family_key,
 };
 use crate::observed::{HostFacts, Observed};
-use crate::record::{Container, Endpoint, Mode, Network, Port, StaticRoute};
+use crate::record::{Container, Driver, Endpoint, Mode, Network, Port, StaticRoute};
 use crate::request::IFNAME;
 use crate::skeleton::{
     self, ALLOW, ALLOWED, APART, ARP, BLOCKED, BRIDGES, CLOSED, COUNT_IN, COUNT_OUT, DIRECT,
@@ -109,11 +110,14 @@ pub fn host_changes(facts: &HostFacts, needed: &BTreeSet<Family>) -> Vec<HostCha
 pub fn forwarding_needed(network: &Network) -> impl Iterator<Item = Family> + '_ {
     FAMILIES
         .into_iter()
-        .filter(|family| network.is_open(*family))
+        .filter(|family| network.is_open(*family) && network.driver != Driver::Ipam)
 }
 
 /// Everything of a network that does not depend on its containers.
 pub fn network(network: &Network, facts: &HostFacts) -> Vec<Object> {
+    if network.driver == Driver::Ipam {
+        return Vec::new();
+    }
     let owner = Owner::Network(network.id.clone());
     let bridge = &network.interface;
     let has6 = network.gateway(Family::V6).is_some() && facts.ipv6;
@@ -126,6 +130,7 @@ pub fn network(network: &Network, facts: &HostFacts) -> Vec<Object> {
         up: true,
         master: None,
         link_local: has6,
+        tunable: false,
         owner: owner.clone(),
     })];
     objects.extend(bridge_sysctls(network, facts, &owner));
@@ -327,14 +332,19 @@ pub fn container<'a>(
     facts: &HostFacts,
 ) -> Vec<Object> {
     let owner = Owner::Container(container.id.clone());
+    if container.endpoints.iter().all(is_address_only) {
+        // Another plugin makes the interfaces, and netd keeps the addresses.
+        return Vec::new();
+    }
     let mut objects = vec![
         Object::Loopback(owner.clone()),
         Object::Ruleset(skeleton::dns(&container.id)),
         Object::DnsSocket(owner.clone()),
     ];
-    for endpoint in &container.endpoints {
+    for endpoint in container.endpoints.iter().filter(|e| !is_address_only(e)) {
         if let Some(network) = network(&endpoint.network) {
             objects.extend(endpoint_objects(container, endpoint, network, facts));
+            objects.extend(attachment::objects(container, endpoint, network, facts));
         }
     }
     for family in FAMILIES
@@ -405,7 +415,7 @@ pub fn gateway_endpoints<'c, 'a>(
 ) -> Vec<(&'c Endpoint, IpAddr)> {
     let leads_out = |endpoint: &'c Endpoint| {
         let network = network(&endpoint.network).filter(|network| network.is_open(family))?;
-        endpoint.ip(family)?;
+        endpoint.ip(family).filter(|_| !is_address_only(endpoint))?;
         Some((endpoint, network.gateway(family)?))
     };
     let mut found: Vec<_> = container.endpoints.iter().filter_map(leads_out).collect();
@@ -447,6 +457,7 @@ fn endpoint_objects(
             up: true,
             master,
             link_local,
+            tunable: endpoint.cni.is_some() && name == &endpoint.ifname,
             owner: owner.clone(),
         })
     };

@@ -231,7 +231,7 @@ fn rank(object: &Object) -> u8 {
             7
         }
         Object::Link(_) => PAIR,
-        Object::BridgePort(_) => 9,
+        Object::BridgePort(_) | Object::Shaper(_) | Object::Redirect(_) => 9,
         Object::Loopback(_) => 10,
         Object::Address(_) => 11,
         Object::Route(_) => 12,

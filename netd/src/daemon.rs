@@ -16,6 +16,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 
+use crate::api::cni::Spool;
 use crate::api::{ApiState, Notices};
 use crate::cli::args::PurgeOptions;
 use crate::config::{Args, Config};
@@ -101,6 +102,7 @@ fn run(
     let store = Arc::new(Disk::open(&config.state_dir, &config.run_dir)?);
     let (handle, owner) = reconcile::start(Arc::clone(&kernel), store, zone, Timing::default())?;
     let notices = Notices::default();
+    let config_socket = config.socket.clone();
     runtime.block_on(async {
         let listener = socket::listen(passed, &config.socket)?;
         tracing::info!(address = ?listener.local_addr(), version = env!("CARGO_PKG_VERSION"), "listening");
@@ -109,7 +111,9 @@ fn run(
         tokio::spawn(follow_resolvers(resolvers, Arc::clone(&reload.resolv_conf_changed)));
         tokio::spawn(tell(handle.clone(), notices.clone(), reload.networks_dir()));
         let stop = signals.until_stop(reload, handle.clone(), notices.clone());
-        let state = ApiState { handle, kernel, notices };
+        let spool = Arc::new(Spool::beside(&config_socket));
+        tokio::spawn(drain(Arc::clone(&spool), handle.clone()));
+        let state = ApiState { handle, kernel, spool, notices };
         crate::api::serve(listener, state, limits, stop).await.context("the API stopped")
     })?;
     tracing::info!("stopped; networks and containers stay as they are");
@@ -117,6 +121,13 @@ fn run(
     runtime.shutdown_timeout(Duration::from_secs(1));
     dns.shutdown_timeout(Duration::from_secs(1));
     Ok(())
+}
+
+/// Carries out what the CNI plugin left while no daemon answered.
+async fn drain(spool: Arc<Spool>, handle: Handle) {
+    if handle.ready().await {
+        spool.drain(&handle).await;
+    }
 }
 
 /// Tells the service manager when netd is ready, and from then on that it lives.

@@ -34,6 +34,8 @@ pub(crate) enum Purpose {
     Repair { reply: Option<Reply> },
     /// To repair what somebody changed in these places.
     Drift { places: Places, begun: Instant },
+    /// To tell what differs on one container.
+    Check { id: ContainerId, reply: Reply },
     /// To remove everything.
     Purge { dry_run: bool, reply: Reply },
 }
@@ -73,6 +75,7 @@ impl Owner {
         let wanted = self.world.all_objects();
         let only = match &purpose {
             Purpose::Drift { places, .. } => Some(Self::insides(places)),
+            Purpose::Check { id, .. } => Some([id.clone()].into()),
             _ => None,
         };
         self.submit(
@@ -107,6 +110,10 @@ impl Owner {
                 self.publish();
                 answer(reply, Ok(Answer::Plan(Box::new(shown(&plan)))));
             }
+            Purpose::Check { id, reply } => {
+                let differences = self.differences(&id, observed, &touched);
+                answer(reply, Ok(Answer::Plan(Box::new(shown(&differences)))));
+            }
             Purpose::Trace { question, reply } => {
                 let traced = self.traced(&question, &observed);
                 answer(reply, Ok(Answer::Trace(Box::new(traced))));
@@ -123,6 +130,7 @@ impl Owner {
         self.failures = vec![format!("the last audit failed: {}", error.message)];
         match purpose {
             Purpose::Plan { reply }
+            | Purpose::Check { reply, .. }
             | Purpose::Trace { reply, .. }
             | Purpose::Repair { reply: Some(reply) } => {
                 answer(reply, Err(error));
@@ -173,6 +181,7 @@ impl Owner {
             // A request that brought it back could not write it.
             before.extend(self.predefined_write());
         }
+        before.extend(self.adopt_macs(&observed, touched));
         let plan = self.audit_plan(observed, touched);
         self.orphans = plan.orphans.iter().map(ToString::to_string).collect();
         for op in &plan.ops {

@@ -1,6 +1,7 @@
 //! The owner of all state: takes requests, decides, has the kernel changed, answers.
 
 mod audit;
+mod cni;
 mod drift;
 pub mod handle;
 mod job;

@@ -462,6 +462,7 @@ impl Owner {
 pub(crate) fn predefined(world: &World) -> Result<Network> {
     let name = Name::parse(PREDEFINED)?;
     let request = CreateNetwork {
+        driver: netd_model::record::Driver::Bridge,
         name,
         subnets: Vec::new(),
         families: vec![Family::V4],

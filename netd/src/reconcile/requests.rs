@@ -89,6 +89,10 @@ impl Owner {
             Request::Disconnect { container, network } => {
                 self.disconnect(&container, &network, dry_run, reply);
             }
+            Request::CniAdd { request, sandbox } => self.cni_add(*request, sandbox, reply),
+            Request::CniDel(attachment) => self.cni_del(&attachment, reply),
+            Request::CniCheck(attachment) => self.cni_check(&attachment, reply),
+            Request::CniStatus(network) => answer(reply, self.cni_status(&network)),
             Request::Ready | Request::Alive => answer(reply, Ok(Answer::Done)),
             Request::Refresh => {
                 let then = Then::Refreshed { reply };
@@ -212,7 +216,7 @@ impl Owner {
     }
 
     /// The facts first: an automatic subnet has to avoid the routes of now, not of the start.
-    fn create_network(&mut self, request: CreateNetwork, dry_run: bool, reply: Reply) {
+    pub(crate) fn create_network(&mut self, request: CreateNetwork, dry_run: bool, reply: Reply) {
         let takes = vec![Subject::Network(request.name.clone())];
         let then = Then::CreateNetwork {
             request: Box::new(request),
@@ -332,7 +336,7 @@ impl Owner {
         );
     }
 
-    fn attach(
+    pub(crate) fn attach(
         &mut self,
         attach: Attach,
         sandbox: Sandbox,
@@ -529,7 +533,7 @@ impl Owner {
         self.submit(work, takes, touches, Then::Detached { id, was, reply });
     }
 
-    fn connect(&mut self, container: &str, join: &Join, dry_run: bool, reply: Reply) {
+    pub(crate) fn connect(&mut self, container: &str, join: &Join, dry_run: bool, reply: Reply) {
         match self.try_connect(container, join, dry_run) {
             Ok((ops, None)) => answer(reply, Ok(Answer::DryRun(DryRun::new(ops)))),
             Ok((ops, Some((old, network, before)))) => {
@@ -631,10 +635,22 @@ impl Owner {
     }
 
     fn leave(&mut self, old: &Container, network: NetworkId, dry_run: bool, reply: Reply) {
-        let id = old.id.clone();
-        let last = self.leaves_last(old, std::slice::from_ref(&network));
         let mut new = old.clone();
         new.endpoints.retain(|endpoint| endpoint.network != network);
+        self.become_less(old, new, network, dry_run, reply);
+    }
+
+    /// Takes from the kernel what a container's new record, without its endpoint on `network`, does not have any more.
+    pub(crate) fn become_less(
+        &mut self,
+        old: &Container,
+        new: Container,
+        network: NetworkId,
+        dry_run: bool,
+        reply: Reply,
+    ) {
+        let id = old.id.clone();
+        let last = self.leaves_last(old, std::slice::from_ref(&network));
         let mut held = self.world.objects(&last, []);
         held.extend(self.world.container_objects(old));
         let ops = self.ops(held, &self.world.container_objects(&new));

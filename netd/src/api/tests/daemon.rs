@@ -79,6 +79,7 @@ impl Daemon {
         runtime.spawn(serve(
             listener,
             ApiState {
+                spool: std::sync::Arc::default(),
                 handle,
                 kernel: no_kernel(),
                 notices: Notices::default(),

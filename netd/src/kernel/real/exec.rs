@@ -15,7 +15,7 @@ use super::conntrack::{self, Flows};
 use super::descriptors::keep;
 use super::netlink::Refusal;
 use super::space::Space;
-use super::{announce, ops, removal};
+use super::{announce, ops, removal, traffic};
 use crate::kernel::{ApplyError, Executor, KernelError};
 
 /// Bytes that the kernel keeps of queries not yet read, in its own count: 768 of a short one.
@@ -335,6 +335,8 @@ impl Steps<'_> {
             Object::BridgePort(port) => ops::set_port(self.host, port),
             Object::Address(address) => ops::add_address(self.space(), address),
             Object::Route(route) => ops::add_route(self.space(), route),
+            Object::Shaper(shaper) => traffic::shape(self.host, shaper),
+            Object::Redirect(redirect) => traffic::redirect(self.host, redirect),
             Object::Sysctl(sysctl) => ops::set_sysctl(sysctl),
             Object::Ruleset(_) | Object::Element(_) | Object::DnsSocket(_) => Err(not_here()),
         }
@@ -359,6 +361,8 @@ impl Steps<'_> {
                 self.shared.ports.release(port);
                 Ok(())
             }
+            Object::Shaper(shaper) => traffic::unshape(self.host, shaper),
+            Object::Redirect(redirect) => traffic::undirect(self.host, redirect),
             Object::Address(address) => ops::remove_address(self.space(), address),
             Object::Route(route) => ops::remove_route(self.space(), route),
             // The flags go with the port; settings and `lo` are never taken back.

@@ -8,7 +8,7 @@ use netd_model::{IfName, Mac, Ns, Owner};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridgePort, InfoData, InfoPortData,
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridgePort, InfoData, InfoKind, InfoPortData,
     InfoPortKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkMessage,
 };
 use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth};
@@ -134,6 +134,7 @@ impl LinkView {
         let kind = match self.kind.as_str() {
             "bridge" => LinkKind::Bridge,
             "veth" => LinkKind::Veth,
+            "ifb" => LinkKind::Ifb,
             _ => return None,
         };
         Some(Link {
@@ -145,6 +146,7 @@ impl LinkView {
             up: self.up,
             master,
             link_local: false,
+            tunable: false,
             owner: self.owner.clone()?,
         })
     }
@@ -194,6 +196,19 @@ pub(super) fn create_bridge(link: &Link) -> Request {
     )
 }
 
+/// Makes an ifb device, down and without a mark.
+pub(super) fn create_ifb(link: &Link) -> Request {
+    let message = LinkMessageBuilder::<LinkUnspec>::new_with_info_kind(InfoKind::Ifb)
+        .name(link.name.to_string())
+        .address(link.mac.bytes().to_vec())
+        .link_group(GROUPS)
+        .build();
+    Request::set(
+        &RouteNetlinkMessage::NewLink(message),
+        NLM_F_CREATE | NLM_F_EXCL,
+    )
+}
+
 /// Makes a veth pair, both ends down and without a mark, one inside the namespace `peer_ns`.
 pub(super) fn create_pair(
     host: &Link,
@@ -226,7 +241,7 @@ pub(super) fn create_pair(
 /// request of its own: within one, it would come before the address mode (do_setlink).
 pub(super) fn complete(link: &Link, ipv6: bool) -> Vec<Request> {
     let mut builder = named(&link.name).alias(link.owner.mark()).link_group(0);
-    if link.kind == LinkKind::Bridge {
+    if link.kind != LinkKind::Veth {
         builder = builder.mtu(link.mtu);
     }
     // Without IPv6 in the kernel the attribute is refused (EAFNOSUPPORT).

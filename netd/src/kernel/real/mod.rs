@@ -39,6 +39,7 @@ mod ports;
 mod relay;
 mod removal;
 mod space;
+mod traffic;
 mod watch;
 mod wire;
 

@@ -13,6 +13,7 @@ use super::link::{self, LinkView};
 use super::netlink::Refusal;
 use super::ops::{has_ipv6, is_host, read_sysctl};
 use super::space::Space;
+use super::traffic;
 use crate::kernel::KernelError;
 
 /// The wanted objects by namespace.
@@ -114,6 +115,9 @@ fn look(
     let ours = Space::ours(&links);
     look_at_addresses(space, &ours, observed).map_err(|r| failed(r, "addresses"))?;
     look_at_routes(space, &ours, observed).map_err(|r| failed(r, "routes"))?;
+    if is_host(&space.ns) {
+        traffic::look(space, &ours, wanted, observed).map_err(|r| failed(r, "limits of rates"))?;
+    }
     look_at_settings(&links, wanted, observed).map_err(|r| r.on("read kernel settings"))?;
     let ns = space.ns.clone();
     for object in space.nft()?.observe(&ns)?.objects {

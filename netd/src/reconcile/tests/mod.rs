@@ -18,6 +18,7 @@ use crate::kernel::faulty::{Fault, Faults, FaultyKernel};
 use crate::kernel::{Kernel, Sandbox};
 use crate::state::{Memory, Store};
 
+mod attachments;
 mod crashes;
 mod lasting;
 mod limits;

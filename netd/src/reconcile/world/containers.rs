@@ -7,7 +7,7 @@ use netd_model::desired::{self, FAMILIES};
 use netd_model::error::{Code, Error, Result};
 use netd_model::id::shorten;
 use netd_model::net::{IfName, Mac, Prefix, Proto};
-use netd_model::record::{Container, Endpoint, Network, Phase};
+use netd_model::record::{Container, Driver, Endpoint, Network, Phase};
 use netd_model::request::{Attach, Join, Publish};
 use netd_model::{ContainerId, NetworkId};
 
@@ -166,6 +166,21 @@ impl World {
                 format!("network {id} vanished during an attach"),
             ));
         };
+        let address_only = join.cni.as_ref().is_some_and(|cni| cni.address_only);
+        if (net.record.driver == Driver::Ipam) != address_only {
+            let (what, remedy) = if address_only {
+                (
+                    "has interfaces of its own",
+                    "attach the container to it by netd-cni",
+                )
+            } else {
+                ("keeps addresses only", "choose one of driver bridge")
+            };
+            return Err(Error::new(
+                Code::InvalidNetwork,
+                format!("network {} {what}: {remedy}", net.record.name),
+            ));
+        }
         if container.endpoints.iter().any(|e| e.network == id) {
             return Err(Error::new(
                 Code::EndpointExists,
@@ -175,7 +190,7 @@ impl World {
                 ),
             ));
         }
-        if net.members.len() >= BRIDGE_PORTS_MAX {
+        if net.members.len() >= BRIDGE_PORTS_MAX && !address_only {
             return Err(Error::new(
                 Code::NetworkFull,
                 format!(
@@ -212,6 +227,7 @@ impl World {
             host_ifname: Endpoint::host_ifname(&container.id, &id),
             network: id,
             aliases: join.aliases.clone(),
+            cni: join.cni.clone(),
             allow: join.allow.clone(),
             gw_priority: join.gw_priority,
             sysctls: join.sysctls.clone(),
@@ -352,6 +368,33 @@ impl World {
         let endpoint = container.endpoints.remove(at);
         self.give_back_endpoint(id, &endpoint, how);
         self.containers.get(id).ok_or_else(|| vanished(id))
+    }
+
+    /// Gives an endpoint another Ethernet address and returns the container's new record; none if the address is in use.
+    pub(crate) fn change_mac(
+        &mut self,
+        id: &ContainerId,
+        network: &NetworkId,
+        mac: Mac,
+    ) -> Option<&Container> {
+        let net = self.networks.get_mut(network)?;
+        let container = self.containers.get_mut(id)?;
+        let mut endpoints = container.endpoints.iter_mut();
+        let endpoint = endpoints.find(|e| e.network == *network)?;
+        if mac == net.record.mac() || !net.macs.insert(mac) {
+            return None;
+        }
+        net.macs.remove(&endpoint.mac);
+        endpoint.mac = mac;
+        self.containers.get(id)
+    }
+
+    /// A container publishes nothing any more.
+    pub(crate) fn drop_ports(&mut self, id: &ContainerId) {
+        if let Some(container) = self.containers.get_mut(id) {
+            let ports = std::mem::take(&mut container.ports);
+            self.ports.leave(id, &ports);
+        }
     }
 
     /// Whether a container without this endpoint can still publish its ports.

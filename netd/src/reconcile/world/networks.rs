@@ -81,7 +81,7 @@ impl World {
             access: request.access.clone(),
             reservations: std::collections::BTreeMap::new(),
             name: request.name.clone(),
-            driver: Driver::Bridge,
+            driver: request.driver,
             internal: request.internal,
             mode: request.modes[0],
             mode6: Some(request.modes[1]).filter(|mode6| *mode6 != request.modes[0]),
@@ -113,7 +113,7 @@ impl World {
                 .find(|spec| spec.subnet.family() == family)
             {
                 Some(spec) => {
-                    self.check_overlap(spec.subnet)?;
+                    self.check_overlap(request, spec.subnet)?;
                     subnets.push(spec.with_gateway());
                 }
                 None => subnets.push(self.automatic_subnet(family)?),
@@ -124,7 +124,7 @@ impl World {
 
     /// An automatic subnet avoids every network, every route of the host and its resolvers; one that was asked for
     /// may cover a route (a VPN's default route in two halves does that), but no other network.
-    fn check_overlap(&self, subnet: Prefix) -> Result<()> {
+    fn check_overlap(&self, request: &CreateNetwork, subnet: Prefix) -> Result<()> {
         let other = self.networks().find_map(|other| {
             other
                 .subnets
@@ -140,6 +140,10 @@ impl World {
                     other.name
                 ),
             ));
+        }
+        if request.driver == Driver::Ipam {
+            // Its addresses do live somewhere else, such as in the host's own LAN.
+            return Ok(());
         }
         // A connected route of the same or a smaller prefix means the addresses live somewhere else.
         if let Some(route) = self
@@ -255,6 +259,31 @@ impl World {
                 names.join(", ")
             ),
         ))
+    }
+
+    /// Whether one more container finds a port of the bridge and an address.
+    pub(crate) fn check_room(&self, id: &NetworkId) -> Result<()> {
+        let Some(net) = self.networks.get(id) else {
+            return Ok(());
+        };
+        let name = &net.record.name;
+        if net.members.len() >= super::BRIDGE_PORTS_MAX && net.record.driver != Driver::Ipam {
+            return Err(Error::new(
+                Code::NetworkFull,
+                format!("network {name} has as many containers as a bridge takes"),
+            ));
+        }
+        match net
+            .pools
+            .iter()
+            .find(|pool| pool.len_used_in_range() >= pool.capacity())
+        {
+            Some(pool) => Err(Error::new(
+                Code::PoolExhausted,
+                format!("network {name}: no address of {} is free", pool.prefix()),
+            )),
+            None => Ok(()),
+        }
     }
 
     /// Whether a network's objects are in the kernel: the predefined network's come with its first container and leave
