@@ -159,6 +159,8 @@ pub struct Timing {
     pub audit: Duration,
     /// Between two looks whether the namespaces of containers are still there.
     pub sweep: Duration,
+    /// Between two looks at the settings of the host that netd made, of whose changes the kernel tells nobody.
+    pub settings: Duration,
     /// After a first audit that failed, how long until the next.
     pub retry: Duration,
     /// How an executor waits before it tries an operation again.
@@ -170,6 +172,7 @@ impl Default for Timing {
         Self {
             audit: Duration::from_mins(5),
             sweep: Duration::from_secs(5),
+            settings: Duration::from_millis(500),
             retry: Duration::from_secs(1),
             pause: std::thread::sleep,
         }
@@ -237,6 +240,9 @@ impl Owner {
         let (gone_sender, mut gone) = mpsc::channel(1);
         let mut audits = tokio::time::interval(self.timing.audit);
         let mut sweeps = tokio::time::interval(self.timing.sweep);
+        let (read_sender, mut read) = mpsc::channel(1);
+        let mut settings = tokio::time::interval(self.timing.settings);
+        settings.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         audits.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         sweeps.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -251,6 +257,8 @@ impl Owner {
                 _ = audits.tick() => self.start_audit(audit::Purpose::Repair { reply: None }),
                 _ = sweeps.tick() => self.start_sweep(&gone_sender),
                 Some(missing) = gone.recv() => self.after_sweep(missing),
+                _ = settings.tick() => self.start_settings(&read_sender),
+                Some(read) = read.recv() => self.after_settings(read),
                 // The first audit failed: nothing is served before one succeeds.
                 () = tokio::time::sleep(self.timing.retry), if !self.ready && self.pending.is_empty() => {
                     self.start_audit(audit::Purpose::Repair { reply: None });
@@ -422,16 +430,31 @@ impl Owner {
 
     /// A foreign chain that drops what netd forwards; nothing in our own table can undo that.
     pub(crate) fn forward_warnings(&self) -> Vec<String> {
-        let warning = |chain: &String| {
-            format!(
-                "chain {chain} drops forwarded packets by its policy, and with them the traffic of containers: let it \
-                 accept them with `nft insert rule {chain} iifname \"nd-*\" accept` and `nft insert rule {chain} \
-                 oifname \"nd-*\" ct state established,related accept` and `nft insert rule {chain} oifname \"nd-*\" \
-                 ct status dnat accept`"
-            )
-        };
-        self.world.facts.forward_drop.iter().map(warning).collect()
+        self.world
+            .facts
+            .forward_drop
+            .iter()
+            .map(forward_warning)
+            .collect()
     }
+}
+
+/// What to do about a chain, given as `family table chain`.
+fn forward_warning(chain: &String) -> String {
+    let what = format!(
+        "chain {chain} drops forwarded packets that it does not accept, and with them the traffic of containers: "
+    );
+    if chain.starts_with("inet firewalld ") {
+        // It makes its whole table anew at each reload.
+        return what
+            + "let firewalld trust netd's bridges with `firewall-cmd --permanent --zone=trusted --add-interface=nd-+` \
+               and `firewall-cmd --reload`";
+    }
+    what + &format!(
+        "let it accept them with `nft insert rule {chain} iifname \"nd-*\" accept` and `nft insert rule {chain} \
+         oifname \"nd-*\" ct state established,related accept` and `nft insert rule {chain} oifname \"nd-*\" ct status \
+         dnat accept`"
+    )
 }
 
 /// The record of the network that always exists.
