@@ -132,6 +132,9 @@ impl Owner {
                 .find_network(netd_model::record::PREDEFINED)
                 .is_err()
         {
+            // With the records a bridge may have been forgotten: its subnet is in use.
+            let left = self.tools.look(|| self.tools.kernel.observe(&[]))?;
+            self.world.set_orphan_subnets(&left);
             let record = predefined(&self.world)?;
             self.tools
                 .write(&[job::Write::Network(Box::new(record.clone()))])?;

@@ -1,5 +1,6 @@
 //! Containers: what an attach reserves and a detach gives back.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use netd_model::desired::{self, FAMILIES};
@@ -72,7 +73,8 @@ impl World {
                 }
             }
         }
-        if let Err(error) = self.check_publish(&container) {
+        let ports = self.check_publish(&container);
+        if let Err(error) = ports.and_then(|()| self.check_orphan_ports(&container)) {
             self.give_back(&container, GiveBack::Unused);
             return Err(error);
         }
@@ -188,11 +190,34 @@ impl World {
             ));
         }
         let ifname = free_ifname(container, join)?;
-        let ips = net.addresses(join, now)?;
+        let orphans = &self.orphans;
+        for ip in [join.ip.map(IpAddr::V4), join.ip6.map(IpAddr::V6)] {
+            let holder = ip.and_then(|ip| Some((ip, orphans.holder(&id, ip, &container.id)?)));
+            if let Some((ip, holder)) = holder {
+                return Err(Error::new(
+                    Code::AddressInUse,
+                    format!(
+                        "network {}: address {ip} is in use by container {}, which is on no record: choose another, or \
+                         attach that container again with its id",
+                        net.record.name,
+                        holder.short()
+                    ),
+                ));
+            }
+        }
+        // Attached again, an orphan gets what it had.
+        let had = |family| orphans.address_of(&container.id, &id, family);
+        let ips = net.addresses(join, had, now)?;
         let mac = join
             .mac
             .or_else(|| ips.first().map(|ip| Mac::of_address(*ip)));
-        let Some(mac) = mac.filter(|mac| !net.macs.contains(mac)) else {
+        let is_free =
+            |mac: &Mac| !net.macs.contains(mac) && !orphans.has_mac(&id, *mac, &container.id);
+        let Some(mac) = mac.filter(is_free) else {
+            let ips: Vec<IpAddr> = ips
+                .into_iter()
+                .filter(|ip| !orphans.holds(&id, *ip))
+                .collect();
             net.give_back(&ips, GiveBack::Unused);
             let text = mac.map_or_else(String::new, |mac| mac.to_string());
             return Err(Error::new(
@@ -290,7 +315,12 @@ impl World {
 
     fn give_back_endpoint(&mut self, id: &ContainerId, endpoint: &Endpoint, how: GiveBack) {
         if let Some(net) = self.networks.get_mut(&endpoint.network) {
-            net.give_back(&endpoint.ips, how);
+            // What the kernel still shows of an earlier life of the container stays taken.
+            let ips = endpoint.ips.iter().copied();
+            let ips: Vec<IpAddr> = ips
+                .filter(|ip| !self.orphans.holds(&endpoint.network, *ip))
+                .collect();
+            net.give_back(&ips, how);
             net.macs.remove(&endpoint.mac);
             net.members.remove(id);
         }
