@@ -26,7 +26,7 @@ use arc_swap::ArcSwap;
 use netd_dns::ZoneHandle;
 use netd_model::error::{Code, Error, Result};
 use netd_model::record::{Container, Phase};
-use netd_model::{Owner as ObjectOwner, api, desired};
+use netd_model::{Object, Op, Owner as ObjectOwner, api, desired};
 use tokio::sync::mpsc;
 
 use crate::kernel::{Kernel, Sandbox, SandboxError};
@@ -108,6 +108,7 @@ pub fn start(
         timing,
     };
     owner.restore(loaded)?;
+    owner.answer_names();
     Ok((handle, owner.run(messages, outcomes, notices)))
 }
 
@@ -145,6 +146,25 @@ impl Owner {
         }
         self.publish();
         Ok(())
+    }
+
+    /// Nobody answers the containers' questions since the last daemon ended, and the first audit may have to wait for
+    /// others who hold the kernel's links: the DNS sockets come before it. What fails is the audit's to repair.
+    fn answer_names(&self) {
+        let attached = self
+            .world
+            .containers()
+            .filter(|c| c.phase == Phase::Attached);
+        let sockets = attached.map(|c| Object::DnsSocket(ObjectOwner::Container(c.id.clone())));
+        let ops: Vec<Op> = sockets.map(Op::Add).collect();
+        let mut failures = Vec::new();
+        match self.tools.kernel.executor() {
+            Ok(mut executor) => self.tools.apply_all(&mut *executor, &ops, &mut failures),
+            Err(error) => tracing::warn!(%error, "DNS waits for the first audit"),
+        }
+        for (op, why) in failures {
+            tracing::warn!(%op, why, "the first audit tries again");
+        }
     }
 
     /// A container is believed when its namespace is still the one on record; an attach that nobody was told of is
