@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+pub mod counters;
 pub mod desired;
 pub mod diff;
 pub mod error;
@@ -16,6 +17,7 @@ pub mod nft;
 pub mod object;
 pub mod observed;
 pub mod op;
+pub mod options;
 pub mod publish;
 pub mod record;
 pub mod request;

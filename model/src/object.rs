@@ -1,7 +1,7 @@
 //! The objects netd wants from the kernel: plain keyed values.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -179,6 +179,8 @@ pub struct BridgePort {
     pub ifname: IfName,
     /// Whether a frame may leave by the port it came in on.
     pub hairpin: bool,
+    /// Whether frames from this port never leave by another isolated one.
+    pub isolated: bool,
     /// What it serves.
     pub owner: Owner,
 }
@@ -203,10 +205,14 @@ pub struct Sysctl {
 pub struct HostPort {
     /// The address; unspecified for all of its family.
     pub ip: IpAddr,
-    /// TCP or UDP.
+    /// The transport.
     pub proto: Proto,
     /// The port.
     pub port: u16,
+    /// Where the daemon itself passes on what comes in, for the two cases that the kernel cannot translate
+    /// ([`crate::desired`], `relayed`); none where an nftables element leads it away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relay: Option<SocketAddr>,
     /// What it serves.
     pub owner: Owner,
 }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::id::ContainerId;
-use crate::net::{IfName, Prefix};
+use crate::net::{Family, IfName, Prefix};
 use crate::object::{Key, Ns, Object};
 
 /// Everything of ours that one observation found. An observation that could not be finished is an error, never a
@@ -44,8 +44,10 @@ impl Observed {
 pub struct HostFacts {
     /// Whether the host can do IPv6 at all (`ipv6.disable=1` makes it false).
     pub ipv6: bool,
-    /// Whether bridged frames pass the IP hooks (`bridge-nf-call-iptables` or `-ip6tables` is 1).
-    pub bridge_netfilter: bool,
+    /// The families of which bridged frames pass the IP hooks (`bridge-nf-call-iptables`, `-ip6tables`).
+    pub bridge_netfilter: BTreeSet<Family>,
+    /// Whether nftables has tables for bridges (`CONFIG_NF_TABLES_BRIDGE`).
+    pub bridge_tables: bool,
     /// Destinations of all routes that are not ours, gateway routes too.
     pub routes: Vec<Prefix>,
     /// The resolvers of the host.
@@ -60,4 +62,14 @@ pub struct HostFacts {
     pub accept_ra: Vec<IfName>,
     /// Foreign base chains in the forward hook whose policy is drop, as `family table chain`.
     pub forward_drop: Vec<String>,
+    /// First and last port that the kernel gives to programs which ask for none (`ip_local_port_range`): where netd
+    /// chooses host ports. None if the kernel does not tell.
+    #[serde(default)]
+    pub local_ports: Option<(u16, u16)>,
+    /// Ports that nobody shall be given unasked (`ip_local_reserved_ports`), as first and last.
+    #[serde(default)]
+    pub reserved_ports: Vec<(u16, u16)>,
+    /// Whether programs of this host can have SCTP sockets: only then a port has to be held against them.
+    #[serde(default)]
+    pub sctp: bool,
 }

@@ -33,6 +33,9 @@ pub struct Args {
     /// The host's resolvers are read from this file [default: /etc/resolv.conf].
     #[arg(long, value_name = "FILE")]
     pub resolv_conf: Option<PathBuf>,
+    /// Files that declare networks, read at start and on SIGHUP [default: /etc/netd/networks.d].
+    #[arg(long, value_name = "DIR")]
+    pub networks_dir: Option<PathBuf>,
     /// text or json [default: text].
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<String>,
@@ -50,6 +53,7 @@ struct File {
     socket: Option<PathBuf>,
     store: Option<String>,
     resolv_conf: Option<PathBuf>,
+    networks_dir: Option<PathBuf>,
     log_format: Option<String>,
     log_level: Option<String>,
 }
@@ -74,6 +78,8 @@ pub struct Config {
     pub socket: PathBuf,
     /// The host's resolv.conf.
     pub resolv_conf: PathBuf,
+    /// Declared networks; it need not exist.
+    pub networks_dir: PathBuf,
     /// How logs look.
     pub log_format: LogFormat,
     /// How much is logged; without it, the environment says.
@@ -110,6 +116,10 @@ impl Config {
                 .or(file.socket)
                 .unwrap_or_else(|| run_dir.join("netd.sock")),
             resolv_conf: absolute(args.resolv_conf.or(file.resolv_conf), "/etc/resolv.conf")?,
+            networks_dir: absolute(
+                args.networks_dir.or(file.networks_dir),
+                "/etc/netd/networks.d",
+            )?,
             log_format: log_format(args.log_format.or(file.log_format).as_deref())?,
             log_level: args
                 .log_level

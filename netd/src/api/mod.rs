@@ -13,7 +13,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use axum::Router;
 use axum::http::{Method, Uri};
-use axum::routing::{delete, get, post};
+use axum::routing::{delete, get, post, put};
 use netd_model::error::{Code, Error};
 use netd_model::id::shorten;
 
@@ -21,6 +21,7 @@ use crate::kernel::Kernel;
 use crate::reconcile::handle::Handle;
 
 mod answer;
+pub(crate) mod apply;
 mod containers;
 mod events;
 pub(crate) mod find;
@@ -47,17 +48,25 @@ pub struct ApiState {
 
 /// Warnings about the daemon itself, such as a configuration that cannot be read.
 #[derive(Clone, Debug, Default)]
-pub struct Notices(Arc<ArcSwap<Vec<String>>>);
+pub struct Notices {
+    config: Arc<ArcSwap<Vec<String>>>,
+    declared: Arc<ArcSwap<Vec<String>>>,
+}
 
 impl Notices {
-    /// Replaces them.
+    /// Replaces those about the configuration.
     pub fn set(&self, notices: Vec<String>) {
-        self.0.store(Arc::new(notices));
+        self.config.store(Arc::new(notices));
+    }
+
+    /// Replaces those about declared networks.
+    pub fn set_declared(&self, notices: Vec<String>) {
+        self.declared.store(Arc::new(notices));
     }
 
     /// All of them.
     pub fn all(&self) -> Vec<String> {
-        self.0.load().to_vec()
+        [self.config.load().to_vec(), self.declared.load().to_vec()].concat()
     }
 }
 
@@ -87,6 +96,11 @@ pub fn router(state: ApiState) -> Router {
             "/v1/containers/{container}/endpoints/{network}",
             delete(containers::disconnect),
         )
+        .route(
+            "/v1/networks/{network}/reservations/{container}",
+            put(networks::reserve).delete(networks::unreserve),
+        )
+        .route("/v1/apply", post(apply::apply))
         .route("/v1/plan", get(system::plan))
         .route("/v1/audit", post(system::audit))
         .route("/v1/status", get(system::status))

@@ -45,6 +45,7 @@ impl Session {
             }
             Command::Status { wait: false } => self.get(&["status"], view::status),
             Command::Status { wait: true } => self.wait(terminal),
+            Command::Apply { file, change } => self.apply(&file, change.dry_run),
             Command::Plan => self.plan(),
             Command::Events { follow, since } => self.events(terminal, follow, since.as_deref()),
             Command::Purge { purge, change } => self.purge(&purge, change.dry_run, offline_purge),
@@ -63,6 +64,25 @@ impl Session {
             Network::Rm { networks, change } if change.dry_run => self.network_rm_dry(&networks),
             Network::Rm { networks, .. } => self.network_rm(&networks),
             Network::Prune { change } => self.network_prune(change.dry_run),
+            Network::Reserve {
+                network,
+                container,
+                ip,
+                ip6,
+                mac,
+                change,
+            } => {
+                let body = api::Reservation { ip, ip6, mac };
+                self.reserve(&network, &container, &body, change.dry_run)
+            }
+            Network::Unreserve {
+                network,
+                container,
+                change,
+            } => self.remove(
+                &["networks", &network, "reservations", &container],
+                change.dry_run,
+            ),
         }
     }
 
@@ -95,6 +115,32 @@ impl Session {
             self.ops(&body)
         } else {
             self.show(&body, view::network)
+        }
+    }
+
+    fn reserve(
+        &self,
+        network: &str,
+        container: &str,
+        body: &api::Reservation,
+        dry_run: bool,
+    ) -> Result<Page, Failure> {
+        let path = path(&["networks", network, "reservations", container])?;
+        let body = self.call(Method::PUT, &change(&path, dry_run), Some(body))?;
+        if dry_run {
+            self.ops(&body)
+        } else {
+            self.show(&body, view::network)
+        }
+    }
+
+    fn apply(&self, file: &std::path::Path, dry_run: bool) -> Result<Page, Failure> {
+        let declared = crate::declared::read(file)?;
+        let body = self.call(Method::POST, &change("/v1/apply", dry_run), Some(&declared))?;
+        if dry_run {
+            self.ops(&body)
+        } else {
+            self.show(&body, view::applied)
         }
     }
 

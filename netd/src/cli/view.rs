@@ -18,7 +18,9 @@ pub(super) fn network(network: &api::Network) -> String {
             .map(|range| format!("ip-range {range}"));
         vec![
             subnet.subnet.clone(),
-            format!("gateway {}", subnet.gateway),
+            subnet
+                .gateway
+                .map_or_else(|| "no gateway".to_owned(), |ip| format!("gateway {ip}")),
             range.unwrap_or_default(),
         ]
     }));
@@ -39,7 +41,15 @@ pub(super) fn network(network: &api::Network) -> String {
     page.line("id", &network.id);
     page.line("driver", &network.driver);
     page.line("mode", &network.mode);
+    page.lines("mode6", network.mode6.iter().cloned().collect());
+    page.line("icc", yes(network.icc));
+    page.lines("options", labels(&network.opts));
     page.lines("subnets", subnets);
+    page.lines("routes", rows(network.routes.iter().map(route)));
+    page.lines(
+        "reservations",
+        rows(network.reservations.iter().map(reservation)),
+    );
     page.line("ipv6", yes(network.ipv6));
     page.line("internal", yes(network.internal));
     page.line("encrypted", yes(network.encrypted));
@@ -61,12 +71,37 @@ pub(super) fn container(container: &api::Container) -> String {
     page.line("netns", &container.netns);
     page.lines("networks", rows(container.endpoints.iter().map(endpoint)));
     page.lines("ports", ports(&container.ports));
+    page.lines(
+        "extra hosts",
+        rows(container.extra_hosts.iter().map(extra_host)),
+    );
     page.line("dns", &container.dns.nameserver);
     page.line("search", &container.dns.search.join(" "));
     page.line("options", &container.dns.options.join(" "));
     page.lines("labels", labels(&container.labels));
     page.lines("warnings", container.warnings.clone());
     page.finish()
+}
+
+fn extra_host((name, ips): (&String, &Vec<IpAddr>)) -> Vec<String> {
+    let ips: Vec<String> = ips.iter().map(ToString::to_string).collect();
+    vec![name.clone(), ips.join(" ")]
+}
+
+fn route(route: &api::StaticRoute) -> Vec<String> {
+    let via = route.gateway.as_ref().map(|ip| format!("via {ip}"));
+    let metric = route.metric.map(|metric| format!("metric {metric}"));
+    vec![
+        route.destination.clone(),
+        via.unwrap_or_default(),
+        metric.unwrap_or_default(),
+    ]
+}
+
+fn reservation((name, kept): (&String, &api::Reservation)) -> Vec<String> {
+    let parts = [&kept.ip, &kept.ip6, &kept.mac];
+    let parts: Vec<&str> = parts.into_iter().flatten().map(String::as_str).collect();
+    vec![name.clone(), parts.join(" ")]
 }
 
 fn endpoint(endpoint: &api::Endpoint) -> Vec<String> {
@@ -119,6 +154,14 @@ pub(super) fn status(status: &api::Status) -> String {
     page.lines("orphans", status.orphans.clone());
     page.lines("warnings", status.warnings.clone());
     page.finish()
+}
+
+/// What a file brought about, a line each.
+pub(super) fn applied(applied: &api::Applied) -> String {
+    let line = |what: &str, list: &[String]| -> String {
+        list.iter().map(|name| format!("{what} {name}\n")).collect()
+    };
+    line("created", &applied.created) + &line("unchanged", &applied.unchanged)
 }
 
 /// What a purge removed.

@@ -6,6 +6,8 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use netd_model::api;
 use netd_model::error::{Code, Error, Result};
+use netd_model::id::Name;
+use netd_model::record::Reservation;
 use netd_model::request::{Attach, CreateNetwork, Join};
 use tokio::sync::{mpsc, oneshot};
 
@@ -24,6 +26,17 @@ const AGAIN: Duration = Duration::from_millis(100);
 pub enum Request {
     /// Create a network.
     CreateNetwork(CreateNetwork),
+    /// Create a network unless it is there; one of the name that differs is an error.
+    EnsureNetwork(CreateNetwork),
+    /// Keep addresses for a container, or keep them no longer.
+    Reserve {
+        /// The network.
+        network: String,
+        /// The container's name.
+        container: Name,
+        /// What to keep; none to end it.
+        reservation: Option<Reservation>,
+    },
     /// Remove a network, by name, id or unique prefix of an id.
     RemoveNetwork(String),
     /// Remove every network without containers, but the predefined one.
@@ -75,6 +88,8 @@ pub enum Request {
 pub enum Answer {
     /// A network.
     Network(Box<api::Network>),
+    /// It is as it was asked for.
+    Unchanged,
     /// A container.
     Container(Box<api::Container>),
     /// Names of the networks that were removed.

@@ -4,7 +4,7 @@
 //! `queue.rs` says whose turn it is, `requests.rs` starts what a request asks for, `outcomes.rs` ends it, `audit.rs`
 //! observes and repairs.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ use netd_model::error::{Code, Error, Result};
 use netd_model::id::Name;
 use netd_model::net::Family;
 use netd_model::observed::Observed;
-use netd_model::record::{Container, Network, PREDEFINED, Phase, Unknown};
+use netd_model::record::{Container, Mode, Network, PREDEFINED, Phase, Policy, Unknown};
 use netd_model::request::CreateNetwork;
 use netd_model::{ContainerId, NetworkId, Object, Op, Owner as ObjectOwner};
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -29,6 +29,7 @@ use crate::reconcile::journal::Journal;
 use crate::reconcile::notices::Notices;
 use crate::reconcile::pool::Pool;
 use crate::reconcile::queue::Subject;
+use crate::reconcile::requests::Making;
 use crate::reconcile::world::World;
 use crate::reconcile::{audit, view};
 use crate::state::HostState;
@@ -48,6 +49,11 @@ pub(crate) enum Then {
         id: NetworkId,
         reply: Reply,
     },
+    Reserved {
+        /// The record before.
+        old: Box<Network>,
+        reply: Reply,
+    },
     NetworksRemoved {
         ids: Vec<NetworkId>,
         prune: bool,
@@ -55,6 +61,8 @@ pub(crate) enum Then {
     },
     Attached {
         id: ContainerId,
+        /// For another choice of host ports.
+        again: Option<Box<Making>>,
         reply: Reply,
     },
     Detached {
@@ -405,7 +413,12 @@ impl Owner {
     fn features(&self) -> BTreeMap<String, bool> {
         [
             ("ipv6", self.world.facts.ipv6),
-            ("bridge_netfilter", self.world.facts.bridge_netfilter),
+            (
+                "bridge_netfilter",
+                !self.world.facts.bridge_netfilter.is_empty(),
+            ),
+            ("bridge_tables", self.world.facts.bridge_tables),
+            ("sctp", self.world.facts.sctp),
         ]
         .into_iter()
         .map(|(name, there)| (name.to_owned(), there))
@@ -430,30 +443,42 @@ impl Owner {
 
     /// A foreign chain that drops what netd forwards; nothing in our own table can undo that.
     pub(crate) fn forward_warnings(&self) -> Vec<String> {
-        self.world
-            .facts
-            .forward_drop
-            .iter()
-            .map(forward_warning)
-            .collect()
+        let chains = &self.world.facts.forward_drop;
+        if chains.is_empty() {
+            return Vec::new();
+        }
+        let needed = view::forward_rules(self.world.networks());
+        let warning = |chain: &String| {
+            if chain.starts_with("inet firewalld ") {
+                return firewalld_warning(chain, self.world.networks());
+            }
+            let command = |rule: &String| format!("`nft insert rule {chain} {rule}`");
+            let commands: Vec<String> = needed.iter().map(command).collect();
+            format!(
+                "chain {chain} drops forwarded packets that it does not accept, and with them the traffic of containers: let it \
+                 accept them with {}",
+                commands.join(" and ")
+            )
+        };
+        chains.iter().map(warning).collect()
     }
 }
 
-/// What to do about a chain, given as `family table chain`.
-fn forward_warning(chain: &String) -> String {
-    let what = format!(
-        "chain {chain} drops forwarded packets that it does not accept, and with them the traffic of containers: "
-    );
-    if chain.starts_with("inet firewalld ") {
-        // It makes its whole table anew at each reload.
-        return what
-            + "let firewalld trust netd's bridges with `firewall-cmd --permanent --zone=trusted --add-interface=nd-+` \
-               and `firewall-cmd --reload`";
-    }
-    what + &format!(
-        "let it accept them with `nft insert rule {chain} iifname \"nd-*\" accept` and `nft insert rule {chain} \
-         oifname \"nd-*\" ct state established,related accept` and `nft insert rule {chain} oifname \"nd-*\" ct status \
-         dnat accept`"
+/// firewalld makes its whole table anew at each reload, so a rule in it would not last.
+fn firewalld_warning<'a>(chain: &str, networks: impl Iterator<Item = &'a Network>) -> String {
+    let pattern = |network: &'a Network| match network.interface.as_str() {
+        bridge if bridge.starts_with("nd-") => "nd-+",
+        bridge => bridge,
+    };
+    let patterns: BTreeSet<&str> = networks.map(pattern).collect();
+    let options: Vec<String> = patterns
+        .into_iter()
+        .map(|pattern| format!("--add-interface={pattern}"))
+        .collect();
+    format!(
+        "chain {chain} drops forwarded packets that it does not accept, and with them the traffic of containers: let \
+         firewalld trust netd's bridges with `firewall-cmd --permanent --zone=trusted {}` and `firewall-cmd --reload`",
+        options.join(" ")
     )
 }
 
@@ -463,12 +488,15 @@ pub(crate) fn predefined(world: &World) -> Result<Network> {
     let request = CreateNetwork {
         name,
         subnets: Vec::new(),
-        ipv6: false,
+        families: vec![Family::V4],
+        modes: [Mode::Nat; 2],
+        policy: Policy::default(),
         internal: false,
         mtu: None,
         dns: Vec::new(),
         labels: BTreeMap::new(),
         bridge: None,
+        routes: Vec::new(),
     };
     world.plan_network(&request, NetworkId::from_bytes(random()?))
 }

@@ -1,5 +1,6 @@
 //! Records as the API shows them, and as the DNS zone needs them.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -7,8 +8,9 @@ use netd_dns::{Asker, Zone, container_names};
 use netd_model::api;
 use netd_model::desired;
 use netd_model::net::Family;
-use netd_model::record::{Container, Endpoint, Network};
+use netd_model::record::{Container, Endpoint, Mode, Network, Reservation, StaticRoute};
 use netd_model::skeleton::DNS_ADDRESS;
+use netd_model::{ContainerId, NetworkId};
 
 use crate::reconcile::world::World;
 
@@ -23,12 +25,15 @@ pub(crate) fn network(record: &Network) -> Arc<api::Network> {
             .iter()
             .map(|s| api::Subnet {
                 subnet: s.subnet.to_string(),
-                gateway: s.gateway,
+                gateway: record.gateway(s.subnet.family()),
                 ip_range: s.ip_range.map(|range| range.to_string()),
             })
             .collect(),
         internal: record.internal,
-        mode: "nat".to_owned(),
+        mode: record.mode.as_str().to_owned(),
+        mode6: record.mode6.map(|mode| mode.as_str().to_owned()),
+        icc: record.policy.icc,
+        opts: record.policy.opts(),
         mtu: record.mtu,
         ipv6: record.subnet(Family::V6).is_some(),
         encrypted: false,
@@ -36,8 +41,50 @@ pub(crate) fn network(record: &Network) -> Arc<api::Network> {
         interface: record.interface.clone(),
         dns: record.dns.clone(),
         labels: record.labels.clone(),
+        routes: record.routes.iter().map(route).collect(),
+        reservations: record
+            .reservations
+            .iter()
+            .map(|(name, kept)| (name.to_string(), reservation(kept)))
+            .collect(),
         endpoints: Vec::new(),
     })
+}
+
+fn reservation(kept: &Reservation) -> api::Reservation {
+    let of_family = |family| {
+        let mut ips = kept.ips.iter().filter(|ip| Family::of(**ip) == family);
+        ips.next().map(ToString::to_string)
+    };
+    api::Reservation {
+        ip: of_family(Family::V4),
+        ip6: of_family(Family::V6),
+        mac: kept.mac.map(|mac| mac.to_string()),
+    }
+}
+
+fn route(route: &StaticRoute) -> api::StaticRoute {
+    api::StaticRoute {
+        destination: route.destination.to_string(),
+        gateway: route.gateway.map(|ip| ip.to_string()),
+        metric: (route.metric != 0).then_some(route.metric),
+    }
+}
+
+/// The names that only one container resolves, with their addresses.
+fn extra_hosts(world: &World, record: &Container) -> BTreeMap<String, Vec<IpAddr>> {
+    let mut hosts: BTreeMap<String, Vec<IpAddr>> = BTreeMap::new();
+    for host in &record.extra_hosts {
+        let addresses = hosts.entry(host.name.clone()).or_default();
+        match host.address {
+            Some(ip) => addresses.push(ip),
+            None => addresses.extend(desired::FAMILIES.into_iter().filter_map(|family| {
+                let network = |id: &NetworkId| world.network(id);
+                Some(desired::gateway_endpoint(record, family, network)?.1)
+            })),
+        }
+    }
+    hosts
 }
 
 /// A container.
@@ -67,9 +114,42 @@ pub(crate) fn container(world: &World, record: &Container) -> Arc<api::Container
             search: Vec::new(),
             options: vec!["ndots:0".to_owned()],
         },
+        extra_hosts: extra_hosts(world, record),
         labels: record.labels.clone(),
+        counters: None,
         warnings: Vec::new(),
     })
+}
+
+/// The rules that another program's forward chain needs, if its policy is drop, to let the networks' traffic pass. netd's
+/// own chain still judges what they accept: a packet has to pass both.
+pub(crate) fn forward_rules<'a>(networks: impl Iterator<Item = &'a Network>) -> Vec<String> {
+    let mut rules = Vec::new();
+    let mut direct = Vec::new();
+    for network in networks {
+        let bridge = network.interface.as_str();
+        let pattern = if bridge.starts_with("nd-") {
+            "nd-*"
+        } else {
+            bridge
+        };
+        for rule in [
+            format!("iifname \"{pattern}\" accept"),
+            format!("oifname \"{pattern}\" ct state established,related accept"),
+            format!("oifname \"{pattern}\" ct status dnat accept"),
+        ] {
+            if !rules.contains(&rule) {
+                rules.push(rule);
+            }
+        }
+        let routed = |family| network.mode_of(family) == Mode::Routed && network.is_open(family);
+        // What goes to a container's own address is neither translated nor, at first, of a known flow.
+        if desired::FAMILIES.into_iter().any(routed) || !network.policy.trusted.is_empty() {
+            direct.push(format!("oifname \"{bridge}\" accept"));
+        }
+    }
+    rules.append(&mut direct);
+    rules
 }
 
 fn endpoint(world: &World, endpoint: &Endpoint) -> Option<api::Endpoint> {
@@ -80,12 +160,7 @@ fn endpoint(world: &World, endpoint: &Endpoint) -> Option<api::Endpoint> {
             .ip(family)
             .map(|ip| format!("{ip}/{}", subnet.subnet.len()))
     };
-    let gateway = |family| {
-        network
-            .subnet(family)
-            .filter(|_| !network.internal)
-            .map(|s| s.gateway)
-    };
+    let gateway = |family| network.gateway(family).filter(|_| network.is_open(family));
     Some(api::Endpoint {
         network: network.name.to_string(),
         network_id: network.id.to_string(),
@@ -97,6 +172,13 @@ fn endpoint(world: &World, endpoint: &Endpoint) -> Option<api::Endpoint> {
         gateway: gateway(Family::V4),
         gateway6: gateway(Family::V6),
         aliases: endpoint.aliases.clone(),
+        allow: endpoint.allow.iter().map(ToString::to_string).collect(),
+        gw_priority: endpoint.gw_priority,
+        sysctls: endpoint
+            .sysctls
+            .iter()
+            .map(|(path, value)| (path.replace('/', "."), value.clone()))
+            .collect(),
     })
 }
 
@@ -111,6 +193,12 @@ pub(crate) fn enter_names(zone: &mut Zone, world: &World, record: &Container) {
         let names = container_names(&record.name, aliases, &record.id, Some(&record.hostname));
         zone.add_names(&network.id, names, &endpoint.ips, &record.id);
     }
+    // A network that only this container is on, and asks first.
+    let own = own_names(&record.id);
+    zone.remove_network(&own);
+    for (name, addresses) in extra_hosts(world, record) {
+        zone.add_names(&own, [name], &addresses, &record.id);
+    }
     zone.set_asker(&record.id, asker(world, record));
 }
 
@@ -119,7 +207,13 @@ pub(crate) fn leave_names(zone: &mut Zone, record: &Container) {
     for endpoint in &record.endpoints {
         zone.remove_names(&endpoint.network, &record.id);
     }
+    zone.remove_network(&own_names(&record.id));
     zone.remove_asker(&record.id);
+}
+
+/// The id of the network of a container's extra hosts; no network of netd has such an id.
+fn own_names(id: &ContainerId) -> String {
+    format!("hosts of {id}")
 }
 
 fn asker(world: &World, record: &Container) -> Asker {
@@ -140,10 +234,13 @@ fn asker(world: &World, record: &Container) -> Asker {
         record.dns.clone()
     };
     Asker {
-        networks: record
-            .endpoints
-            .iter()
-            .map(|e| Arc::from(e.network.as_str()))
+        networks: std::iter::once(Arc::from(own_names(&record.id)))
+            .chain(
+                record
+                    .endpoints
+                    .iter()
+                    .map(|e| Arc::from(e.network.as_str())),
+            )
             .collect(),
         forward: way_out,
         upstreams: upstreams

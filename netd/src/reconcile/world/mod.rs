@@ -15,16 +15,19 @@ use netd_model::id::{Name, shorten};
 use netd_model::net::{Family, Proto};
 use netd_model::object::Sysctl;
 use netd_model::observed::{HostFacts, Observed};
-use netd_model::record::{Container, Phase, Port};
+use netd_model::record::{Container, Phase};
 use netd_model::{ContainerId, Key, NetworkId, Ns, Object, Owner};
 
 mod containers;
 mod networks;
 mod orphans;
 mod pools;
+mod ports;
+mod reservations;
 
 use orphans::Orphans;
 use pools::Net;
+use ports::HostPorts;
 
 /// Ports of one bridge: the kernel numbers them with 10 bits and keeps 0 (net/bridge/br_private.h, BR_MAX_PORTS).
 pub(crate) const BRIDGE_PORTS_MAX: usize = 1023;
@@ -43,7 +46,7 @@ pub(crate) struct World {
     containers: BTreeMap<ContainerId, Container>,
     container_names: HashMap<Name, ContainerId>,
     sandboxes: HashMap<(u64, u64), ContainerId>,
-    ports: HashMap<(Proto, u16), Vec<(ContainerId, Port)>>,
+    ports: HostPorts,
     orphans: Orphans,
 }
 
@@ -56,9 +59,9 @@ pub(crate) enum GiveBack {
     Used(Duration),
 }
 
-/// Where the round of each pool stands.
+/// Where the round of each pool, and that of the host ports, stands.
 #[derive(Debug)]
-pub(crate) struct Rounds(Vec<(NetworkId, Vec<IpAddr>)>);
+pub(crate) struct Rounds(Vec<(NetworkId, Vec<IpAddr>)>, u16);
 
 impl World {
     pub(crate) fn new(facts: HostFacts, ula_seed: [u8; 5]) -> Self {
@@ -73,7 +76,7 @@ impl World {
             containers: BTreeMap::new(),
             container_names: HashMap::new(),
             sandboxes: HashMap::new(),
-            ports: HashMap::new(),
+            ports: HostPorts::default(),
             orphans: Orphans::default(),
         }
     }
@@ -115,11 +118,13 @@ impl World {
     pub(crate) fn rounds(&self) -> Rounds {
         let pools = |net: &Net| net.pools.iter().map(netd_ipam::Pool::cursor).collect();
         let rounds = self.networks.iter();
-        Rounds(rounds.map(|(id, net)| (id.clone(), pools(net))).collect())
+        let pools = rounds.map(|(id, net)| (id.clone(), pools(net))).collect();
+        Rounds(pools, self.ports.last())
     }
 
     /// Goes on where the rounds stood: a dry run leaves no trace.
-    pub(crate) fn set_rounds(&mut self, Rounds(rounds): Rounds) {
+    pub(crate) fn set_rounds(&mut self, Rounds(rounds, port): Rounds) {
+        self.ports.set_last(port);
         for (id, cursors) in rounds {
             let pools = self.networks.get_mut(&id).map(|net| net.pools.iter_mut());
             let pools = pools.into_iter().flatten();
@@ -134,7 +139,7 @@ impl World {
         if self.purged {
             Vec::new()
         } else {
-            desired::host(&self.host_changes)
+            desired::host(&self.host_changes, &self.facts)
         }
     }
 
@@ -199,15 +204,7 @@ impl World {
 
     /// Local addresses on which a wildcard UDP port belongs to a publish of its own.
     pub(crate) fn exact_publishes(&self, family: Family, port: u16) -> Vec<IpAddr> {
-        self.ports
-            .get(&(Proto::Udp, port))
-            .into_iter()
-            .flatten()
-            .filter_map(|(_, port)| {
-                port.host_ip
-                    .filter(|ip| Family::of(*ip) == family && !ip.is_unspecified())
-            })
-            .collect()
+        self.ports.exact(Proto::Udp, family, port)
     }
 }
 

@@ -11,9 +11,9 @@ use std::time::Duration;
 use netd_model::desired;
 use netd_model::diff::diff;
 use netd_model::error::{Code, Error, Result};
-use netd_model::net::{Family, Mac, Prefix};
+use netd_model::net::{Family, Mac, Prefix, Proto};
 use netd_model::observed::Observed;
-use netd_model::record::Container;
+use netd_model::record::{Container, Port};
 use netd_model::{ContainerId, NetworkId, Ns, Object, Op, Owner};
 
 use super::World;
@@ -226,26 +226,40 @@ impl World {
         self.hold_addresses(now);
     }
 
+    /// The ports that lead to other containers on no record than this one.
+    fn published_by_others(&self, id: &ContainerId) -> impl Iterator<Item = (&ContainerId, Port)> {
+        let others = self.orphans.objects.iter();
+        others
+            .filter(move |(other, _)| *other != id)
+            .flat_map(|(id, objects)| {
+                objects.iter().filter_map(move |object| match object {
+                    Object::Element(element) => Some((id, desired::published(element)?)),
+                    _ => None,
+                })
+            })
+    }
+
+    /// Host ports that netd does not choose by itself: they lead to orphans.
+    pub(super) fn orphan_ports(&self, id: &ContainerId) -> Vec<(Proto, u16)> {
+        let ports = self.published_by_others(id);
+        ports
+            .map(|(_, port)| (port.proto, port.host_port))
+            .collect()
+    }
+
     /// A host port that still leads to an orphan is not free.
     pub(super) fn check_orphan_ports(&self, container: &Container) -> Result<()> {
-        let others = self.orphans.objects.iter();
-        for (id, objects) in others.filter(|(id, _)| **id != container.id) {
-            let published = objects.iter().filter_map(|object| match object {
-                Object::Element(element) => desired::published(element),
-                _ => None,
-            });
-            for held in published {
-                if let Some(port) = container.ports.iter().find(|port| port.conflicts(&held)) {
-                    return Err(Error::new(
-                        Code::PortInUse,
-                        format!(
-                            "host port {port} leads to container {}, which is on no record: choose another host port, \
-                             or attach that container again with its id",
-                            id.short()
-                        ),
-                    )
-                    .with("container", id.to_string()));
-                }
+        for (id, held) in self.published_by_others(&container.id) {
+            if let Some(port) = container.ports.iter().find(|port| port.conflicts(&held)) {
+                return Err(Error::new(
+                    Code::PortInUse,
+                    format!(
+                        "host port {port} leads to container {}, which is on no record: choose another host port, or \
+                         attach that container again with its id",
+                        id.short()
+                    ),
+                )
+                .with("container", id.to_string()));
             }
         }
         Ok(())

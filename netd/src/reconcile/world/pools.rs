@@ -30,6 +30,7 @@ impl Net {
     pub(super) fn addresses(
         &mut self,
         join: &Join,
+        name: &Name,
         had: impl Fn(Family) -> Option<IpAddr>,
         now: Duration,
     ) -> Result<Vec<IpAddr>> {
@@ -42,7 +43,7 @@ impl Net {
             let held = had(family).filter(|ip| asked.is_none_or(|asked| asked == *ip));
             let got = match held {
                 Some(ip) => Ok(Some(ip)),
-                None => self.address(family, asked, now),
+                None => self.address(family, asked, name, now),
             };
             match got {
                 Ok(ip) => ips.extend(ip),
@@ -60,8 +61,19 @@ impl Net {
         &mut self,
         family: Family,
         asked: Option<IpAddr>,
+        container: &Name,
         now: Duration,
     ) -> Result<Option<IpAddr>> {
+        if let Some((ip, kept)) = asked.and_then(|ip| Some((ip, self.kept_for(ip)?))) {
+            if kept == container {
+                return Ok(Some(ip));
+            }
+            let text = format!("address {ip} is kept for container {kept}: choose another");
+            return Err(in_network(
+                Error::new(Code::AddressInUse, text),
+                &self.record.name,
+            ));
+        }
         let pool = self
             .pools
             .iter_mut()
@@ -87,7 +99,8 @@ impl Net {
     }
 
     pub(super) fn give_back(&mut self, ips: &[IpAddr], how: GiveBack) {
-        for ip in ips {
+        let kept: Vec<bool> = ips.iter().map(|ip| self.kept_for(*ip).is_some()).collect();
+        for (ip, _) in ips.iter().zip(kept).filter(|(_, is_kept)| !is_kept) {
             let Some(pool) = self.pools.iter_mut().find(|pool| pool.contains(*ip)) else {
                 continue;
             };
