@@ -162,8 +162,9 @@ pub fn network(network: &Network, facts: &HostFacts) -> Vec<Object> {
     objects
 }
 
-/// A container may send redirects and router advertisements to its bridge: the host listens to neither.
-fn bridge_sysctls(network: &Network, facts: &HostFacts, owner: &Owner) -> Vec<Object> {
+/// The settings of a network's bridge. A container may send redirects and router advertisements to it: the host listens
+/// to neither.
+pub fn bridge_sysctls(network: &Network, facts: &HostFacts, owner: &Owner) -> Vec<Object> {
     let bridge = &network.interface;
     let sysctl = |path: String, value: &str| {
         Object::Sysctl(Sysctl {
@@ -356,7 +357,7 @@ pub fn container<'a>(
         objects.extend(port_access(container, family, &network, facts));
         let ports = container.ports.iter();
         for port in ports.filter(|port| port_serves(port, family)) {
-            objects.extend(published(container, port, family, &network, facts));
+            objects.extend(publish(container, port, family, &network, facts));
         }
     }
     objects
@@ -710,7 +711,7 @@ fn counters<'a>(
 }
 
 /// A published port in one family: the socket that holds it, and the map element that leads to the container.
-fn published<'a>(
+fn publish<'a>(
     container: &Container,
     port: &Port,
     family: Family,
@@ -765,30 +766,53 @@ fn published<'a>(
     objects
 }
 
-/// The published UDP port that an element serves: its address (unspecified for all) and port.
-pub fn published_udp(element: &Element) -> Option<(IpAddr, u16)> {
-    let udp = Datum::L4Proto(Proto::Udp.number());
-    let published = |stem| {
-        FAMILIES
-            .into_iter()
-            .any(|f| element.key.set == set_name(stem, Some(f)))
+/// The port that an element publishes; its address is unspecified for all of a family.
+pub fn published(element: &Element) -> Option<Port> {
+    let (ip, proto, host_port) = match element.key.first.as_slice() {
+        [Datum::L4Proto(proto), Datum::Port(port)] => {
+            let set = |family: &Family| element.key.set == set_name(PUBANY, Some(*family));
+            (FAMILIES.into_iter().find(set)?.unspecified(), proto, port)
+        }
+        [Datum::Ip4(ip), Datum::L4Proto(proto), Datum::Port(port)] => {
+            (IpAddr::V4(*ip), proto, port)
+        }
+        [Datum::Ip6(ip), Datum::L4Proto(proto), Datum::Port(port)] => {
+            (IpAddr::V6(*ip), proto, port)
+        }
+        _ => return None,
     };
-    if ![PUB, PUBANY, LO].into_iter().any(published) {
+    let ElementData::Values(to) = &element.data else {
         return None;
-    }
-    match element.key.first.as_slice() {
-        [proto, Datum::Port(port)] if *proto == udp => FAMILIES
-            .into_iter()
-            .find(|family| element.key.set == set_name(PUBANY, Some(*family)))
-            .map(|family| (family.unspecified(), *port)),
-        [Datum::Ip4(ip), proto, Datum::Port(port)] if *proto == udp => {
-            Some((IpAddr::V4(*ip), *port))
-        }
-        [Datum::Ip6(ip), proto, Datum::Port(port)] if *proto == udp => {
-            Some((IpAddr::V6(*ip), *port))
-        }
+    };
+    let [_, Datum::Port(container_port)] = to.as_slice() else {
+        return None;
+    };
+    let mut protos = [Proto::Tcp, Proto::Udp, Proto::Sctp].into_iter();
+    Some(Port {
+        proto: protos.find(|known| known.number() == *proto)?,
+        host_ip: Some(ip),
+        host_port: *host_port,
+        container_port: *container_port,
+    })
+}
+
+/// The container's address that an element leads a published port to.
+pub fn published_to(element: &Element) -> Option<IpAddr> {
+    published(element)?;
+    match &element.data {
+        ElementData::Values(to) => match to.first()? {
+            Datum::Ip4(ip) => Some(IpAddr::V4(*ip)),
+            Datum::Ip6(ip) => Some(IpAddr::V6(*ip)),
+            _ => None,
+        },
         _ => None,
     }
+}
+
+/// The published UDP port that an element serves: its address (unspecified for all) and port.
+pub fn published_udp(element: &Element) -> Option<(IpAddr, u16)> {
+    let port = published(element).filter(|port| port.proto == Proto::Udp)?;
+    Some((port.host_ip?, port.host_port))
 }
 
 /// The host's table.

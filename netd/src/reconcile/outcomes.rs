@@ -183,6 +183,8 @@ impl Owner {
             Outcome::Done => {
                 self.host_is_held();
                 self.world.set_phase(id, Phase::Attached);
+                let now = self.now();
+                self.world.forget_orphan(id, now);
                 let answered = self.shown(id, None);
                 self.tell_of("attached", id, None);
                 self.publish();

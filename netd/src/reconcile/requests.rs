@@ -197,6 +197,7 @@ impl Owner {
         let work = Work::Make {
             sandbox: None,
             before: vec![Write::Network(Box::new(record))],
+            replaced: Vec::new(),
             ops: Vec::new(),
             after: Vec::new(),
             undo: Vec::new(),
@@ -271,6 +272,7 @@ impl Owner {
         let work = Work::Make {
             sandbox: None,
             before,
+            replaced: Vec::new(),
             ops,
             after: Vec::new(),
             undo,
@@ -415,7 +417,8 @@ impl Owner {
         self.world
             .reserve(attach, id.clone(), sandbox.identity, now, &[])?;
         let after = self.world.objects(&networks, [&id]);
-        let ops = self.ops(before, &after);
+        let mut ops = self.world.orphan_removal(&id);
+        ops.extend(self.ops(before, &after));
         self.world.remove_container(&id, GiveBack::Unused);
         self.world.set_rounds(rounds);
         Ok(ops)
@@ -443,6 +446,7 @@ impl Owner {
         let mut held_all = self.with_host(&mut after, &mut before);
         held_all.extend(held);
         let ops = self.ops(held_all, &after);
+        let replaced = self.world.orphan_removal(&id);
         before.push(Write::Container(Box::new(record.clone())));
         let mut takes = self.predefined_subjects(&networks);
         takes.extend([
@@ -456,6 +460,7 @@ impl Owner {
         let work = Work::Make {
             sandbox: Some((id.clone(), sandbox)),
             before,
+            replaced,
             ops,
             after: vec![Write::Container(Box::new(attached))],
             undo: vec![Write::DropContainer(id.clone())],
@@ -491,6 +496,7 @@ impl Owner {
         let is_last = |id: &&NetworkId| {
             self.world.network(id).is_some_and(Network::is_predefined)
                 && self.world.members(id).all(leaves)
+                && !self.world.has_orphans(id)
         };
         networks.iter().filter(is_last).cloned().collect()
     }
@@ -549,6 +555,7 @@ impl Owner {
                 let work = Work::Make {
                     sandbox: None,
                     before,
+                    replaced: Vec::new(),
                     ops,
                     after: Vec::new(),
                     undo,

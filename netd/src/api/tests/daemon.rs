@@ -293,6 +293,13 @@ impl Kernel for NoKernel {
         unreachable!("the API observes nothing")
     }
 
+    fn settings(
+        &self,
+        _wanted: Vec<netd_model::object::Sysctl>,
+    ) -> Vec<netd_model::object::Sysctl> {
+        Vec::new()
+    }
+
     fn facts(&self) -> Result<HostFacts, KernelError> {
         unreachable!("the API needs no facts")
     }
