@@ -793,6 +793,8 @@ pub fn published(element: &Element) -> Option<Port> {
         host_ip: Some(ip),
         host_port: *host_port,
         container_port: *container_port,
+        // Who may open flows to it stands in other elements.
+        access: Access::default(),
     })
 }
 

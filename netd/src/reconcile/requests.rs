@@ -173,6 +173,7 @@ impl Owner {
         let work = Work::Make {
             sandbox: None,
             before: vec![Write::Network(Box::new(record))],
+            replaced: Vec::new(),
             ops,
             after: Vec::new(),
             undo: vec![Write::Network(Box::new(old.clone()))],
