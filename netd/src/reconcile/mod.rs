@@ -1,10 +1,12 @@
 //! The owner of all state: takes requests, decides, has the kernel changed, answers.
 
 mod audit;
+mod declared;
 mod drift;
 pub mod handle;
 mod job;
 pub mod journal;
+mod making;
 mod notices;
 mod outcomes;
 mod owner;
