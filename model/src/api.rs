@@ -219,6 +219,13 @@ pub struct Reservation {
     pub mac: Option<String>,
 }
 
+/// Answer of `GET /v1/doctor`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Findings {
+    /// What hinders; none on a healthy host.
+    pub findings: Vec<crate::doctor::Finding>,
+}
+
 /// Body of `POST /v1/apply`, and the content of a file of networks (TOML, there in the singular).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

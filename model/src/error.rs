@@ -77,6 +77,7 @@ codes! {
     InvalidReference = "invalid_reference", 400, "An id prefix fits more than one object.";
     InvalidHostname = "invalid_hostname", 400, "The hostname is not a DNS name.";
     InvalidAlias = "invalid_alias", 400, "An alias is not a DNS name.";
+    InvalidTrace = "invalid_trace", 400, "What is to be traced is neither a container nor an address, or has no port.";
     InvalidAllow = "invalid_allow", 400, "What an endpoint is allowed to send from is no prefix, overlaps another, or holds a gateway.";
     InvalidLabel = "invalid_label", 400, "A label is not KEY=VALUE or too long.";
     InvalidOpt = "invalid_opt", 400, "An option of a network is unknown or has a wrong value.";

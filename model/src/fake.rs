@@ -188,7 +188,7 @@ impl Observed {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::collections::{BTreeMap, BTreeSet};
     use std::net::IpAddr;
 
@@ -206,7 +206,7 @@ mod tests {
     };
     use crate::request::Attach;
 
-    fn network(n: u8, ipv6: bool, internal: bool) -> Network {
+    pub(crate) fn network(n: u8, ipv6: bool, internal: bool) -> Network {
         let subnet = |text: String| {
             let subnet: Prefix = text.parse().unwrap();
             crate::request::SubnetSpec {
@@ -255,7 +255,7 @@ mod tests {
         }
     }
 
-    fn container(n: u8, networks: &[&Network], ports: Vec<Port>) -> Container {
+    pub(crate) fn container(n: u8, networks: &[&Network], ports: Vec<Port>) -> Container {
         let id = ContainerId::from_bytes([n; 32]);
         let endpoint = |(at, network): (usize, &&Network)| {
             let ips: Vec<IpAddr> = network

@@ -10,6 +10,7 @@ pub mod api;
 pub mod counters;
 pub mod desired;
 pub mod diff;
+pub mod doctor;
 pub mod error;
 pub mod fake;
 pub mod id;
@@ -23,6 +24,7 @@ pub mod publish;
 pub mod record;
 pub mod request;
 pub mod skeleton;
+pub mod trace;
 
 pub use error::{Error, Result};
 pub use id::{ContainerId, NetworkId};

@@ -38,6 +38,17 @@ impl Observed {
     }
 }
 
+/// A route of the host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Way {
+    /// Where it leads.
+    pub to: Prefix,
+    /// By which interface.
+    pub dev: IfName,
+    /// Its metric.
+    pub metric: u32,
+}
+
 /// Facts about the host, read at start and at each audit.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
@@ -52,6 +63,14 @@ pub struct HostFacts {
     pub routes: Vec<Prefix>,
     /// The resolvers of the host.
     pub resolvers: Vec<IpAddr>,
+    /// Addresses of the host, less those of netd's bridges and of `lo`.
+    pub addresses: Vec<IpAddr>,
+    /// Routes that are not ours, with what a trace needs of them.
+    pub ways: Vec<Way>,
+    /// Names of the host's interfaces.
+    pub links: Vec<IfName>,
+    /// `net.ipv4.conf.all.rp_filter` is 1 (strict).
+    pub strict_rp_filter: bool,
     /// MTU of the interface that holds the default route of the lowest metric.
     pub uplink_mtu: Option<u32>,
     /// `net.ipv4.ip_forward` is 1.

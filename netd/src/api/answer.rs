@@ -74,6 +74,8 @@ fn carry(status: StatusCode, answer: Answer) -> Response {
         Answer::DryRun(dry_run) => render(status, &dry_run),
         Answer::Plan(plan) => render(status, &plan),
         Answer::Purged(purged) => render(status, &purged),
+        Answer::Findings(findings) => render(status, &api::Findings { findings }),
+        Answer::Trace(trace) => render(status, &trace),
     }
 }
 

@@ -104,6 +104,8 @@ pub fn router(state: ApiState) -> Router {
         )
         .route("/v1/apply", post(apply::apply))
         .route("/v1/plan", get(system::plan))
+        .route("/v1/doctor", get(system::doctor))
+        .route("/v1/trace", get(system::trace))
         .route("/v1/audit", post(system::audit))
         .route("/v1/status", get(system::status))
         .route("/v1/events", get(events::events))

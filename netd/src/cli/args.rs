@@ -138,6 +138,23 @@ pub enum Command {
     /// Show the repairs that the next audit would make; nothing when healthy
     #[command(after_help = "Example: netctl plan")]
     Plan,
+    /// Look for what about this host hinders containers, and tell the remedy
+    #[command(after_help = "Example: netctl doctor")]
+    Doctor,
+    /// Follow a packet on paper, through what the kernel holds: where it goes, what translates it, what drops it
+    #[command(
+        after_help = "Nothing is sent. Exit code 0 if the packet arrives, 1 if not.\n\n\
+                            Example: netctl trace web-1 db:5432\n         \
+                            netctl trace 203.0.113.7 192.0.2.1:8080\n         \
+                            netctl trace host '[fd00::2]:53/udp'"
+    )]
+    Trace {
+        /// Who sends: a container, host, or an address outside
+        from: String,
+        /// Where to: a container or an address; without a port it is pinged
+        #[arg(value_name = "DST[:PORT[/tcp|udp|sctp]]")]
+        to: String,
+    },
     /// Show what happened since the daemon's start: attached, detached, repaired and the like
     #[command(
         after_help = "With -o json each event is one line (NDJSON).\n\nExample: netctl events --follow --since 10m"

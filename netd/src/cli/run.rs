@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::OfflinePurge;
 use super::args::{Attach, Command, Connect, Network, NetworkCreate, PurgeOptions};
+use super::client::segment;
 use super::failure::{Failure, NO_DAEMON, RESOLV_CONF_FAILED};
 use super::output::Terminal;
 use super::session::{Ops, Page, Session, change, lines, path, warnings};
@@ -47,6 +48,8 @@ impl Session {
             Command::Status { wait: true } => self.wait(terminal),
             Command::Apply { file, change } => self.apply(&file, change.dry_run),
             Command::Plan => self.plan(),
+            Command::Doctor => self.doctor(),
+            Command::Trace { from, to } => self.trace(&from, &to),
             Command::Events { follow, since } => self.events(terminal, follow, since.as_deref()),
             Command::Purge { purge, change } => self.purge(&purge, change.dry_run, offline_purge),
             // Needs no daemon: done before there is a session.
@@ -283,6 +286,21 @@ impl Session {
             page.notes.push("healthy: nothing to do".to_owned());
         }
         Ok(page)
+    }
+
+    fn doctor(&self) -> Result<Page, Failure> {
+        let body = self.ask(Method::GET, "/v1/doctor")?;
+        let found: api::Findings = self.read(&body)?;
+        let mut page = self.show(&body, view::findings)?;
+        if found.findings.is_empty() {
+            page.notes.push("healthy: nothing found".to_owned());
+        }
+        Ok(page)
+    }
+
+    fn trace(&self, from: &str, to: &str) -> Result<Page, Failure> {
+        let target = format!("/v1/trace?from={}&to={}", segment(from), segment(to));
+        self.show(&self.ask(Method::GET, &target)?, view::trace)
     }
 
     fn purge(

@@ -68,6 +68,35 @@ pub(super) fn network(network: &api::Network) -> String {
     page.finish()
 }
 
+/// What was found, each with its remedy.
+pub(super) fn findings(found: &api::Findings) -> String {
+    let line = |f: &netd_model::doctor::Finding| {
+        format!(
+            "{}: {}\n  remedy: {}\n",
+            clean(&f.kind),
+            clean(&f.message),
+            clean(&f.remedy)
+        )
+    };
+    found.findings.iter().map(line).collect()
+}
+
+/// The way of a packet.
+pub(super) fn trace(trace: &netd_model::trace::Trace) -> String {
+    let hops = trace.hops.iter();
+    let mut text = columns(None, hops.map(|hop| vec![clean(&hop.at), clean(&hop.what)]));
+    let word = if trace.delivered {
+        "arrives"
+    } else {
+        "dropped"
+    };
+    let _ = writeln!(text, "{word}: {}", clean(&trace.verdict));
+    if let Some(fault) = &trace.fault {
+        let _ = writeln!(text, "fault: {}", clean(fault));
+    }
+    text
+}
+
 /// A container.
 pub(super) fn container(container: &api::Container) -> String {
     let mut page = Fields::default();

@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use netd_model::api;
+use netd_model::doctor::Finding;
 use netd_model::error::{Code, Error, Result};
 use netd_model::id::Name;
 use netd_model::net::Prefix;
 use netd_model::record::Reservation;
 use netd_model::request::{Attach, CreateNetwork, Join};
+use netd_model::trace::Trace;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::kernel::Sandbox;
@@ -84,6 +86,15 @@ pub enum Request {
     Refresh,
     /// What the next audit would repair.
     Plan,
+    /// What about the host hinders containers.
+    Doctor,
+    /// What happens to a packet.
+    Trace {
+        /// Who sends: a container, `host`, or an address.
+        from: String,
+        /// Where to: the same, and `:PORT[/PROTO]`.
+        to: String,
+    },
     /// Observe everything and repair.
     Audit,
     /// Remove everything of ours.
@@ -112,6 +123,10 @@ pub enum Answer {
     Plan(Box<api::Plan>),
     /// What a purge removed.
     Purged(api::Purged),
+    /// What hinders.
+    Findings(Vec<Finding>),
+    /// The way of a packet.
+    Trace(Box<Trace>),
 }
 
 /// A request on its way to the owner.

@@ -1,6 +1,7 @@
 //! The end of each job: keep or take back what was reserved, show it, answer.
 
 use netd_model::api;
+use netd_model::doctor;
 use netd_model::error::{Code, Error, Result};
 use netd_model::record::{PREDEFINED, Phase};
 use netd_model::{ContainerId, NetworkId};
@@ -72,6 +73,16 @@ impl Owner {
                     self.world.facts = *facts;
                     self.publish();
                     answer(reply, Ok(Answer::Done));
+                }
+                other => answer(reply, Err(failure(other))),
+            },
+            Then::Examined { reply } => match outcome {
+                Outcome::Facts(facts) => {
+                    self.world.facts = *facts;
+                    self.publish();
+                    let networks: Vec<_> = self.world.networks().collect();
+                    let findings = doctor::examine(&self.world.facts, &networks);
+                    answer(reply, Ok(Answer::Findings(findings)));
                 }
                 other => answer(reply, Err(failure(other))),
             },

@@ -12,6 +12,7 @@ use arc_swap::ArcSwap;
 use netd_dns::ZoneHandle;
 use netd_model::api;
 use netd_model::diff::diff;
+use netd_model::doctor;
 use netd_model::error::{Code, Error, Result};
 use netd_model::id::Name;
 use netd_model::net::Family;
@@ -93,6 +94,10 @@ pub(crate) enum Then {
         reply: Reply,
     },
     Refreshed {
+        reply: Reply,
+    },
+    /// The facts were read for an examination.
+    Examined {
         reply: Reply,
     },
     /// The predefined network was taken out of the kernel.
@@ -439,7 +444,7 @@ impl Owner {
         if chains.is_empty() {
             return Vec::new();
         }
-        let needed = view::forward_rules(self.world.networks());
+        let needed = doctor::forward_rules(self.world.networks());
         let warning = |chain: &String| {
             let command = |rule: &String| format!("`nft insert rule {chain} {rule}`");
             let commands: Vec<String> = needed.iter().map(command).collect();

@@ -116,6 +116,8 @@ impl Owner {
             | Request::Alive
             | Request::Refresh
             | Request::Plan
+            | Request::Doctor
+            | Request::Trace { .. }
             | Request::Audit
             | Request::Purge { .. } => Vec::new(),
         }

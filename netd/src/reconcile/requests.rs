@@ -3,6 +3,7 @@
 use netd_model::error::{Code, Error};
 use netd_model::record::{Container, Network, Phase};
 use netd_model::request::{Attach, CreateNetwork, Join};
+use netd_model::trace::Question;
 use netd_model::{ContainerId, NetworkId, Object, Op, desired};
 
 use netd_model::api::DryRun;
@@ -92,6 +93,22 @@ impl Owner {
             Request::Refresh => {
                 let then = Then::Refreshed { reply };
                 self.submit(Work::Facts, Vec::new(), Touches::default(), then);
+            }
+            Request::Doctor => {
+                let then = Then::Examined { reply };
+                self.submit(Work::Facts, Vec::new(), Touches::default(), then);
+            }
+            Request::Trace { from, to } => {
+                let find = |name: &str| {
+                    let id = self.world.find_container(name)?;
+                    self.world.container(&id).ok_or_else(|| {
+                        Error::new(Code::ContainerNotFound, format!("container {name} is gone"))
+                    })
+                };
+                match Question::parse(&from, &to, find) {
+                    Ok(question) => self.start_audit(Purpose::Trace { question, reply }),
+                    Err(error) => answer(reply, Err(error)),
+                }
             }
             Request::Audit if dry_run => self.start_audit(Purpose::Plan { reply }),
             Request::Plan => self.start_audit(Purpose::Plan { reply }),

@@ -8,7 +8,7 @@ use netd_dns::{Asker, Zone, container_names};
 use netd_model::api;
 use netd_model::desired;
 use netd_model::net::Family;
-use netd_model::record::{Container, Endpoint, Mode, Network, Reservation, StaticRoute};
+use netd_model::record::{Container, Endpoint, Network, Reservation, StaticRoute};
 use netd_model::skeleton::DNS_ADDRESS;
 use netd_model::{ContainerId, NetworkId};
 
@@ -121,37 +121,6 @@ pub(crate) fn container(world: &World, record: &Container) -> Arc<api::Container
         counters: None,
         warnings: Vec::new(),
     })
-}
-
-/// The rules that another program's forward chain needs, if its policy is drop, to let the networks' traffic pass. netd's
-/// own chain still judges what they accept: a packet has to pass both.
-pub(crate) fn forward_rules<'a>(networks: impl Iterator<Item = &'a Network>) -> Vec<String> {
-    let mut rules = Vec::new();
-    let mut direct = Vec::new();
-    for network in networks {
-        let bridge = network.interface.as_str();
-        let pattern = if bridge.starts_with("nd-") {
-            "nd-*"
-        } else {
-            bridge
-        };
-        for rule in [
-            format!("iifname \"{pattern}\" accept"),
-            format!("oifname \"{pattern}\" ct state established,related accept"),
-            format!("oifname \"{pattern}\" ct status dnat accept"),
-        ] {
-            if !rules.contains(&rule) {
-                rules.push(rule);
-            }
-        }
-        let routed = |family| network.mode_of(family) == Mode::Routed && network.is_open(family);
-        // What goes to a container's own address is neither translated nor, at first, of a known flow.
-        if desired::FAMILIES.into_iter().any(routed) || !network.policy.trusted.is_empty() {
-            direct.push(format!("oifname \"{bridge}\" accept"));
-        }
-    }
-    rules.append(&mut direct);
-    rules
 }
 
 fn endpoint(world: &World, endpoint: &Endpoint) -> Option<api::Endpoint> {

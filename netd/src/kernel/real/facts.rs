@@ -6,7 +6,7 @@ use std::net::{IpAddr, UdpSocket};
 use std::path::Path;
 
 use netd_model::net::Family;
-use netd_model::observed::HostFacts;
+use netd_model::observed::{HostFacts, Way};
 use netd_model::{IfName, Ns, Prefix};
 
 use super::inet::{self, BY_KERNEL, LOCAL, MAIN, PROTOCOL, RouteView, UNICAST};
@@ -47,6 +47,16 @@ pub(super) fn read(space: &mut Space, resolv_conf: &Path) -> Result<HostFacts, K
             .map(|route| route.dst)
             .collect(),
         resolvers: resolvers(&read_resolv_conf(resolv_conf)),
+        addresses: addresses(&foreign, &links),
+        ways: foreign
+            .iter()
+            .filter_map(|route| way(route, &links))
+            .collect(),
+        links: links
+            .iter()
+            .filter_map(|view| IfName::parse(&view.name).ok())
+            .collect(),
+        strict_rp_filter: is_on("net/ipv4/conf/all/rp_filter").map_err(settings)?,
         uplink_mtu: uplink(&foreign)
             .and_then(|index| links.iter().find(|view| view.index == index))
             .map(|view| view.mtu),
@@ -64,6 +74,38 @@ pub(super) fn read(space: &mut Space, resolv_conf: &Path) -> Result<HostFacts, K
             .unwrap_or_default(),
         sctp: has_sctp(),
     })
+}
+
+/// The host's own addresses, as its table of local routes has them; not those of `lo`.
+fn addresses(routes: &[RouteView], links: &[LinkView]) -> Vec<IpAddr> {
+    let lo = links
+        .iter()
+        .find(|view| view.name == "lo")
+        .map(|lo| lo.index);
+    let is_single = |route: &&RouteView| {
+        let dst = route.dst;
+        let whole = if dst.base().is_ipv4() { 32 } else { 128 };
+        route.kind == LOCAL && dst.len() == whole && (route.oif != lo || !dst.base().is_loopback())
+    };
+    routes
+        .iter()
+        .filter(is_single)
+        .map(|route| route.dst.base())
+        .collect()
+}
+
+/// A route to others.
+fn way(route: &RouteView, links: &[LinkView]) -> Option<Way> {
+    let index = route
+        .oif
+        .filter(|_| route.kind == UNICAST && route.table == MAIN)?;
+    let dev = links.iter().find(|view| view.index == index)?;
+    Some(Way {
+        to: route.dst,
+        dev: IfName::parse(&dev.name).ok()?,
+        metric: route.metric,
+    })
+    .filter(|way| !every_link_has(way.to))
 }
 
 fn is_on(path: &str) -> Result<bool, Refusal> {
