@@ -2,10 +2,12 @@
 
 mod audit;
 mod cni;
+mod declared;
 mod drift;
 pub mod handle;
 mod job;
 pub mod journal;
+mod making;
 mod notices;
 mod outcomes;
 mod owner;

@@ -9,9 +9,10 @@ use netd_model::{ContainerId, NetworkId};
 use crate::reconcile::handle::Answer;
 use crate::reconcile::job::{Outcome, Token, Unmake, Work};
 use crate::reconcile::journal::Entry;
+use crate::reconcile::making::Making;
 use crate::reconcile::owner::{Owner, Pending, Reply, Then, Touches};
 use crate::reconcile::queue::Subject;
-use crate::reconcile::requests::{Making, answer};
+use crate::reconcile::requests::answer;
 use crate::reconcile::view;
 use crate::reconcile::world::GiveBack;
 

@@ -95,7 +95,11 @@ pub fn check_traces(world: &World, now: Circumstances, title: &str, report: &mut
         let from = match row.from.who {
             Who::Host => "host".to_owned(),
             Who::Outside | Who::Trusted => {
-                let own = row.from.ips.iter().find(|ip| ip.is_ipv4() == row.to.is_ipv4());
+                let own = row
+                    .from
+                    .ips
+                    .iter()
+                    .find(|ip| ip.is_ipv4() == row.to.is_ipv4());
                 own.map_or_else(String::new, IpAddr::to_string)
             }
             _ => row.from.name.to_owned(),

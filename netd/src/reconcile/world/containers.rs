@@ -289,7 +289,8 @@ impl World {
                 .ips
                 .iter()
                 .filter(|ip| net.kept_for(**ip).is_none());
-            for ip in free.copied().collect::<Vec<_>>().iter() {
+            let free: Vec<_> = free.copied().collect();
+            for ip in &free {
                 if let Some(pool) = net.pools.iter_mut().find(|pool| pool.contains(*ip)) {
                     pool.adopt(*ip).map_err(ipam_error)?;
                     // The round goes on behind the highest, for the last one released is not known.
