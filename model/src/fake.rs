@@ -228,6 +228,7 @@ mod tests {
             mode: Mode::Nat,
             mtu: 1500,
             dns: Vec::new(),
+            naming: crate::naming::Naming::default(),
             labels: BTreeMap::new(),
             unknown: serde_json::Map::new(),
         }

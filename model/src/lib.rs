@@ -11,6 +11,7 @@ pub mod diff;
 pub mod error;
 pub mod fake;
 pub mod id;
+pub mod naming;
 pub mod net;
 pub mod nft;
 pub mod object;

@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{ContainerId, Name, NetworkId, digest};
+use crate::naming::Naming;
 use crate::net::{Family, IfName, Mac, Prefix, Proto};
 use crate::request::Attach;
 
@@ -41,6 +42,9 @@ pub struct Network {
     /// Resolvers to forward to, instead of the host's.
     #[serde(default)]
     pub dns: Vec<IpAddr>,
+    /// How its names are answered.
+    #[serde(default, skip_serializing_if = "Naming::is_default")]
+    pub naming: Naming,
     /// Labels of the user.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,

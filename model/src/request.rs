@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::api;
 use crate::error::{Code, Error, Result};
 use crate::id::{ContainerId, Name, shorten};
+use crate::naming::{self, Naming};
 use crate::net::{Family, IfName, Mac, Prefix};
 use crate::record::{PREDEFINED, Port, Subnet};
 
@@ -43,6 +44,8 @@ pub struct CreateNetwork {
     pub labels: BTreeMap<String, String>,
     /// Name of the bridge device (`--opt bridge=NAME`).
     pub bridge: Option<IfName>,
+    /// How its names are answered (`--opt dns_...`).
+    pub naming: Naming,
 }
 
 /// A subnet asked for.
@@ -127,6 +130,7 @@ impl TryFrom<api::NetworkCreate> for CreateNetwork {
             dns: addresses(&raw.dns)?,
             labels: check_labels(raw.labels)?,
             bridge: bridge_option(&raw.opts)?,
+            naming: Naming::from_options(&raw.opts)?,
             internal: raw.internal,
             name,
             subnets,
@@ -176,12 +180,14 @@ fn supported(raw: &api::NetworkCreate) -> Result<()> {
 }
 
 fn bridge_option(opts: &BTreeMap<String, String>) -> Result<Option<IfName>> {
-    if let Some(key) = opts.keys().find(|key| *key != "bridge") {
+    let known = |key: &str| key == "bridge" || naming::OPTIONS.contains(&key);
+    if let Some(key) = opts.keys().find(|key| !known(key)) {
         return Err(Error::new(
             Code::InvalidOpt,
             format!(
-                "option {:?} is unknown: a bridge network takes bridge=NAME",
-                shorten(key)
+                "option {:?} is unknown: a bridge network takes bridge=NAME, {}=...",
+                shorten(key),
+                naming::OPTIONS.join("=..., ")
             ),
         ));
     }

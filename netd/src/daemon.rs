@@ -7,21 +7,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use arc_swap::ArcSwap;
 use clap::Parser as _;
-use netd_dns::{Zone, ZoneHandle};
+use netd_dns::{Forwarder, Tls, Zone, ZoneHandle};
 use netd_model::api::Purged;
 use netd_model::error::Error;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::Notify;
 
 use crate::api::{ApiState, Notices};
 use crate::cli::args::PurgeOptions;
 use crate::config::{Args, Config};
-use crate::kernel::Kernel;
 use crate::kernel::real::{self, RealKernel};
+use crate::kernel::{DnsSink, Kernel};
 use crate::limits::Limits;
-use crate::names::{ConfPath, HostResolvers, Names, conf_path};
+use crate::names::{self, ConfPath, HostResolvers, Names, conf_path};
 use crate::notify::{heartbeat, notify, ready, reloading, watchdog_of_environment};
 use crate::reconcile::handle::Handle;
 use crate::reconcile::{self, Timing};
@@ -29,8 +29,6 @@ use crate::reload::{LogLevel, Reload};
 use crate::socket;
 use crate::state::{Disk, RunLock};
 
-/// How often the host's resolv.conf is looked at.
-const RESOLV_CONF: Duration = Duration::from_secs(5);
 /// Threads that answer DNS queries.
 const DNS_THREADS: usize = 2;
 /// Bytes of stack for each of the runtimes' threads.
@@ -89,13 +87,12 @@ fn run(
     let resolv_conf = conf_path(&config.resolv_conf);
     let resolvers = HostResolvers::new(Arc::clone(&resolv_conf));
     let zone = ZoneHandle::new(Zone::default());
-    let names = Arc::new(Names::new(
-        dns.handle().clone(),
-        zone.clone(),
-        resolvers.upstreams(),
-    ));
+    let forwarder = forwarder(&config, &resolvers);
+    let names = Arc::new(Names::new(dns.handle().clone(), zone.clone(), forwarder));
+    names.server().set_log(config.dns_log);
+    let sink = Arc::clone(&names) as Arc<dyn DnsSink>;
     let kernel: Arc<dyn Kernel> =
-        Arc::new(RealKernel::new(kernel_config(&resolv_conf, true), names)?);
+        Arc::new(RealKernel::new(kernel_config(&resolv_conf, true), sink)?);
     let store = Arc::new(Disk::open(&config.state_dir, &config.run_dir)?);
     let (handle, owner) = reconcile::start(Arc::clone(&kernel), store, zone, Timing::default())?;
     let notices = Notices::default();
@@ -104,7 +101,7 @@ fn run(
         tracing::info!(address = ?listener.local_addr(), version = env!("CARGO_PKG_VERSION"), "listening");
         tokio::spawn(owner);
         let reload = Reload::new(args, config, log_level, resolv_conf, notices.clone());
-        tokio::spawn(follow_resolvers(resolvers, Arc::clone(&reload.resolv_conf_changed)));
+        tokio::spawn(names::follow(resolvers, Arc::clone(&reload.resolv_conf_changed)));
         tokio::spawn(tell(handle.clone(), notices.clone()));
         let stop = signals.until_stop(reload, handle.clone(), notices.clone());
         let state = ApiState { handle, kernel, notices };
@@ -189,19 +186,14 @@ impl Signals {
     }
 }
 
-/// Reads the host's resolvers again when their file changes, or when told to look.
-async fn follow_resolvers(mut resolvers: HostResolvers, look: Arc<Notify>) {
-    loop {
-        let _ = tokio::time::timeout(RESOLV_CONF, look.notified()).await;
-        let refreshed = tokio::task::spawn_blocking(move || {
-            resolvers.refresh();
-            resolvers
-        });
-        match refreshed.await {
-            Ok(back) => resolvers = back,
-            Err(_) => return,
-        }
-    }
+/// Who is asked for names that are not the containers': the resolvers of the configuration, else the host's.
+fn forwarder(config: &Config, resolvers: &HostResolvers) -> Forwarder {
+    let upstreams = if config.dns.is_empty() {
+        resolvers.upstreams()
+    } else {
+        Arc::new(ArcSwap::from_pointee(config.dns.clone()))
+    };
+    Forwarder::new(upstreams, config.dns_cache, Tls::default())
 }
 
 /// Raises the limit of open files as far as is useful and allowed; what fits it is the answer.
@@ -243,11 +235,8 @@ pub fn purge_offline(purge: &PurgeOptions) -> Result<Purged, Error> {
         })?;
     let resolv_conf = conf_path(&config.resolv_conf);
     let resolvers = HostResolvers::new(Arc::clone(&resolv_conf));
-    let names = Arc::new(Names::new(
-        runtime.handle().clone(),
-        zone,
-        resolvers.upstreams(),
-    ));
+    let forwarder = Forwarder::new(resolvers.upstreams(), 0, Tls::default());
+    let names = Arc::new(Names::new(runtime.handle().clone(), zone, forwarder));
     let kernel = RealKernel::new(kernel_config(&resolv_conf, false), names)
         .map_err(|error| Error::new(netd_model::error::Code::KernelFailed, error))?;
     let store = Disk::open(&config.state_dir, &config.run_dir)?;

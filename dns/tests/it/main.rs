@@ -4,6 +4,7 @@
 
 mod answer_golden;
 mod answer_properties;
+mod answer_records;
 mod answer_rules;
 mod answer_sizes;
 mod forward;

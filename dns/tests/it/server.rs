@@ -8,7 +8,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::RecordType;
-use netd_dns::{Forwarder, Server, Timing, ZoneHandle};
+use netd_dns::{Forwarder, Server, Timing, Upstream, ZoneHandle};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -18,6 +18,8 @@ const PATIENT: Timing = Timing {
     attempt: Duration::from_secs(60),
     budget: Duration::from_secs(600),
     avoid: Duration::ZERO,
+    hedge: Duration::from_secs(60),
+    stale: Duration::from_secs(600),
 };
 
 pub(crate) struct Setup {
@@ -38,8 +40,10 @@ pub(crate) fn sockets() -> (UdpSocket, TcpListener) {
 /// A server that listens for `web`, with these upstreams.
 pub(crate) fn setup(upstreams: &[SocketAddr]) -> Setup {
     let zone = ZoneHandle::new(support::zone());
-    let host = Arc::new(ArcSwap::from_pointee(upstreams.to_vec()));
-    let forwarder = Arc::new(Forwarder::with_timing(host, PATIENT));
+    let host = Arc::new(ArcSwap::from_pointee(
+        upstreams.iter().copied().map(Upstream::from).collect(),
+    ));
+    let forwarder = Forwarder::with_timing(host, PATIENT);
     let server = Server::new(zone.clone(), forwarder);
     let (udp, tcp) = sockets();
     let addresses = (udp.local_addr().unwrap(), tcp.local_addr().unwrap());
@@ -200,7 +204,12 @@ async fn foreign_names_come_from_upstream_over_both() {
     assert_eq!(read(&mut stream).await.unwrap().answers.len(), 1);
     let stats = setup.server.stats(WEB).unwrap();
     assert_eq!(
-        (stats.queries, stats.local, stats.forwarded, stats.servfail),
+        (
+            stats.queries,
+            stats.local,
+            stats.forwarded,
+            stats.servfail()
+        ),
         (2, 0, 2, 0)
     );
 }
@@ -211,7 +220,7 @@ async fn a_containers_own_upstreams_come_before_the_hosts() {
     let own = upstream(|query| vec![reply_to(&query, b"own")]).await;
     let setup = setup(&[hosts]);
     let mut asker = support::asker(&["n1"], true);
-    asker.upstreams = vec![own];
+    asker.upstreams = Arc::new(vec![own.into()]);
     setup.zone.update(|zone| zone.set_asker(WEB, asker));
     let client = Client::to(setup.udp).await;
     let reply = client
@@ -229,7 +238,7 @@ async fn no_upstream_counts_as_servfail() {
         .await;
     assert_eq!(reply.metadata.response_code, ResponseCode::ServFail);
     let stats = setup.server.stats(WEB).unwrap();
-    assert_eq!((stats.forwarded, stats.servfail), (1, 1));
+    assert_eq!((stats.forwarded, stats.servfail()), (1, 1));
     assert_eq!(setup.server.stats("nobody"), None);
 }
 

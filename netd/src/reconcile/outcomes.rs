@@ -8,6 +8,7 @@ use netd_model::{ContainerId, NetworkId};
 use crate::reconcile::handle::Answer;
 use crate::reconcile::job::{Outcome, Token, Unmake, Work};
 use crate::reconcile::journal::Entry;
+use crate::reconcile::naming;
 use crate::reconcile::owner::{Owner, Pending, Reply, Then, Touches};
 use crate::reconcile::queue::Subject;
 use crate::reconcile::requests::answer;
@@ -84,7 +85,7 @@ impl Owner {
                 self.host_is_held();
                 if let Some(record) = self.world.network(id) {
                     self.zone
-                        .update(|zone| zone.set_network(&record.id, &record.name));
+                        .update(|zone| zone.set_network(&record.id, naming::of_network(record)));
                     tracing::info!(network = %record.name, id = %record.id, "network created");
                     self.tell("network_created", &record.name, format!("id {}", record.id));
                 }

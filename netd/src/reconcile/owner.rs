@@ -14,6 +14,7 @@ use netd_model::api;
 use netd_model::diff::diff;
 use netd_model::error::{Code, Error, Result};
 use netd_model::id::Name;
+use netd_model::naming::Naming;
 use netd_model::net::Family;
 use netd_model::observed::Observed;
 use netd_model::record::{Container, Network, PREDEFINED, Phase, Unknown};
@@ -446,6 +447,7 @@ pub(crate) fn predefined(world: &World) -> Result<Network> {
         dns: Vec::new(),
         labels: BTreeMap::new(),
         bridge: None,
+        naming: Naming::default(),
     };
     world.plan_network(&request, NetworkId::from_bytes(random()?))
 }

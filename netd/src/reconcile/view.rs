@@ -1,15 +1,16 @@
 //! Records as the API shows them, and as the DNS zone needs them.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use netd_dns::{Asker, Zone, container_names};
+use netd_dns::{Asker, Details, Upstream, Zone, container_names};
 use netd_model::api;
 use netd_model::desired;
 use netd_model::net::Family;
 use netd_model::record::{Container, Endpoint, Network};
 use netd_model::skeleton::DNS_ADDRESS;
 
+use crate::reconcile::naming;
 use crate::reconcile::world::World;
 
 /// A network without its endpoints.
@@ -64,7 +65,7 @@ pub(crate) fn container(world: &World, record: &Container) -> Arc<api::Container
             .collect(),
         dns: api::Dns {
             nameserver: IpAddr::V4(DNS_ADDRESS),
-            search: Vec::new(),
+            search: naming::search(world, record),
             options: vec!["ndots:0".to_owned()],
         },
         labels: record.labels.clone(),
@@ -106,11 +107,12 @@ pub(crate) fn enter_names(zone: &mut Zone, world: &World, record: &Container) {
         let Some(network) = world.network(&endpoint.network) else {
             continue;
         };
-        zone.set_network(&network.id, &network.name);
+        zone.set_network(&network.id, naming::of_network(network));
         let aliases = endpoint.aliases.iter().map(String::as_str);
         let names = container_names(&record.name, aliases, &record.id, Some(&record.hostname));
         zone.add_names(&network.id, names, &endpoint.ips, &record.id);
     }
+    zone.set_details(&record.id, naming::details(record));
     zone.set_asker(&record.id, asker(world, record));
 }
 
@@ -119,6 +121,7 @@ pub(crate) fn leave_names(zone: &mut Zone, record: &Container) {
     for endpoint in &record.endpoints {
         zone.remove_names(&endpoint.network, &record.id);
     }
+    zone.set_details(&record.id, Details::default());
     zone.remove_asker(&record.id);
 }
 
@@ -140,15 +143,13 @@ fn asker(world: &World, record: &Container) -> Asker {
         record.dns.clone()
     };
     Asker {
+        hosts: naming::hosts(world, record),
         networks: record
             .endpoints
             .iter()
             .map(|e| Arc::from(e.network.as_str()))
             .collect(),
         forward: way_out,
-        upstreams: upstreams
-            .into_iter()
-            .map(|ip| SocketAddr::new(ip, 53))
-            .collect(),
+        upstreams: Arc::new(upstreams.into_iter().map(Upstream::from).collect()),
     }
 }
