@@ -60,22 +60,6 @@ fn receive(socket: &UdpSocket) -> io::Result<Vec<u8>> {
     Ok(buffer)
 }
 
-/// The way to upstreams over TLS.
-#[derive(Clone, Debug, Default)]
-pub struct Tls;
-
-impl Tls {
-    /// Asks over TLS, on a connection of its own.
-    pub(crate) async fn ask(
-        &self,
-        _upstream: SocketAddr,
-        _name: &str,
-        _query: &[u8],
-    ) -> io::Result<Vec<u8>> {
-        Err(io::ErrorKind::Unsupported.into())
-    }
-}
-
 /// Asks over TCP on a connection of its own (RFC 1035 section 4.2.2). The reply has the id of this
 /// exchange.
 pub(crate) async fn tcp(upstream: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
@@ -102,7 +86,7 @@ pub(crate) fn framed(message: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn with_random_id(query: &[u8]) -> Vec<u8> {
+pub(crate) fn with_random_id(query: &[u8]) -> Vec<u8> {
     let mut message = query.to_vec();
     message[..2].copy_from_slice(&rand::random::<[u8; 2]>());
     message

@@ -15,12 +15,13 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::answer::Transport;
 use crate::cache::{Cache, Hit, Key};
-use crate::exchange::{self, Tls};
+use crate::exchange;
 use crate::health::Health;
 use crate::raw;
 use crate::reply::{ExtendedError, ede, servfail};
 use crate::request::Request;
 use crate::resolv::Upstream;
+use crate::tls::Tls;
 
 /// Upstreams in the order in which they are to be asked.
 pub type Upstreams = Arc<Vec<Upstream>>;
@@ -271,7 +272,13 @@ impl Forwarder {
                 raw::restore(&request, &reply, transport),
                 Source::Upstream(from),
             ),
-            (_, Some((reply, age))) => (reply, Source::Stale(age)),
+            (_, Some((reply, age))) => {
+                // The others need not wait as long for the same.
+                if let Some(key) = &ask.key {
+                    self.0.cache().fail(key, self.0.now());
+                }
+                (reply, Source::Stale(age))
+            }
             (Some(Fetched::Failure(failure)), None) => failure.reply(&request, query, transport),
             (None, None) => {
                 let failure = Failure {

@@ -14,6 +14,8 @@ pub mod answer;
 mod cache;
 mod exchange;
 pub mod forward;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod health;
 mod name;
 mod raw;
@@ -22,14 +24,15 @@ mod request;
 pub mod resolv;
 pub mod server;
 pub mod stats;
+mod tls;
 pub mod zone;
 
 pub use answer::{Outcome, Transport, Verdict, answer, answer_into};
-pub use exchange::Tls;
 pub use forward::{Begun, CACHE_BYTES, Forwarder, Source, Timing, Upstreams};
 pub use resolv::{DNS_PORT, EMBEDDED, ResolvConf, Upstream};
 pub use server::{Explanation, ListenError, Server};
 pub use stats::{Counters, Stats};
+pub use tls::{Tls, TlsError};
 pub use zone::{
     Asker, DEFAULT_TTL, Details, HOST_NAME, Hosts, NamedPort, NetworkSpec, View, Zone, ZoneHandle,
     container_names,

@@ -237,6 +237,30 @@ impl Zone {
         named.collect()
     }
 
+    /// Where the name is known, whoever may see it: the network, the address, the holder.
+    pub fn holders(&self, name: &str) -> Vec<(String, IpAddr, Arc<str>)> {
+        let Some(key) = name::normalize(name) else {
+            return Vec::new();
+        };
+        let mut list = Vec::new();
+        for network in self.networks.values() {
+            let named = network.name.as_deref().unwrap_or_default();
+            let host = key
+                .rmatch_indices('.')
+                .find_map(|(dot, _)| network.is_suffix(&key[dot + 1..]).then_some(&key[..dot]));
+            let found = network
+                .entries
+                .get(&*key)
+                .or_else(|| network.entries.get(host?));
+            let held = found.into_iter().flatten();
+            list.extend(
+                held.map(|held| (named.to_owned(), held.address, Arc::clone(&held.holder))),
+            );
+        }
+        list.sort();
+        list
+    }
+
     /// Lets `holder` answer to `names` on `network` with `addresses`, besides what it holds already. The first name is
     /// the one it goes by: PTR and SRV records say it.
     ///

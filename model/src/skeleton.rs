@@ -151,6 +151,13 @@ pub fn dns(container: &ContainerId) -> Ruleset {
         query(Proto::Tcp),
         answer(Proto::Udp),
         answer(Proto::Tcp),
+        // While no daemon runs nobody listens there. The kernel would say so, and resolver libraries take that for an
+        // answer and give up; what they hear nothing of they ask again.
+        vec![
+            is(Expr::Saddr(Family::V4), Datum::Ip4(DNS_ADDRESS)),
+            is(Expr::L4Proto, Datum::L4Proto(ICMP)),
+            Stmt::Verdict(Verdict::Drop),
+        ],
     ];
     Ruleset {
         table: dns_table(container),
@@ -159,6 +166,9 @@ pub fn dns(container: &ContainerId) -> Ruleset {
         owner: Owner::Container(container.clone()),
     }
 }
+
+/// The protocol number of ICMP (IANA).
+const ICMP: u8 = 1;
 
 // Hook priorities (enum nf_ip_hook_priorities, linux/netfilter_ipv4.h).
 const RAW: i32 = -300;

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::os::unix::net::UnixListener as StdListener;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use netd_model::error::Error;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::api::metrics::{Collect, Registry};
 use crate::api::{ApiState, Notices};
 use crate::cli::args::PurgeOptions;
 use crate::config::{Args, Config};
@@ -29,6 +31,8 @@ use crate::reload::{LogLevel, Reload};
 use crate::socket;
 use crate::state::{Disk, RunLock};
 
+/// Where Debian, Arch, Alpine and others keep the certificates that they trust.
+const SYSTEM_CA: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// Threads that answer DNS queries.
 const DNS_THREADS: usize = 2;
 /// Bytes of stack for each of the runtimes' threads.
@@ -87,7 +91,7 @@ fn run(
     let resolv_conf = conf_path(&config.resolv_conf);
     let resolvers = HostResolvers::new(Arc::clone(&resolv_conf));
     let zone = ZoneHandle::new(Zone::default());
-    let forwarder = forwarder(&config, &resolvers);
+    let forwarder = forwarder(&config, &resolvers)?;
     let names = Arc::new(Names::new(dns.handle().clone(), zone.clone(), forwarder));
     names.server().set_log(config.dns_log);
     let sink = Arc::clone(&names) as Arc<dyn DnsSink>;
@@ -104,7 +108,10 @@ fn run(
         tokio::spawn(names::follow(resolvers, Arc::clone(&reload.resolv_conf_changed)));
         tokio::spawn(tell(handle.clone(), notices.clone()));
         let stop = signals.until_stop(reload, handle.clone(), notices.clone());
-        let state = ApiState { handle, kernel, notices };
+        let metrics = Registry::default();
+        metrics.add(Arc::clone(&names) as Arc<dyn Collect>);
+        tokio::spawn(names::gateway::follow(Arc::clone(&names), handle.clone()));
+        let state = ApiState { handle, kernel, notices, names: Some(names), metrics };
         crate::api::serve(listener, state, limits, stop).await.context("the API stopped")
     })?;
     tracing::info!("stopped; networks and containers stay as they are");
@@ -187,13 +194,25 @@ impl Signals {
 }
 
 /// Who is asked for names that are not the containers': the resolvers of the configuration, else the host's.
-fn forwarder(config: &Config, resolvers: &HostResolvers) -> Forwarder {
+fn forwarder(config: &Config, resolvers: &HostResolvers) -> anyhow::Result<Forwarder> {
     let upstreams = if config.dns.is_empty() {
         resolvers.upstreams()
     } else {
         Arc::new(ArcSwap::from_pointee(config.dns.clone()))
     };
-    Forwarder::new(upstreams, config.dns_cache, Tls::default())
+    let tls = if config.dns.iter().any(|upstream| upstream.tls.is_some()) {
+        let roots = config.dns_tls_ca.as_deref().unwrap_or(Path::new(SYSTEM_CA));
+        let named = || {
+            format!(
+                "certificates for resolvers over TLS: {}: name others with dns-tls-ca",
+                roots.display()
+            )
+        };
+        Tls::with_roots(&std::fs::read(roots).with_context(named)?).with_context(named)?
+    } else {
+        Tls::default()
+    };
+    Ok(Forwarder::new(upstreams, config.dns_cache, tls))
 }
 
 /// Raises the limit of open files as far as is useful and allowed; what fits it is the answer.

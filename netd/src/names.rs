@@ -1,5 +1,7 @@
 //! Joins the DNS server to the kernel seam: sockets come from executor threads, are served by the runtime.
 
+pub mod gateway;
+mod metrics;
 mod resolvers;
 
 use std::io;
@@ -45,6 +47,22 @@ impl Names {
         let explained =
             runtime.spawn(async move { self.server.explain(&asker, &name, &kind).await });
         explained.await.ok().flatten()
+    }
+
+    /// Serves sockets at the gateway addresses of a network.
+    pub(crate) fn open_gateway(
+        &self,
+        network: &str,
+        sockets: Vec<(UdpSocket, TcpListener)>,
+    ) -> io::Result<()> {
+        let _guard = self.runtime.enter();
+        let opened = self.server.listen_at_gateway(network, sockets);
+        opened.map_err(io::Error::other)
+    }
+
+    /// Closes them.
+    pub(crate) async fn close_gateway(&self, network: &str) {
+        self.server.close_gateway(network).await;
     }
 }
 

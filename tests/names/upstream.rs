@@ -65,6 +65,13 @@ impl Upstream {
         }
     }
 
+    /// How many questions for this name came.
+    #[allow(dead_code, reason = "one of the two test files counts")]
+    pub(crate) fn count(&self, name: &str) -> usize {
+        let seen = self.seen.lock().unwrap();
+        seen.iter().filter(|seen| *seen == name).count()
+    }
+
     /// Whether a question for this name came.
     pub(crate) fn saw(&self, name: &str) -> bool {
         self.seen.lock().unwrap().iter().any(|seen| seen == name)

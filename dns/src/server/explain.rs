@@ -88,6 +88,18 @@ impl Server {
     }
 }
 
+impl Server {
+    /// Which networks know a name: a line each.
+    pub fn locate(&self, name: &str) -> Vec<String> {
+        let holders = self.zone.read().holders(name);
+        let line = |(network, address, holder): (String, IpAddr, std::sync::Arc<str>)| {
+            let holder = holder.get(..12).unwrap_or(&holder);
+            format!("{address} on network {network}, container {holder}")
+        };
+        holders.into_iter().map(line).collect()
+    }
+}
+
 fn question(name: &str, kind: &str) -> Result<Vec<u8>, String> {
     let kind: RecordType = kind
         .to_uppercase()

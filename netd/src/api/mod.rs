@@ -17,14 +17,18 @@ use axum::routing::{delete, get, post};
 use netd_model::error::{Code, Error};
 use netd_model::id::shorten;
 
+use self::metrics::Registry;
 use crate::kernel::Kernel;
+use crate::names::Names;
 use crate::reconcile::handle::Handle;
 
 mod answer;
 mod containers;
+mod dns;
 mod events;
 pub(crate) mod find;
 mod input;
+pub mod metrics;
 mod networks;
 pub(crate) mod serve;
 pub(crate) mod system;
@@ -43,6 +47,10 @@ pub struct ApiState {
     pub kernel: Arc<dyn Kernel>,
     /// What `status` warns of beside the owner's warnings.
     pub notices: Notices,
+    /// The DNS of the containers, to be asked why it answers as it does.
+    pub names: Option<Arc<Names>>,
+    /// What `/metrics` shows.
+    pub metrics: Registry,
 }
 
 /// Warnings about the daemon itself, such as a configuration that cannot be read.
@@ -92,6 +100,8 @@ pub fn router(state: ApiState) -> Router {
         .route("/v1/status", get(system::status))
         .route("/v1/events", get(events::events))
         .route("/v1/purge", post(system::purge))
+        .route("/v1/dns/query", get(dns::query))
+        .route("/metrics", get(metrics::metrics))
         .route("/healthz", get(system::healthz))
         .route("/readyz", get(system::readyz))
         .fallback(no_route)

@@ -52,6 +52,16 @@ pub(super) fn network(network: &api::Network) -> String {
     page.finish()
 }
 
+/// What a name resolves to.
+pub(super) fn dns(answer: &api::DnsAnswer) -> String {
+    let mut page = Fields::default();
+    page.line("code", &answer.code);
+    page.lines("answers", answer.answers.clone());
+    page.line("source", &answer.source);
+    page.lines("why", answer.steps.clone());
+    page.finish()
+}
+
 /// A container.
 pub(super) fn container(container: &api::Container) -> String {
     let mut page = Fields::default();

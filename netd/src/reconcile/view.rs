@@ -36,6 +36,7 @@ pub(crate) fn network(record: &Network) -> Arc<api::Network> {
         vni: None,
         interface: record.interface.clone(),
         dns: record.dns.clone(),
+        dns_options: record.naming.clone(),
         labels: record.labels.clone(),
         endpoints: Vec::new(),
     })
