@@ -5,6 +5,8 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::access::Access;
+use crate::counters::{Both, LinkCount};
 use crate::error::Error;
 use crate::naming::Naming;
 use crate::net::{IfName, Mac, Proto};
@@ -28,13 +30,16 @@ pub struct NetworkCreate {
     /// The host's own addresses; the first of a subnet by default.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gateways: Vec<String>,
-    /// Give it IPv6 beside IPv4.
+    /// Give it IPv6 too.
     #[serde(default)]
     pub ipv6: bool,
+    /// Give it IPv4; true by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipv4: Option<bool>,
     /// Cut it off.
     #[serde(default)]
     pub internal: bool,
-    /// `nat`.
+    /// `nat`, `routed` or `isolated`; the options `mode4` and `mode6` set one family.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<String>,
     /// Whether its containers reach each other.
@@ -52,9 +57,44 @@ pub struct NetworkCreate {
     /// Labels.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
-    /// Driver options: `bridge=NAME`.
+    /// Driver options: see [`crate::options`].
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub opts: BTreeMap<String, String>,
+    /// Routes that its containers get.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<StaticRoute>,
+    /// Prefixes and addresses from where alone flows may be opened to its containers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allow_from: Vec<String>,
+    /// From where they may not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub block_from: Vec<String>,
+}
+
+/// Body of `PATCH /v1/networks/{n}`: what is absent stays as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkChange {
+    /// From where alone flows may be opened to its containers; empty for everywhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allow_from: Option<Vec<String>>,
+    /// From where they may not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub block_from: Option<Vec<String>>,
+}
+
+/// A route that every container of a network gets.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StaticRoute {
+    /// The prefix it leads to.
+    pub destination: String,
+    /// An address in a subnet of the network; without one the destination is on the link.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<String>,
+    /// Its metric; the kernel's default without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metric: Option<u32>,
 }
 
 /// Body of `POST /v1/containers`.
@@ -74,12 +114,15 @@ pub struct ContainerAttach {
     /// The networks to join; `bridge` by default.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub networks: Vec<Join>,
-    /// `[HOSTIP:]HOSTPORT[-END]:PORT[-END][/tcp|udp]`.
+    /// `[HOSTIP:][HOSTPORT[-END]:]PORT[-END][/tcp|udp|sctp]`; without a host port netd chooses one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub publish: Vec<String>,
     /// Its own resolvers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dns: Vec<String>,
+    /// Names that only this container resolves: `NAME:IP` or `NAME:host-gateway`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub extra_hosts: Vec<String>,
     /// Labels.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
@@ -109,6 +152,15 @@ pub struct Join {
     /// Further names on this network.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub aliases: Vec<String>,
+    /// Prefixes or addresses that the container may send from beside its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allow: Vec<String>,
+    /// The network with the highest has the default route and the published ports; 0 by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gw_priority: Option<i32>,
+    /// Settings of the interface, such as `net.ipv4.conf.IFNAME.rp_filter`; `IFNAME` stands for its name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sysctls: BTreeMap<String, String>,
 }
 
 /// A network.
@@ -121,6 +173,15 @@ pub struct Network {
     pub subnets: Vec<Subnet>,
     pub internal: bool,
     pub mode: String,
+    /// The mode over IPv6, where it differs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode6: Option<String>,
+    /// Whether its containers reach each other.
+    #[serde(default = "yes")]
+    pub icc: bool,
+    /// Driver options that are not at their defaults.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub opts: BTreeMap<String, String>,
     pub mtu: u32,
     pub ipv6: bool,
     pub encrypted: bool,
@@ -130,7 +191,82 @@ pub struct Network {
     #[serde(default, skip_serializing_if = "Naming::is_default")]
     pub dns_options: Naming,
     pub labels: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<StaticRoute>,
+    /// From where flows may be opened to its containers.
+    #[serde(flatten)]
+    pub access: Access,
+    /// What is kept for containers, by their names.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub reservations: BTreeMap<String, Reservation>,
     pub endpoints: Vec<NetworkEndpoint>,
+}
+
+const fn yes() -> bool {
+    true
+}
+
+/// Body of `PUT /v1/networks/{n}/reservations/{name}`: what a container of that name gets on that network. An empty one
+/// keeps what the container has now.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reservation {
+    /// IPv4 address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ip: Option<String>,
+    /// IPv6 address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ip6: Option<String>,
+    /// MAC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<String>,
+}
+
+/// Answer of `GET /v1/doctor`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Findings {
+    /// What hinders; none on a healthy host.
+    pub findings: Vec<crate::doctor::Finding>,
+}
+
+/// Body of `POST /v1/apply`, and the content of a file of networks (TOML, there in the singular).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Apply {
+    /// Networks that shall be there.
+    #[serde(default, alias = "network", skip_serializing_if = "Vec::is_empty")]
+    pub networks: Vec<NetworkCreate>,
+    /// Addresses that shall be kept.
+    #[serde(default, alias = "reservation", skip_serializing_if = "Vec::is_empty")]
+    pub reservations: Vec<Reserve>,
+}
+
+/// A reservation in a file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reserve {
+    /// The network.
+    pub network: String,
+    /// The container's name.
+    pub container: String,
+    /// IPv4 address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ip: Option<String>,
+    /// IPv6 address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ip6: Option<String>,
+    /// MAC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<String>,
+}
+
+/// Answer of `POST /v1/apply`: networks by name, reservations as `NETWORK/CONTAINER`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Applied {
+    /// What was made.
+    pub created: Vec<String>,
+    /// What was there already.
+    pub unchanged: Vec<String>,
 }
 
 /// A subnet of a network.
@@ -138,7 +274,8 @@ pub struct Network {
 #[expect(missing_docs, reason = "the keys are those of contract.md")]
 pub struct Subnet {
     pub subnet: String,
-    pub gateway: IpAddr,
+    /// None on an isolated network.
+    pub gateway: Option<IpAddr>,
     pub ip_range: Option<String>,
 }
 
@@ -164,7 +301,13 @@ pub struct Container {
     pub endpoints: Vec<Endpoint>,
     pub ports: Vec<Port>,
     pub dns: Dns,
+    /// Names that only this container resolves, with their addresses.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub extra_hosts: BTreeMap<String, Vec<IpAddr>>,
     pub labels: BTreeMap<String, String>,
+    /// What was counted; only where one container is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counters: Option<ContainerCounters>,
     /// What the host does that hinders this container, each with its remedy.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
@@ -184,6 +327,13 @@ pub struct Endpoint {
     pub gateway: Option<IpAddr>,
     pub gateway6: Option<IpAddr>,
     pub aliases: Vec<String>,
+    /// What it may send from beside its own addresses.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allow: Vec<String>,
+    #[serde(default)]
+    pub gw_priority: i32,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sysctls: BTreeMap<String, String>,
 }
 
 /// A published port.
@@ -194,6 +344,37 @@ pub struct Port {
     pub host_ip: Option<IpAddr>,
     pub host_port: u16,
     pub container_port: u16,
+    #[serde(flatten)]
+    pub access: Access,
+}
+
+/// What a container's ports and interfaces have counted, in `GET /v1/containers/{c}`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerCounters {
+    /// By container port: what was forwarded by all host ports that lead there.
+    pub ports: Vec<PortCounters>,
+    /// By interface.
+    pub endpoints: Vec<EndpointCounters>,
+}
+
+/// What passed a published port since it was published.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct PortCounters {
+    pub proto: Proto,
+    pub container_port: u16,
+    #[serde(flatten)]
+    pub both: Both,
+}
+
+/// What passed an interface of a container since it was made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct EndpointCounters {
+    pub network: String,
+    pub ifname: IfName,
+    #[serde(flatten)]
+    pub count: LinkCount,
 }
 
 /// What belongs into the container's resolv.conf.

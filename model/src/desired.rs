@@ -1,19 +1,24 @@
 //! From intent to objects: what the kernel has to hold for the host, for a network, for a container.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use crate::access::Access;
 use crate::api::HostChange;
 use crate::id::NetworkId;
 use crate::net::{Family, IfName, Mac, Prefix, Proto};
 use crate::nft::{Datum, Element, ElementData, ElementKey, TableRef, Verdict};
 use crate::object::{
-    Address, BridgePort, HostPort, Link, LinkKind, Ns, Object, Owner, Route, Sysctl, family_key,
+    Address, BridgePort, HostPort, Link, LinkKind, Ns, Object, Owner, Relay, Route, Sysctl,
+    family_key,
 };
 use crate::observed::{HostFacts, Observed};
-use crate::record::{Container, Endpoint, Network, Port};
+use crate::record::{Container, Endpoint, Mode, Network, Port, StaticRoute};
+use crate::request::IFNAME;
 use crate::skeleton::{
-    self, BRIDGES, DIRECT, FORWARDING, FROM, GUARD, LO, MASQ, OWN, PUB, PUBANY, SAME, TO,
+    self, ALLOW, ALLOWED, APART, ARP, BLOCKED, BRIDGES, CLOSED, COUNT_IN, COUNT_OUT, DIRECT,
+    EGRESS, FORWARDING, GUARD, LIMITED, LO, MASQ, NOHOST, OPEN, OWN, PORT_ALLOWED, PORT_BLOCKED,
+    PORT_CLOSED, PORT_LIMITED, PORT_MACS, PORTS, PUB, PUBANY, SAME, SNAT, SOURCE, TO, TRUSTED,
 };
 
 /// Both families, in the order of everything that is printed.
@@ -23,8 +28,11 @@ pub const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 ///
 /// In a family in which netd itself switched forwarding on, packets between two interfaces that are not ours stay
 /// dropped, so the host does not become a router by accident.
-pub fn host(changes: &[HostChange]) -> Vec<Object> {
+pub fn host(changes: &[HostChange], facts: &HostFacts) -> Vec<Object> {
     let mut objects = vec![Object::Ruleset(skeleton::host())];
+    if facts.bridge_tables {
+        objects.push(Object::Ruleset(skeleton::bridge()));
+    }
     for change in changes {
         objects.push(Object::Sysctl(Sysctl {
             ns: Ns::Host,
@@ -97,27 +105,23 @@ pub fn host_changes(facts: &HostFacts, needed: &BTreeSet<Family>) -> Vec<HostCha
     changes
 }
 
-/// The families a network needs forwarding for: none if it is internal.
+/// The families a network needs forwarding for: none if nothing leaves it.
 pub fn forwarding_needed(network: &Network) -> impl Iterator<Item = Family> + '_ {
     FAMILIES
         .into_iter()
-        .filter(|family| !network.internal && network.subnet(*family).is_some())
+        .filter(|family| network.is_open(*family))
 }
 
 /// Everything of a network that does not depend on its containers.
 pub fn network(network: &Network, facts: &HostFacts) -> Vec<Object> {
     let owner = Owner::Network(network.id.clone());
     let bridge = &network.interface;
-    let mac = network.subnets.first().map_or_else(
-        || Mac::of_address(Ipv4Addr::LOCALHOST.into()),
-        |s| Mac::of_address(s.gateway),
-    );
-    let has6 = network.subnet(Family::V6).is_some() && facts.ipv6;
+    let has6 = network.gateway(Family::V6).is_some() && facts.ipv6;
     let mut objects = vec![Object::Link(Link {
         ns: Ns::Host,
         name: bridge.clone(),
         kind: LinkKind::Bridge,
-        mac,
+        mac: network.mac(),
         mtu: network.mtu,
         up: true,
         master: None,
@@ -125,6 +129,7 @@ pub fn network(network: &Network, facts: &HostFacts) -> Vec<Object> {
         owner: owner.clone(),
     })];
     objects.extend(bridge_sysctls(network, facts, &owner));
+    objects.extend(network_access(network, &owner));
     let name = || Datum::Ifname(bridge.clone());
     objects.push(element(
         BRIDGES,
@@ -133,21 +138,15 @@ pub fn network(network: &Network, facts: &HostFacts) -> Vec<Object> {
         ElementData::None,
         &owner,
     ));
-    objects.push(element(
-        SAME,
-        None,
-        vec![name(), name()],
-        ElementData::None,
-        &owner,
-    ));
-    if network.internal {
-        objects.push(element(
-            FROM,
-            None,
-            vec![name()],
-            ElementData::Verdict(Verdict::Drop),
-            &owner,
-        ));
+    let together = if network.policy.icc { SAME } else { APART };
+    let mut pair = |set, from: &IfName, to: &IfName| {
+        let key = vec![Datum::Ifname(from.clone()), Datum::Ifname(to.clone())];
+        objects.push(element(set, None, key, ElementData::None, &owner));
+    };
+    pair(together, bridge, bridge);
+    for trusted in &network.policy.trusted {
+        pair(TRUSTED, trusted, bridge);
+        pair(TRUSTED, bridge, trusted);
     }
     for family in FAMILIES
         .into_iter()
@@ -174,7 +173,7 @@ fn bridge_sysctls(network: &Network, facts: &HostFacts, owner: &Owner) -> Vec<Ob
         format!("net/ipv4/conf/{bridge}/send_redirects"),
         "0",
     )];
-    if network.subnet(Family::V4).is_some() && !network.internal {
+    if network.is_open(Family::V4) {
         // Ports published on 127.0.0.1: the packet leaves by the bridge with a loopback address until it is masqueraded.
         objects.push(sysctl(
             format!("net/ipv4/conf/{bridge}/route_localnet"),
@@ -182,7 +181,7 @@ fn bridge_sysctls(network: &Network, facts: &HostFacts, owner: &Owner) -> Vec<Ob
         ));
     }
     if facts.ipv6 {
-        objects.push(if network.subnet(Family::V6).is_some() {
+        objects.push(if network.gateway(Family::V6).is_some() {
             sysctl(format!("net/ipv6/conf/{bridge}/accept_ra"), "0")
         } else {
             sysctl(format!("net/ipv6/conf/{bridge}/disable_ipv6"), "1")
@@ -198,54 +197,78 @@ fn network_family(network: &Network, family: Family, owner: &Owner) -> Vec<Objec
     let bridge = &network.interface;
     let name = || Datum::Ifname(bridge.clone());
     let prefix = subnet.subnet;
-    let mut objects = vec![Object::Address(Address {
-        ns: Ns::Host,
-        ifname: bridge.clone(),
-        ip: subnet.gateway,
-        prefix_len: prefix.len(),
-        owner: owner.clone(),
-    })];
-    for set in [OWN, DIRECT] {
-        objects.push(interval(
-            set,
-            family,
-            vec![name(), prefix.base().into()],
-            vec![name(), prefix.last().into()],
-            owner,
-        ));
+    let mode = network.mode_of(family);
+    let mut objects = Vec::new();
+    if let Some(ip) = network.gateway(family) {
+        objects.push(Object::Address(Address {
+            ns: Ns::Host,
+            ifname: bridge.clone(),
+            ip,
+            prefix_len: prefix.len(),
+            owner: owner.clone(),
+        }));
     }
-    for (first, last) in without(prefix, subnet.gateway) {
-        objects.push(interval(
-            GUARD,
-            family,
-            vec![first.into()],
-            vec![last.into()],
-            owner,
-        ));
-    }
-    let to = if network.internal {
-        Verdict::Drop
-    } else {
-        Verdict::Goto(skeleton::TO_NAT.to_owned())
+    let within = |set, ifname: &IfName| {
+        let end = |ip: IpAddr| vec![Datum::Ifname(ifname.clone()), ip.into()];
+        interval(set, family, end(prefix.base()), end(prefix.last()), owner)
     };
-    objects.push(element(
-        TO,
-        None,
-        family_key(bridge, family),
-        ElementData::Verdict(to),
-        owner,
-    ));
-    if !network.internal {
-        objects.push(element(
-            MASQ,
-            None,
-            family_key(bridge, family),
-            ElementData::None,
-            owner,
-        ));
-        if family == Family::V6 {
-            objects.push(loopback_route(network, owner));
+    objects.push(within(OWN, bridge));
+    if mode != Mode::Routed || network.internal {
+        objects.push(within(DIRECT, bridge));
+        objects.extend(
+            network
+                .policy
+                .trusted
+                .iter()
+                .map(|name| within(DIRECT, name)),
+        );
+        for (first, last) in without(prefix, network.gateway(family)) {
+            objects.push(interval(
+                GUARD,
+                family,
+                vec![first.into()],
+                vec![last.into()],
+                owner,
+            ));
         }
+    }
+    let mut of_family = |set, data| {
+        objects.push(element(set, None, family_key(bridge, family), data, owner));
+    };
+    let goto = |chain: &str| ElementData::Verdict(Verdict::Goto(chain.to_owned()));
+    let drop = || ElementData::Verdict(Verdict::Drop);
+    if network.is_open(family) {
+        match mode {
+            Mode::Routed => of_family(TO, goto(skeleton::TO_ROUTED)),
+            _ => of_family(TO, goto(skeleton::TO_NAT)),
+        }
+        if mode == Mode::Nat {
+            of_family(MASQ, ElementData::None);
+        }
+    } else {
+        of_family(TO, drop());
+        of_family(EGRESS, drop());
+    }
+    // A host without an address there has others, which a container could reach by the bridge's MAC.
+    if !network.is_open(family) || !network.policy.host_access {
+        of_family(NOHOST, ElementData::None);
+    }
+    if network.is_open(family) && mode == Mode::Nat {
+        objects.extend(
+            network
+                .policy
+                .snat
+                .iter()
+                .copied()
+                .filter(|ip| Family::of(*ip) == family)
+                .map(|ip| {
+                    let data = ElementData::Values(vec![ip.into()]);
+                    element(SNAT, Some(family), vec![name()], data, owner)
+                }),
+        );
+    }
+    if network.is_open(family) && family == Family::V6 {
+        objects.push(loopback_route(network, owner));
     }
     objects
 }
@@ -266,7 +289,10 @@ fn loopback_route(network: &Network, owner: &Owner) -> Object {
 }
 
 /// The ranges of a prefix without one address of it.
-fn without(prefix: Prefix, hole: IpAddr) -> Vec<(IpAddr, IpAddr)> {
+fn without(prefix: Prefix, hole: Option<IpAddr>) -> Vec<(IpAddr, IpAddr)> {
+    let Some(hole) = hole else {
+        return vec![(prefix.base(), prefix.last())];
+    };
     let step = |ip: IpAddr, up: bool| match ip {
         IpAddr::V4(v4) => {
             let bits = if up {
@@ -315,44 +341,87 @@ pub fn container<'a>(
         .into_iter()
         .filter(|family| *family == Family::V4 || facts.ipv6)
     {
-        let Some((endpoint, gateway)) = gateway_endpoint(container, family, &network) else {
-            continue;
-        };
-        objects.push(Object::Route(Route {
-            ns: Ns::Container(container.id.clone()),
-            dst: Prefix::default_route(family),
-            via: Some(gateway),
-            dev: endpoint.ifname.clone(),
-            local: false,
-            metric: 0,
-            owner: Owner::Endpoint(container.id.clone(), endpoint.network.clone()),
-        }));
-        let Some(ip) = endpoint.ip(family) else {
-            continue;
-        };
-        for port in container
-            .ports
-            .iter()
-            .filter(|port| port_serves(port, family))
-        {
-            objects.extend(published(port, family, ip, &owner));
+        objects.extend(routes(container, family, &network));
+        objects.extend(counters(container, family, &network, facts));
+        objects.extend(port_access(container, family, &network, facts));
+        let ports = container.ports.iter();
+        for port in ports.filter(|port| port_serves(port, family)) {
+            objects.extend(published(container, port, family, &network, facts));
         }
     }
     objects
 }
 
-/// The endpoint that a family's default route and published ports use, and the gateway there: the first, in the order
-/// of attachment, on a network that is not internal.
+/// Metric of the routes that wait behind another to the same destination: above the kernel's default of both families
+/// (0 and 1024).
+const BEHIND: u32 = 2000;
+
+/// The routes of a container: a default route by each network that leads out, in the order of
+/// [`gateway_endpoints`], and the routes of its networks. Of several to one destination the first is used, and the next
+/// when its interface is gone.
+fn routes<'a>(
+    container: &Container,
+    family: Family,
+    network: impl Fn(&NetworkId) -> Option<&'a Network>,
+) -> Vec<Object> {
+    let gateways = gateway_endpoints(container, family, &network);
+    let defaults = gateways.into_iter().map(|(endpoint, gateway)| {
+        let route = StaticRoute {
+            destination: Prefix::default_route(family),
+            gateway: Some(gateway),
+            metric: 0,
+        };
+        (endpoint, route)
+    });
+    let statics = container.endpoints.iter().flat_map(|endpoint| {
+        let network = network(&endpoint.network).filter(|_| endpoint.ip(family).is_some());
+        let routes = network.into_iter().flat_map(|network| &network.routes);
+        let of_family = routes.filter(|route| route.destination.family() == family);
+        of_family.map(move |route| (endpoint, route.clone()))
+    });
+    let mut taken = BTreeSet::new();
+    let mut objects = Vec::new();
+    for (endpoint, route) in defaults.chain(statics) {
+        let metrics = std::iter::once(route.metric).chain(BEHIND..);
+        let mut free = metrics.filter(|metric| taken.insert((route.destination, *metric)));
+        objects.push(Object::Route(Route {
+            ns: Ns::Container(container.id.clone()),
+            dst: route.destination,
+            via: route.gateway,
+            dev: endpoint.ifname.clone(),
+            local: false,
+            metric: free.next().unwrap_or(route.metric),
+            owner: Owner::Endpoint(container.id.clone(), endpoint.network.clone()),
+        }));
+    }
+    objects
+}
+
+/// The endpoints that lead out in a family, each with the gateway there: by priority, then in the order of attachment.
+pub fn gateway_endpoints<'c, 'a>(
+    container: &'c Container,
+    family: Family,
+    network: impl Fn(&NetworkId) -> Option<&'a Network>,
+) -> Vec<(&'c Endpoint, IpAddr)> {
+    let leads_out = |endpoint: &'c Endpoint| {
+        let network = network(&endpoint.network).filter(|network| network.is_open(family))?;
+        endpoint.ip(family)?;
+        Some((endpoint, network.gateway(family)?))
+    };
+    let mut found: Vec<_> = container.endpoints.iter().filter_map(leads_out).collect();
+    found.sort_by_key(|(endpoint, _)| std::cmp::Reverse(endpoint.gw_priority));
+    found
+}
+
+/// The endpoint that a family's default route and published ports use, and the gateway there.
 pub fn gateway_endpoint<'c, 'a>(
     container: &'c Container,
     family: Family,
     network: impl Fn(&NetworkId) -> Option<&'a Network>,
 ) -> Option<(&'c Endpoint, IpAddr)> {
-    container.endpoints.iter().find_map(|endpoint| {
-        let network = network(&endpoint.network).filter(|network| !network.internal)?;
-        endpoint.ip(family)?;
-        Some((endpoint, network.subnet(family)?.gateway))
-    })
+    gateway_endpoints(container, family, network)
+        .into_iter()
+        .next()
 }
 
 /// Whether a published port answers in this family.
@@ -395,10 +464,25 @@ fn endpoint_objects(
             ifname: endpoint.host_ifname.clone(),
             // With br_netfilter the DNAT of a container to its own published port happens on the bridge: the frame
             // has to leave by the port it came in on.
-            hairpin: facts.bridge_netfilter,
+            hairpin: !facts.bridge_netfilter.is_empty(),
+            // With br_netfilter for both families the forward chain judges bridged frames too, and the flag would stop
+            // what it lets pass: a port published inside the network.
+            isolated: !network.policy.icc && facts.bridge_netfilter.len() < FAMILIES.len(),
             owner: owner.clone(),
         }),
     ];
+    if network.policy.antispoof && facts.bridge_tables {
+        objects.extend(own_addresses(endpoint, has6, &owner));
+    }
+    objects.extend(endpoint.sysctls.iter().map(|(path, value)| {
+        Object::Sysctl(Sysctl {
+            ns: inside.clone(),
+            path: path.replace(&format!("/{IFNAME}/"), &format!("/{}/", endpoint.ifname)),
+            value: value.clone(),
+            ifname: Some(endpoint.ifname.clone()),
+            owner: owner.clone(),
+        })
+    }));
     for family in FAMILIES
         .into_iter()
         .filter(|family| *family == Family::V4 || facts.ipv6)
@@ -411,13 +495,236 @@ fn endpoint_objects(
                 prefix_len: subnet.subnet.len(),
                 owner: owner.clone(),
             }));
+            if network.is_open(family) && network.mode_of(family) == Mode::Routed {
+                objects.extend(open_ports(container, ip, &owner));
+            }
         }
     }
     objects
 }
 
+/// The ports on which a container answers at its own address.
+fn open_ports<'a>(
+    container: &'a Container,
+    ip: IpAddr,
+    owner: &'a Owner,
+) -> impl Iterator<Item = Object> + 'a {
+    let family = Family::of(ip);
+    let ports = container.ports.iter();
+    let opened = ports.filter(move |port| {
+        port_serves(port, family) && port.host_ip.is_none_or(|ip| !ip.is_loopback())
+    });
+    opened.map(move |port| {
+        let proto = Datum::L4Proto(port.proto.number());
+        let key = vec![ip.into(), proto, Datum::Port(port.container_port)];
+        element(OPEN, Some(family), key, ElementData::None, owner)
+    })
+}
+
+/// What the port of an endpoint may send from: its own Ethernet address, and with that its own addresses.
+fn own_addresses(endpoint: &Endpoint, has6: bool, owner: &Owner) -> Vec<Object> {
+    let port = || Datum::Ifname(endpoint.host_ifname.clone());
+    let mac = || Datum::Mac(endpoint.mac);
+    let table = skeleton::bridge_table;
+    let mut objects = Vec::new();
+    let mut add = |set: &str, first: Vec<Datum>, last: Vec<Datum>| {
+        let set = set.to_owned();
+        let table = table();
+        objects.push(Object::Element(Element {
+            key: ElementKey {
+                table,
+                set,
+                first,
+                last,
+            },
+            data: ElementData::None,
+            owner: owner.clone(),
+        }));
+    };
+    let mut one = |set: &str, key: Vec<Datum>| add(set, key.clone(), key);
+    one(PORTS, vec![port()]);
+    one(PORT_MACS, vec![port(), mac()]);
+    let link_local = has6.then(|| IpAddr::V6(endpoint.mac.link_local()));
+    for ip in endpoint.ips.iter().copied().chain(link_local) {
+        let family = Family::of(ip);
+        one(
+            &skeleton::of_family(SOURCE, family),
+            vec![port(), mac(), ip.into()],
+        );
+        if family == Family::V4 {
+            one(ARP, vec![port(), mac(), mac(), ip.into()]);
+        }
+    }
+    for prefix in &endpoint.allow {
+        let set = skeleton::of_family(ALLOW, prefix.family());
+        let end = |ip: IpAddr| vec![port(), ip.into()];
+        add(&set, end(prefix.base()), end(prefix.last()));
+    }
+    objects
+}
+
+/// Where a published port leads in one family: into which family's address of the container, and whether by the daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// The kernel translates the address.
+    Kernel(IpAddr),
+    /// The daemon passes it on, and the container sees the host as the client.
+    Relay(IpAddr),
+}
+
+/// How a published port reaches a container in a family; none if it does not.
+///
+/// Two cases are beyond the kernel: it does not translate IPv6 to IPv4, and with br_netfilter a reply to `::1` has no
+/// route. For these alone, and only where the IPv6 address was asked for by name, the daemon stands in between.
+pub fn way<'a>(
+    container: &Container,
+    port: &Port,
+    family: Family,
+    network: impl Fn(&NetworkId) -> Option<&'a Network>,
+    facts: &HostFacts,
+) -> Option<Way> {
+    if !port_serves(port, family) || (family == Family::V6 && !facts.ipv6) {
+        return None;
+    }
+    let address = |family| gateway_endpoint(container, family, &network)?.0.ip(family);
+    let can_relay = port.proto != Proto::Sctp && port.host_ip.is_some();
+    match (address(family), family) {
+        (Some(ip), _) => {
+            let beyond = family == Family::V6 && facts.bridge_netfilter.contains(&family);
+            let is_one = port.host_ip == Some(Ipv6Addr::LOCALHOST.into());
+            Some(if beyond && is_one && can_relay {
+                Way::Relay(ip)
+            } else {
+                Way::Kernel(ip)
+            })
+        }
+        (None, Family::V6) if can_relay => address(Family::V4).map(Way::Relay),
+        (None, _) => None,
+    }
+}
+
+/// The lists of who may use a container's ports.
+fn port_access<'a>(
+    container: &Container,
+    family: Family,
+    network: impl Fn(&NetworkId) -> Option<&'a Network>,
+    facts: &HostFacts,
+) -> Vec<Object> {
+    let owner = &Owner::Container(container.id.clone());
+    let mut objects = Vec::new();
+    for port in container.ports.iter().filter(|port| !port.access.is_open()) {
+        let Some(Way::Kernel(ip)) = way(container, port, family, &network, facts) else {
+            continue;
+        };
+        let proto = Datum::L4Proto(port.proto.number());
+        let key = vec![ip.into(), proto, Datum::Port(port.container_port)];
+        let mut one = |set, key| {
+            objects.push(element(set, Some(family), key, ElementData::None, owner));
+        };
+        one(PORT_LIMITED, vec![ip.into()]);
+        if !port.access.allow_from.is_empty() {
+            one(PORT_CLOSED, key.clone());
+        }
+        objects.extend(listed(
+            &port.access,
+            [PORT_ALLOWED, PORT_BLOCKED],
+            family,
+            &key,
+            owner,
+        ));
+    }
+    objects
+}
+
+/// The lists of who may enter a network.
+fn network_access(network: &Network, owner: &Owner) -> Vec<Object> {
+    let access = &network.access;
+    let key = [Datum::Ifname(network.interface.clone())];
+    let mut objects = Vec::new();
+    let mut one = |set| {
+        objects.push(element(set, None, key.to_vec(), ElementData::None, owner));
+    };
+    if !access.is_open() {
+        one(LIMITED);
+    }
+    if !access.allow_from.is_empty() {
+        one(CLOSED);
+    }
+    for family in FAMILIES {
+        objects.extend(listed(access, [ALLOWED, BLOCKED], family, &key, owner));
+    }
+    objects
+}
+
+/// The intervals of both lists, behind the same first parts of a key.
+fn listed(
+    access: &Access,
+    [allowed, blocked]: [&str; 2],
+    family: Family,
+    key: &[Datum],
+    owner: &Owner,
+) -> Vec<Object> {
+    let lists = [(allowed, &access.allow_from), (blocked, &access.block_from)];
+    let mut objects = Vec::new();
+    for (set, list) in lists {
+        let of_family = list.iter().filter(|prefix| prefix.family() == family);
+        objects.extend(of_family.map(|prefix| {
+            let end = |ip: IpAddr| [key, &[ip.into()]].concat();
+            interval(set, family, end(prefix.base()), end(prefix.last()), owner)
+        }));
+    }
+    objects
+}
+
+/// The elements that count what passes the published ports.
+fn counters<'a>(
+    container: &Container,
+    family: Family,
+    network: impl Fn(&NetworkId) -> Option<&'a Network>,
+    facts: &HostFacts,
+) -> Vec<Object> {
+    let owner = &Owner::Container(container.id.clone());
+    let mut keys = BTreeSet::new();
+    for port in &container.ports {
+        if let Some(Way::Kernel(ip)) = way(container, port, family, &network, facts) {
+            let proto = Datum::L4Proto(port.proto.number());
+            keys.insert(vec![ip.into(), proto, Datum::Port(port.container_port)]);
+        }
+    }
+    let count = |key: Vec<Datum>| {
+        let element = |set| element(set, Some(family), key.clone(), ElementData::None, owner);
+        [COUNT_IN, COUNT_OUT].map(element)
+    };
+    keys.into_iter().flat_map(count).collect()
+}
+
 /// A published port in one family: the socket that holds it, and the map element that leads to the container.
-fn published(port: &Port, family: Family, to: IpAddr, owner: &Owner) -> [Object; 2] {
+fn published<'a>(
+    container: &Container,
+    port: &Port,
+    family: Family,
+    network: impl Fn(&NetworkId) -> Option<&'a Network>,
+    facts: &HostFacts,
+) -> Vec<Object> {
+    let owner = &Owner::Container(container.id.clone());
+    let (to, relay) = match way(container, port, family, &network, facts) {
+        None => return Vec::new(),
+        Some(Way::Kernel(ip)) => (ip, None),
+        Some(Way::Relay(ip)) => {
+            let networks = container.endpoints.iter().filter(|e| e.ips.contains(&ip));
+            let networks = networks
+                .filter_map(|e| network(&e.network))
+                .map(|net| &net.access);
+            let lists = networks
+                .chain([&port.access])
+                .filter(|access| !access.is_open());
+            let relay = Relay {
+                to: SocketAddr::new(ip, port.container_port),
+                admit: lists.cloned().collect(),
+            };
+            (ip, Some(relay))
+        }
+    };
     let proto = Datum::L4Proto(port.proto.number());
     let number = Datum::Port(port.host_port);
     let ip = port.host_ip.unwrap_or_else(|| family.unspecified());
@@ -429,20 +736,35 @@ fn published(port: &Port, family: Family, to: IpAddr, owner: &Owner) -> [Object;
         (PUB, vec![ip.into(), proto, number])
     };
     let data = ElementData::Values(vec![to.into(), Datum::Port(port.container_port)]);
-    [
-        Object::HostPort(HostPort {
-            ip,
-            proto: port.proto,
-            port: port.host_port,
-            owner: owner.clone(),
-        }),
-        element(set, Some(family), key, data, owner),
-    ]
+    let is_relayed = relay.is_some();
+    let held = Object::HostPort(HostPort {
+        ip,
+        proto: port.proto,
+        port: port.host_port,
+        relay,
+        owner: owner.clone(),
+    });
+    if is_relayed {
+        return vec![held];
+    }
+    // Where no program can have an SCTP socket there is nobody to hold the port against, and nothing to hold it with.
+    let is_held = port.proto != Proto::Sctp || facts.sctp;
+    let mut objects = vec![element(set, Some(family), key, data, owner)];
+    objects.extend(is_held.then_some(held));
+    objects
 }
 
 /// The published UDP port that an element serves: its address (unspecified for all) and port.
 pub fn published_udp(element: &Element) -> Option<(IpAddr, u16)> {
     let udp = Datum::L4Proto(Proto::Udp.number());
+    let published = |stem| {
+        FAMILIES
+            .into_iter()
+            .any(|f| element.key.set == set_name(stem, Some(f)))
+    };
+    if ![PUB, PUBANY, LO].into_iter().any(published) {
+        return None;
+    }
     match element.key.first.as_slice() {
         [proto, Datum::Port(port)] if *proto == udp => FAMILIES
             .into_iter()

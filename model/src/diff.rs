@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use crate::desired::published_udp;
 use crate::id::ContainerId;
 use crate::net::{Family, Mac};
+use crate::nft::TableFamily;
 use crate::object::{Key, Link, LinkKind, Ns, Object, Owner};
 use crate::observed::Observed;
 use crate::op::Op;
@@ -188,10 +189,7 @@ fn additions(
                 .link()
                 .is_some_and(|link| gone.contains(&link) || new_ends.contains(&link))
         };
-        let held = observed
-            .objects
-            .get(key)
-            .filter(|have| !is_lost(have) && !is_lost(object));
+        let held = observed.objects.get(key).filter(|have| !is_lost(have));
         match held {
             None => list.push((rank(object), Op::Add((*object).clone()))),
             Some(have) if object.is_held_as(have) => {}
@@ -220,11 +218,18 @@ fn rank(object: &Object) -> u8 {
         // A write to all.forwarding may reset accept_ra's meaning: the interfaces come first.
         Object::Sysctl(sysctl) if sysctl.ifname.is_none() => 2,
         Object::Link(link) if link.kind == LinkKind::Bridge => 3,
+        // Those of a container's interface: when it is there, and before its addresses are.
+        Object::Sysctl(sysctl) if sysctl.ns != Ns::Host => 10,
         Object::Sysctl(_) => 4,
         Object::Address(address) if address.ns == Ns::Host => 5,
         Object::Route(route) if route.ns == Ns::Host => 6,
-        // A network's guards stand before its first container does.
-        Object::Element(element) if matches!(element.owner, Owner::Network(_) | Owner::Host) => 7,
+        // A network's guards stand before its first container does, and a port's before it can send.
+        Object::Element(element)
+            if matches!(element.owner, Owner::Network(_) | Owner::Host)
+                || element.key.table.family == TableFamily::Bridge =>
+        {
+            7
+        }
         Object::Link(_) => PAIR,
         Object::BridgePort(_) => 9,
         Object::Loopback(_) => 10,

@@ -77,6 +77,8 @@ codes! {
     InvalidReference = "invalid_reference", 400, "An id prefix fits more than one object.";
     InvalidHostname = "invalid_hostname", 400, "The hostname is not a DNS name.";
     InvalidAlias = "invalid_alias", 400, "An alias is not a DNS name.";
+    InvalidTrace = "invalid_trace", 400, "What is to be traced is neither a container nor an address, or has no port.";
+    InvalidAllow = "invalid_allow", 400, "What an endpoint is allowed to send from is no prefix, overlaps another, or holds a gateway.";
     InvalidLabel = "invalid_label", 400, "A label is not KEY=VALUE or too long.";
     InvalidOpt = "invalid_opt", 400, "An option of a network is unknown or has a wrong value.";
     InvalidDriver = "invalid_driver", 400, "The driver is unknown or not available.";
@@ -95,7 +97,14 @@ codes! {
     InvalidDns = "invalid_dns", 400, "A DNS server is not an address.";
     InvalidDnsQuery = "invalid_dns_query", 400, "A name or record type is none that a DNS query can ask for.";
     InvalidNetns = "invalid_netns", 400, "The path is no network namespace, or the host's own.";
+    InvalidSource = "invalid_source", 400, "What may open flows, or may not, is neither a prefix nor an address.";
+    InvalidRoute = "invalid_route", 400, "A route of a network is malformed, or its gateway is in no subnet of it.";
+    InvalidSysctl = "invalid_sysctl", 400, "A setting of an interface is not one that may be set there.";
+    InvalidHost = "invalid_host", 400, "An extra host is not NAME:IP or NAME:host-gateway.";
     InvalidNetwork = "invalid_network", 400, "A network attachment is malformed.";
+    InvalidApply = "invalid_apply", 400, "A file of networks cannot be read, or says two things of one network.";
+    InvalidReservation = "invalid_reservation", 400, "A reservation names no address and no MAC.";
+    ReservationNotFound = "reservation_not_found", 404, "Nothing is reserved for that container on that network.";
     InvalidConfig = "invalid_config", 400, "The daemon's configuration has a wrong value.";
     NetworkNotFound = "network_not_found", 404, "No network has that name or id.";
     ContainerNotFound = "container_not_found", 404, "No container has that name or id.";

@@ -188,22 +188,25 @@ impl Observed {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::collections::{BTreeMap, BTreeSet};
     use std::net::IpAddr;
 
     use proptest::prelude::*;
 
     use super::*;
+    use crate::access::Access;
     use crate::desired;
     use crate::diff::diff;
     use crate::id::{ContainerId, Name, NetworkId};
     use crate::net::{Family, IfName, Mac, Prefix, Proto};
     use crate::observed::HostFacts;
-    use crate::record::{Container, Driver, Endpoint, Mode, Network, Phase, Port, Subnet};
+    use crate::record::{
+        Container, Driver, Endpoint, Mode, Network, Phase, Policy, Port, StaticRoute, Subnet,
+    };
     use crate::request::Attach;
 
-    fn network(n: u8, ipv6: bool, internal: bool) -> Network {
+    pub(crate) fn network(n: u8, ipv6: bool, internal: bool) -> Network {
         let subnet = |text: String| {
             let subnet: Prefix = text.parse().unwrap();
             crate::request::SubnetSpec {
@@ -226,15 +229,34 @@ mod tests {
             subnets,
             internal,
             mode: Mode::Nat,
+            mode6: None,
+            policy: Policy::default(),
             mtu: 1500,
             dns: Vec::new(),
             naming: crate::naming::Naming::default(),
             labels: BTreeMap::new(),
+            // Two networks have the same destinations.
+            routes: vec![StaticRoute {
+                destination: format!("192.168.{}.0/24", n % 2).parse().unwrap(),
+                gateway: None,
+                metric: 0,
+            }],
+            access: Access {
+                allow_from: vec![
+                    "198.51.100.0/24".parse().unwrap(),
+                    "2001:db8:8::/48".parse().unwrap(),
+                ],
+                block_from: vec![
+                    "198.51.100.9/32".parse().unwrap(),
+                    "2001:db8:9::/48".parse().unwrap(),
+                ],
+            },
+            reservations: BTreeMap::new(),
             unknown: serde_json::Map::new(),
         }
     }
 
-    fn container(n: u8, networks: &[&Network], ports: Vec<Port>) -> Container {
+    pub(crate) fn container(n: u8, networks: &[&Network], ports: Vec<Port>) -> Container {
         let id = ContainerId::from_bytes([n; 32]);
         let endpoint = |(at, network): (usize, &&Network)| {
             let ips: Vec<IpAddr> = network
@@ -252,6 +274,10 @@ mod tests {
                 mac: Mac::of_address(ips[0]),
                 ips,
                 aliases: Vec::new(),
+                allow: vec!["10.99.0.0/24".parse().unwrap()],
+                // The default route changes hands as networks come and go.
+                gw_priority: i32::from(u8::from(network.id[..2] == *"02")),
+                sysctls: [("net/ipv4/conf/IFNAME/rp_filter".to_owned(), "2".to_owned())].into(),
                 unknown: serde_json::Map::new(),
             }
         };
@@ -263,6 +289,7 @@ mod tests {
             netns_identity: (1, u64::from(n)),
             ports,
             dns: Vec::new(),
+            extra_hosts: Vec::new(),
             labels: BTreeMap::new(),
             phase: Phase::Attached,
             request: Attach {
@@ -273,6 +300,7 @@ mod tests {
                 networks: Vec::new(),
                 publish: Vec::new(),
                 dns: Vec::new(),
+                extra_hosts: Vec::new(),
                 labels: BTreeMap::new(),
             },
             unknown: serde_json::Map::new(),
@@ -296,7 +324,8 @@ mod tests {
                 .values()
                 .flat_map(|n| desired::forwarding_needed(n).collect::<Vec<_>>())
                 .collect();
-            let mut objects = desired::host(&desired::host_changes(&self.facts, &needed));
+            let mut objects =
+                desired::host(&desired::host_changes(&self.facts, &needed), &self.facts);
             for network in self.networks.values() {
                 objects.extend(desired::network(network, &self.facts));
             }
@@ -308,12 +337,39 @@ mod tests {
         }
     }
 
+    fn bridge_netfilter() -> impl Strategy<Value = BTreeSet<Family>> {
+        prop::sample::subsequence(desired::FAMILIES.to_vec(), 0..=2)
+            .prop_map(|families| families.into_iter().collect())
+    }
+
+    fn mode() -> impl Strategy<Value = Mode> {
+        prop::sample::select(vec![Mode::Nat, Mode::Routed, Mode::Isolated])
+    }
+
+    fn policy() -> impl Strategy<Value = Policy> {
+        (any::<[bool; 3]>(), any::<bool>(), any::<bool>()).prop_map(|(on, snat, trusted)| Policy {
+            icc: on[0],
+            host_access: on[1],
+            antispoof: on[2],
+            snat: snat
+                .then(|| IpAddr::from([192, 0, 2, 1]))
+                .into_iter()
+                .collect(),
+            trusted: trusted
+                .then(|| IfName::parse("wg0").unwrap())
+                .into_iter()
+                .collect(),
+        })
+    }
+
     #[derive(Clone, Debug)]
     enum Step {
         Network {
             n: u8,
             ipv6: bool,
             internal: bool,
+            modes: (Mode, Option<Mode>),
+            policy: Policy,
         },
         DropNetwork(u8),
         Attach {
@@ -324,16 +380,25 @@ mod tests {
         Detach(u8),
         /// Somebody removes the object of this number.
         Tamper(usize),
-        BridgeNetfilter(bool),
+        BridgeNetfilter(BTreeSet<Family>),
     }
 
     fn step() -> impl Strategy<Value = Step> {
         prop_oneof![
-            (1u8..4, any::<bool>(), any::<bool>()).prop_map(|(n, ipv6, internal)| Step::Network {
-                n,
-                ipv6,
-                internal
-            }),
+            (
+                1u8..4,
+                any::<bool>(),
+                any::<bool>(),
+                (mode(), prop::option::of(mode())),
+                policy()
+            )
+                .prop_map(|(n, ipv6, internal, modes, policy)| Step::Network {
+                    n,
+                    ipv6,
+                    internal,
+                    modes,
+                    policy
+                }),
             (1u8..4).prop_map(Step::DropNetwork),
             (
                 1u8..6,
@@ -343,16 +408,25 @@ mod tests {
                 .prop_map(|(n, networks, port)| Step::Attach { n, networks, port }),
             (1u8..6).prop_map(Step::Detach),
             any::<prop::sample::Index>().prop_map(|at| Step::Tamper(at.index(10_000))),
-            any::<bool>().prop_map(Step::BridgeNetfilter),
+            bridge_netfilter().prop_map(Step::BridgeNetfilter),
         ]
     }
 
     fn advance(host: &mut Host, kernel: &mut Observed, step: Step) {
         match step {
-            Step::Network { n, ipv6, internal } => {
-                host.networks
-                    .entry(n)
-                    .or_insert_with(|| network(n, ipv6, internal));
+            Step::Network {
+                n,
+                ipv6,
+                internal,
+                modes: (mode, mode6),
+                policy,
+            } => {
+                host.networks.entry(n).or_insert_with(|| Network {
+                    mode,
+                    mode6,
+                    policy,
+                    ..network(n, ipv6, internal)
+                });
             }
             Step::DropNetwork(n) => {
                 let used = |id: &NetworkId| {
@@ -378,6 +452,10 @@ mod tests {
                         // Two containers never publish one port: the reservation above the model sees to that.
                         host_port: number * 10 + u16::from(n),
                         container_port: 80,
+                        access: Access {
+                            allow_from: vec!["203.0.113.0/24".parse().unwrap()],
+                            block_from: Vec::new(),
+                        },
                     })
                     .into_iter()
                     .collect();
@@ -398,7 +476,9 @@ mod tests {
                     kernel.apply(&Op::Remove(object.clone())).unwrap();
                 }
             }
-            Step::BridgeNetfilter(on) => host.facts.bridge_netfilter = on,
+            Step::BridgeNetfilter(families) => {
+                host.facts.bridge_netfilter = families;
+            }
         }
     }
 
@@ -416,7 +496,7 @@ mod tests {
         /// After any sequence of requests and of tampering: apply the plan, observe, and the plan is empty.
         #[test]
         fn a_plan_is_complete_and_applicable(steps in prop::collection::vec(step(), 1..25), ipv6 in any::<bool>()) {
-            let mut host = Host { facts: HostFacts { ipv6, ..HostFacts::default() }, ..Host::default() };
+            let mut host = Host { facts: HostFacts { ipv6, bridge_tables: true, ..HostFacts::default() }, ..Host::default() };
             let mut kernel = Observed::default();
             for step in steps {
                 advance(&mut host, &mut kernel, step);
@@ -433,15 +513,15 @@ mod tests {
 
         /// An attach and its detach cancel exactly; so do an attach and its roll-back from any point.
         #[test]
-        fn attach_and_detach_cancel(ipv6 in any::<bool>(), bridge_netfilter in any::<bool>(), stop in 0usize..40) {
-            let mut host = Host { facts: HostFacts { ipv6, bridge_netfilter, ..HostFacts::default() }, ..Host::default() };
+        fn attach_and_detach_cancel(ipv6 in any::<bool>(), bridge_netfilter in bridge_netfilter(), stop in 0usize..40) {
+            let mut host = Host { facts: HostFacts { ipv6, bridge_netfilter, bridge_tables: true, ..HostFacts::default() }, ..Host::default() };
             host.networks.insert(1, network(1, true, false));
             host.networks.insert(2, network(2, false, true));
             let mut kernel = Observed::default();
             let networks = diff(&host.objects(), &kernel, |_| true).ops;
             apply_all(&mut kernel, &networks);
             let before = kernel.clone();
-            let udp = Port { proto: Proto::Udp, host_ip: None, host_port: 53, container_port: 53 };
+            let udp = Port { proto: Proto::Udp, host_ip: None, host_port: 53, container_port: 53, access: Access::default() };
             let joined = [&host.networks[&1], &host.networks[&2]];
             let made = container(7, &joined, vec![udp]);
             host.containers.insert(7, made);
@@ -477,15 +557,22 @@ mod tests {
             containers: BTreeMap::new(),
             facts: HostFacts {
                 ipv6: true,
+                bridge_tables: true,
                 ..HostFacts::default()
             },
         };
         let mut host = host;
+        let both = ["192.0.2.0/24", "2001:db8::/32"].map(|text| text.parse().unwrap());
+        let lists = Access {
+            allow_from: both.to_vec(),
+            block_from: both.to_vec(),
+        };
         let port = |ip: Option<&str>, host_port| Port {
             proto: Proto::Tcp,
             host_ip: ip.map(|ip| ip.parse().unwrap()),
             host_port,
             container_port: 80,
+            access: lists.clone(),
         };
         let ports = vec![
             port(None, 1),
@@ -494,19 +581,38 @@ mod tests {
             port(Some("192.0.2.1"), 4),
             port(Some("2001:db8::1"), 5),
         ];
-        let made = container(3, &[&host.networks[&1]], ports);
+        let policy = Policy {
+            icc: false,
+            snat: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
+            trusted: vec![IfName::parse("wg0").unwrap()],
+            ..Policy::default()
+        };
+        let apart = Network {
+            policy,
+            ..network(5, true, false)
+        };
+        let routed = Network {
+            mode: Mode::Routed,
+            ..network(6, true, false)
+        };
+        let mut made = container(3, &[&host.networks[&1], &routed], ports);
+        made.endpoints[0]
+            .allow
+            .push("2001:db8::/64".parse().unwrap());
         host.containers.insert(3, made);
-        let rules = crate::skeleton::host();
+        host.networks.insert(5, apart);
+        host.networks.insert(6, routed);
+        let rulesets = [crate::skeleton::host(), crate::skeleton::bridge()];
         let mut seen = BTreeSet::new();
         for object in host.objects() {
             let Object::Element(element) = object else {
                 continue;
             };
-            let set = rules
-                .sets
+            let rules = rulesets
                 .iter()
-                .find(|set| set.name == element.key.set)
-                .expect("the set exists");
+                .find(|rules| rules.table == element.key.table)
+                .expect("the table exists");
+            let set = rules.set(&element.key.set).expect("the set exists");
             let fields: Vec<_> = element
                 .key
                 .first
@@ -520,7 +626,8 @@ mod tests {
             );
             seen.insert(element.key.set.clone());
         }
-        let all: BTreeSet<String> = rules.sets.iter().map(|set| set.name.clone()).collect();
+        let sets = rulesets.iter().flat_map(|rules| &rules.sets);
+        let all: BTreeSet<String> = sets.map(|set| set.name.clone()).collect();
         assert_eq!(seen, all, "every set of the skeleton has a use");
     }
 
@@ -530,7 +637,7 @@ mod tests {
         let mut kernel = Observed::default();
         let facts = HostFacts::default();
         kernel.insert(Object::Ruleset(crate::skeleton::host()));
-        let wanted = desired::host(&[]);
+        let wanted = desired::host(&[], &HostFacts::default());
         desired::network(&net, &facts)
             .into_iter()
             .for_each(|object| kernel.insert(object));

@@ -5,9 +5,12 @@
 //! operations ([`op::Op`]). No IO, no clock, no async: `tests/purity.rs` fails when that changes (invariant I1).
 #![forbid(unsafe_code)]
 
+pub mod access;
 pub mod api;
+pub mod counters;
 pub mod desired;
 pub mod diff;
+pub mod doctor;
 pub mod error;
 pub mod fake;
 pub mod id;
@@ -17,10 +20,12 @@ pub mod nft;
 pub mod object;
 pub mod observed;
 pub mod op;
+pub mod options;
 pub mod publish;
 pub mod record;
 pub mod request;
 pub mod skeleton;
+pub mod trace;
 
 pub use error::{Error, Result};
 pub use id::{ContainerId, NetworkId};

@@ -152,6 +152,15 @@ impl Mac {
         }
     }
 
+    /// The MAC of a bridge without an address: `02:6d` and the first 8 hex digits of its network's id.
+    pub fn of_digits(hex: &str) -> Self {
+        let digits = hex
+            .get(..8)
+            .and_then(|digits| u32::from_str_radix(digits, 16).ok());
+        let [a, b, c, d] = digits.unwrap_or_default().to_be_bytes();
+        Self([0x02, 0x6d, a, b, c, d])
+    }
+
     /// The MAC of the host end of a veth pair whose container end has this one.
     ///
     /// It starts with `fe` so that a bridge never takes it for its own (a bridge without a fixed MAC takes
@@ -160,6 +169,29 @@ impl Mac {
     pub const fn host_end(self) -> Self {
         let [_, b, c, d, e, f] = self.0;
         Self([0xfe, b, c, d, e, f])
+    }
+
+    /// The address that IPv6 makes of it on a link (EUI-64, RFC 4291 appendix A).
+    pub const fn link_local(self) -> Ipv6Addr {
+        let [a, b, c, d, e, f] = self.0;
+        Ipv6Addr::from_bits(u128::from_be_bytes([
+            0xfe,
+            0x80,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            a ^ 2,
+            b,
+            c,
+            0xff,
+            0xfe,
+            d,
+            e,
+            f,
+        ]))
     }
 
     /// The six bytes.
@@ -377,6 +409,8 @@ pub enum Proto {
     Tcp,
     /// UDP.
     Udp,
+    /// SCTP.
+    Sctp,
 }
 
 impl Proto {
@@ -385,6 +419,7 @@ impl Proto {
         match self {
             Self::Tcp => 6,
             Self::Udp => 17,
+            Self::Sctp => 132,
         }
     }
 
@@ -393,6 +428,7 @@ impl Proto {
         match self {
             Self::Tcp => "tcp",
             Self::Udp => "udp",
+            Self::Sctp => "sctp",
         }
     }
 }

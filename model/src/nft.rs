@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::net::{Family, IfName};
+use crate::net::{Family, IfName, Mac};
 use crate::object::{Ns, Owner};
 
 pub mod digest;
@@ -20,6 +20,18 @@ pub mod wire;
 pub enum TableFamily {
     /// IPv4 and IPv6 (`NFPROTO_INET`).
     Inet,
+    /// Frames that pass a bridge (`NFPROTO_BRIDGE`).
+    Bridge,
+}
+
+impl TableFamily {
+    /// The word of `nft`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Inet => "inet",
+            Self::Bridge => "bridge",
+        }
+    }
 }
 
 /// Which table, and in which namespace.
@@ -49,6 +61,14 @@ pub enum Field {
     Port,
     /// `NFPROTO_IPV4` or `NFPROTO_IPV6`, 1 byte.
     NfProto,
+    /// Ethernet address.
+    Mac,
+    /// Type of an Ethernet frame, 2 bytes, network byte order.
+    EtherType,
+    /// Operation of an ARP packet, 2 bytes, network byte order (RFC 826).
+    ArpOp,
+    /// Type of an ICMPv6 message, 1 byte (RFC 4443).
+    Icmp6Type,
 }
 
 impl Field {
@@ -57,9 +77,11 @@ impl Field {
         match self {
             // IFNAMSIZ (linux/if.h).
             Self::Ifname | Self::Ip6 => 16,
+            // ETH_ALEN (linux/if_ether.h).
+            Self::Mac => 6,
             Self::Ip4 => 4,
-            Self::Port => 2,
-            Self::L4Proto | Self::NfProto => 1,
+            Self::Port | Self::EtherType | Self::ArpOp => 2,
+            Self::L4Proto | Self::NfProto | Self::Icmp6Type => 1,
         }
     }
 }
@@ -80,6 +102,14 @@ pub enum Datum {
     Port(u16),
     /// `NFPROTO_*`.
     NfProto(u8),
+    /// Ethernet address.
+    Mac(Mac),
+    /// `ETH_P_*` (linux/if_ether.h).
+    EtherType(u16),
+    /// 1 is a request, 2 a reply (RFC 826).
+    ArpOp(u16),
+    /// ICMPv6 message type.
+    Icmp6Type(u8),
 }
 
 impl From<IpAddr> for Datum {
@@ -101,6 +131,10 @@ impl Datum {
             Self::L4Proto(_) => Field::L4Proto,
             Self::Port(_) => Field::Port,
             Self::NfProto(_) => Field::NfProto,
+            Self::Mac(_) => Field::Mac,
+            Self::EtherType(_) => Field::EtherType,
+            Self::ArpOp(_) => Field::ArpOp,
+            Self::Icmp6Type(_) => Field::Icmp6Type,
         }
     }
 }
@@ -144,6 +178,9 @@ pub struct SetSpec {
     pub kind: SetKind,
     /// Whether an element may span from a first to a last key.
     pub interval: bool,
+    /// Whether its elements count the packets that look them up. Not compared: a count is no part of an element.
+    #[serde(default)]
+    pub counter: bool,
 }
 
 /// What an element maps its key to.
@@ -202,6 +239,21 @@ pub enum Expr {
     Sport,
     /// Destination port; only in a rule that matched the protocol, or where a map limits it.
     Dport,
+    /// Type of the Ethernet frame as it is on the wire: that of a tagged frame is that of the tag. Bridge tables only, as
+    /// all below.
+    EtherType,
+    /// Source address of the Ethernet frame.
+    EtherSaddr,
+    /// Operation of an ARP packet.
+    ArpOp,
+    /// Ethernet address of the sender inside an ARP packet.
+    ArpSha,
+    /// IPv4 address of the sender inside an ARP packet.
+    ArpSpa,
+    /// Type of an ICMPv6 message; only in a rule that matched the protocol.
+    Icmp6Type,
+    /// Target address of a neighbour solicitation or advertisement (RFC 4861); only in a rule that matched the type.
+    NdTarget,
 }
 
 impl Expr {
@@ -214,6 +266,12 @@ impl Expr {
             Self::Saddr(Family::V4) | Self::Daddr(Family::V4) => Field::Ip4,
             Self::Saddr(Family::V6) | Self::Daddr(Family::V6) => Field::Ip6,
             Self::Sport | Self::Dport => Field::Port,
+            Self::EtherType => Field::EtherType,
+            Self::EtherSaddr | Self::ArpSha => Field::Mac,
+            Self::ArpOp => Field::ArpOp,
+            Self::ArpSpa => Field::Ip4,
+            Self::Icmp6Type => Field::Icmp6Type,
+            Self::NdTarget => Field::Ip6,
         }
     }
 }
@@ -271,6 +329,15 @@ pub enum Stmt {
     FibDaddrLocal,
     /// Source NAT to the address of the output interface.
     Masquerade,
+    /// Source NAT to the address found in a map; without an element the next rule runs.
+    SnatMap {
+        /// The family of the packet and of the address in the map.
+        family: Family,
+        /// The parts of the key.
+        key: Vec<Expr>,
+        /// The map.
+        map: String,
+    },
     /// No connection tracking for this packet.
     Notrack,
     /// Rewrite the source port, checksum included.

@@ -1,10 +1,11 @@
 //! The objects netd wants from the kernel: plain keyed values.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
+use crate::access::Access;
 use crate::id::{ContainerId, NetworkId};
 use crate::net::{Family, IfName, Mac, Prefix, Proto};
 use crate::nft::{Element, ElementKey, Ruleset, TableRef};
@@ -179,6 +180,8 @@ pub struct BridgePort {
     pub ifname: IfName,
     /// Whether a frame may leave by the port it came in on.
     pub hairpin: bool,
+    /// Whether frames from this port never leave by another isolated one.
+    pub isolated: bool,
     /// What it serves.
     pub owner: Owner,
 }
@@ -203,12 +206,26 @@ pub struct Sysctl {
 pub struct HostPort {
     /// The address; unspecified for all of its family.
     pub ip: IpAddr,
-    /// TCP or UDP.
+    /// The transport.
     pub proto: Proto,
     /// The port.
     pub port: u16,
+    /// Where the daemon itself passes on what comes in, for the two cases that the kernel cannot translate
+    /// ([`crate::desired`], `relayed`); none where an nftables element leads it away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relay: Option<Relay>,
     /// What it serves.
     pub owner: Owner,
+}
+
+/// What a relay does with what comes in.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Relay {
+    /// The container's address and port.
+    pub to: SocketAddr,
+    /// Who may open flows: all of these have to agree.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub admit: Vec<Access>,
 }
 
 /// Everything netd can want from the kernel.

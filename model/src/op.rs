@@ -112,6 +112,10 @@ impl fmt::Display for Op {
     }
 }
 
+const fn on(flag: bool) -> &'static str {
+    if flag { "on" } else { "off" }
+}
+
 fn list(ips: &[IpAddr]) -> String {
     ips.iter()
         .map(ToString::to_string)
@@ -122,11 +126,19 @@ fn list(ips: &[IpAddr]) -> String {
 impl fmt::Display for Object {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::HostPort(p) => write!(f, "host port {} {}/{}", p.ip, p.port, p.proto),
+            Self::HostPort(p) => {
+                write!(f, "host port {} {}/{}", p.ip, p.port, p.proto)?;
+                match &p.relay {
+                    Some(relay) => write!(f, " relayed to {}", relay.to),
+                    None => Ok(()),
+                }
+            }
             Self::Ruleset(r) => write!(
                 f,
-                "ruleset of table inet {} in {}",
-                r.table.name, r.table.ns
+                "ruleset of table {} {} in {}",
+                r.table.family.as_str(),
+                r.table.name,
+                r.table.ns
             ),
             Self::Link(l) => {
                 write!(f, "link {} in {} mac {} mtu {}", l.name, l.ns, l.mac, l.mtu)?;
@@ -139,9 +151,10 @@ impl fmt::Display for Object {
             Self::BridgePort(p) => {
                 write!(
                     f,
-                    "port {} hairpin {}",
+                    "port {} hairpin {} isolated {}",
                     p.ifname,
-                    if p.hairpin { "on" } else { "off" }
+                    on(p.hairpin),
+                    on(p.isolated)
                 )
             }
             Self::Address(a) => write!(
@@ -196,11 +209,29 @@ impl fmt::Display for crate::nft::Datum {
             Self::Ip6(ip) => write!(f, "{ip}"),
             Self::L4Proto(6) => f.write_str("tcp"),
             Self::L4Proto(17) => f.write_str("udp"),
+            Self::L4Proto(1) => f.write_str("icmp"),
+            Self::L4Proto(58) => f.write_str("ipv6-icmp"),
+            Self::L4Proto(132) => f.write_str("sctp"),
             Self::L4Proto(number) => write!(f, "{number}"),
-            Self::Port(port) => write!(f, "{port}"),
             Self::NfProto(2) => f.write_str("ipv4"),
             Self::NfProto(10) => f.write_str("ipv6"),
             Self::NfProto(number) => write!(f, "nfproto {number}"),
+            Self::Mac(mac) => write!(f, "{mac}"),
+            Self::EtherType(0x0800) => f.write_str("ip"),
+            Self::EtherType(0x0806) => f.write_str("arp"),
+            Self::EtherType(0x86dd) => f.write_str("ip6"),
+            Self::EtherType(number) => write!(f, "{number:#06x}"),
+            Self::ArpOp(1) => f.write_str("request"),
+            Self::ArpOp(2) => f.write_str("reply"),
+            Self::ArpOp(number) | Self::Port(number) => write!(f, "{number}"),
+            Self::Icmp6Type(131) => f.write_str("mld-listener-report"),
+            Self::Icmp6Type(132) => f.write_str("mld-listener-done"),
+            Self::Icmp6Type(134) => f.write_str("nd-router-advert"),
+            Self::Icmp6Type(135) => f.write_str("nd-neighbor-solicit"),
+            Self::Icmp6Type(136) => f.write_str("nd-neighbor-advert"),
+            Self::Icmp6Type(137) => f.write_str("nd-redirect"),
+            Self::Icmp6Type(143) => f.write_str("mld2-listener-report"),
+            Self::Icmp6Type(number) => write!(f, "{number}"),
         }
     }
 }

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::access::Access;
 use crate::id::{ContainerId, Name, NetworkId, digest};
 use crate::naming::Naming;
 use crate::net::{Family, IfName, Mac, Prefix, Proto};
@@ -35,6 +36,12 @@ pub struct Network {
     pub internal: bool,
     /// How it is reached from outside.
     pub mode: Mode,
+    /// How it is reached over IPv6, where that differs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode6: Option<Mode>,
+    /// Who may talk to whom in it.
+    #[serde(flatten)]
+    pub policy: Policy,
     /// Largest packet in bytes.
     pub mtu: u32,
     /// Its bridge.
@@ -48,9 +55,52 @@ pub struct Network {
     /// Labels of the user.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// Routes that its containers get.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<StaticRoute>,
+    /// From where flows may be opened to its containers.
+    #[serde(default, skip_serializing_if = "Access::is_open")]
+    pub access: Access,
+    /// What is kept for containers, by their names, whether they exist or not.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub reservations: BTreeMap<Name, Reservation>,
     /// What a newer version wrote.
     #[serde(flatten)]
     pub unknown: Unknown,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde asks for")]
+pub(crate) const fn is_zero(number: &i32) -> bool {
+    *number == 0
+}
+
+/// What is kept for one container on one network.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reservation {
+    /// At most one address of each family.
+    pub ips: Vec<IpAddr>,
+    /// Its Ethernet address.
+    pub mac: Option<Mac>,
+}
+
+/// A route that every container of a network gets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StaticRoute {
+    /// Where it leads.
+    pub destination: Prefix,
+    /// The neighbour that knows the way; none for what is on the link.
+    pub gateway: Option<IpAddr>,
+    /// Its metric; 0 is the kernel's default.
+    pub metric: u32,
+}
+
+/// A name that one container resolves beside those of its networks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExtraHost {
+    /// The name.
+    pub name: String,
+    /// Its address; none for the gateways of the container, where the host answers.
+    pub address: Option<IpAddr>,
 }
 
 /// What a network is made of.
@@ -67,6 +117,82 @@ pub enum Driver {
 pub enum Mode {
     /// Nobody outside reaches a container's own address; published ports answer on the host's addresses.
     Nat,
+    /// Containers keep their addresses towards outside, and answer there on published ports.
+    Routed,
+    /// The host has no address on the network: nothing leaves it, nothing enters it.
+    Isolated,
+}
+
+impl Mode {
+    /// The mode as it is typed.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Nat => "nat",
+            Self::Routed => "routed",
+            Self::Isolated => "isolated",
+        }
+    }
+}
+
+/// Who may talk to whom on a network. Its fields are keys of the network's record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policy {
+    /// Whether its containers reach each other.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub icc: bool,
+    /// Whether its containers may open flows to the host's own sockets. Never on an internal network.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub host_access: bool,
+    /// Whether a container sends from its own addresses only.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub antispoof: bool,
+    /// The addresses that its containers leave under, at most one of a family, instead of the uplink's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub snat: Vec<IpAddr>,
+    /// Interfaces of the host from which its containers are reached directly.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub trusted: Vec<IfName>,
+}
+
+const fn yes() -> bool {
+    true
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+const fn is_yes(flag: &bool) -> bool {
+    *flag
+}
+
+impl Policy {
+    /// What differs from the default, as driver options; `icc` has a flag of its own.
+    pub fn opts(&self) -> BTreeMap<String, String> {
+        fn join<T: ToString>(items: &[T]) -> Option<String> {
+            let texts: Vec<String> = items.iter().map(ToString::to_string).collect();
+            (!texts.is_empty()).then(|| texts.join(","))
+        }
+        let off = |on: bool| (!on).then(|| "off".to_owned());
+        [
+            ("host_access", off(self.host_access)),
+            ("antispoof", off(self.antispoof)),
+            ("snat", join(&self.snat)),
+            ("trusted", join(&self.trusted)),
+        ]
+        .into_iter()
+        .filter_map(|(key, value)| Some((key.to_owned(), value?)))
+        .collect()
+    }
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            icc: true,
+            host_access: true,
+            antispoof: true,
+            snat: Vec::new(),
+            trusted: Vec::new(),
+        }
+    }
 }
 
 /// One subnet of a network.
@@ -85,6 +211,34 @@ impl Network {
     /// The subnet of a family.
     pub fn subnet(&self, family: Family) -> Option<&Subnet> {
         self.subnets.iter().find(|s| s.subnet.family() == family)
+    }
+
+    /// How it is reached in a family.
+    pub fn mode_of(&self, family: Family) -> Mode {
+        match family {
+            Family::V4 => self.mode,
+            Family::V6 => self.mode6.unwrap_or(self.mode),
+        }
+    }
+
+    /// The host's own address in a family; none where the network is isolated.
+    pub fn gateway(&self, family: Family) -> Option<IpAddr> {
+        let subnet = self.subnet(family)?;
+        (self.mode_of(family) != Mode::Isolated).then_some(subnet.gateway)
+    }
+
+    /// The Ethernet address of its bridge: that of its first gateway. No container has it.
+    pub fn mac(&self) -> Mac {
+        let mut gateways = [Family::V4, Family::V6].into_iter();
+        match gateways.find_map(|family| self.gateway(family)) {
+            Some(ip) => Mac::of_address(ip),
+            None => Mac::of_digits(&self.id),
+        }
+    }
+
+    /// Whether containers leave the network in a family, and are reached from outside.
+    pub fn is_open(&self, family: Family) -> bool {
+        !self.internal && self.gateway(family).is_some()
     }
 
     /// Whether it is the network that always exists.
@@ -117,6 +271,9 @@ pub struct Container {
     pub ports: Vec<Port>,
     /// Resolvers to forward to, instead of the network's and the host's.
     pub dns: Vec<IpAddr>,
+    /// Names that only this container resolves.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub extra_hosts: Vec<ExtraHost>,
     /// Labels of the user.
     pub labels: BTreeMap<String, String>,
     /// How far it is.
@@ -155,6 +312,15 @@ pub struct Endpoint {
     pub ips: Vec<IpAddr>,
     /// Further names on this network.
     pub aliases: Vec<String>,
+    /// Further addresses that it may send from.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allow: Vec<Prefix>,
+    /// The endpoint with the highest has the default route; of equal ones the first.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub gw_priority: i32,
+    /// Settings of the interface, as `net/ipv4/conf/IFNAME/rp_filter` with that placeholder.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sysctls: BTreeMap<String, String>,
     /// What a newer version wrote.
     #[serde(flatten)]
     pub unknown: Unknown,
@@ -178,7 +344,7 @@ impl Endpoint {
 /// A published port: one host port to one container port.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Port {
-    /// TCP or UDP.
+    /// The transport.
     pub proto: Proto,
     /// The host's address; none for every address of the families the container has.
     pub host_ip: Option<IpAddr>,
@@ -186,6 +352,9 @@ pub struct Port {
     pub host_port: u16,
     /// The container's port.
     pub container_port: u16,
+    /// From where flows may be opened to the container's port.
+    #[serde(default, skip_serializing_if = "Access::is_open")]
+    pub access: Access,
 }
 
 impl Port {

@@ -1,18 +1,27 @@
 //! Raw requests become validated requests, here and nowhere else.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
+use crate::access::{Access, sources};
 use crate::api;
 use crate::error::{Code, Error, Result};
 use crate::id::{ContainerId, Name, shorten};
-use crate::naming::{self, Naming};
-use crate::net::{Family, IfName, Mac, Prefix};
-use crate::record::{PREDEFINED, Port, Subnet};
+use crate::naming::Naming;
+use crate::net::{Family, IfName, Mac, Prefix, Proto};
+use crate::options::{self, Options};
+use crate::record::{ExtraHost, Mode, PREDEFINED, Policy, Port, StaticRoute, Subnet};
 
-pub use crate::publish::parse_publish;
+pub use crate::publish::{Publish, parse_publish};
+
+mod declared;
+mod details;
+
+pub use declared::{Declared, Reserve, difference, reservation};
+pub(crate) use details::IFNAME;
+pub use details::check_gateways;
 
 /// Most ports one container may publish: each is a bound socket of the daemon.
 pub const PORTS_MAX: usize = 4096;
@@ -32,8 +41,8 @@ pub struct CreateNetwork {
     pub name: Name,
     /// The subnets asked for; a family without one gets an automatic subnet.
     pub subnets: Vec<SubnetSpec>,
-    /// Whether it shall have IPv6.
-    pub ipv6: bool,
+    /// Its families; never empty.
+    pub families: Vec<Family>,
     /// Whether it is cut off.
     pub internal: bool,
     /// Its MTU, if not that of the uplink.
@@ -46,6 +55,14 @@ pub struct CreateNetwork {
     pub bridge: Option<IfName>,
     /// How its names are answered (`--opt dns_...`).
     pub naming: Naming,
+    /// How it is reached, over IPv4 and over IPv6.
+    pub modes: [Mode; 2],
+    /// Who may talk to whom.
+    pub policy: Policy,
+    /// Routes that its containers get. Whether a gateway is on the network is seen when its subnets are known.
+    pub routes: Vec<StaticRoute>,
+    /// From where flows may be opened to its containers.
+    pub access: Access,
 }
 
 /// A subnet asked for.
@@ -93,9 +110,12 @@ pub struct Attach {
     /// The networks to join, in order; never empty.
     pub networks: Vec<Join>,
     /// The ports to publish.
-    pub publish: Vec<Port>,
+    pub publish: Vec<Publish>,
     /// Its own resolvers.
     pub dns: Vec<IpAddr>,
+    /// Names that only it resolves.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub extra_hosts: Vec<ExtraHost>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
 }
@@ -115,6 +135,15 @@ pub struct Join {
     pub ifname: Option<IfName>,
     /// Further names.
     pub aliases: Vec<String>,
+    /// Further addresses it may send from.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allow: Vec<Prefix>,
+    /// Its rank for the default route.
+    #[serde(default, skip_serializing_if = "crate::record::is_zero")]
+    pub gw_priority: i32,
+    /// Settings of the interface, see [`crate::record::Endpoint`].
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sysctls: BTreeMap<String, String>,
 }
 
 impl TryFrom<api::NetworkCreate> for CreateNetwork {
@@ -122,21 +151,55 @@ impl TryFrom<api::NetworkCreate> for CreateNetwork {
 
     fn try_from(raw: api::NetworkCreate) -> Result<Self> {
         let name = Name::parse(&raw.name)?;
+        refuse_meaning(&raw.name)?;
         supported(&raw)?;
         let subnets = subnets(&raw)?;
-        let ipv6 = raw.ipv6 || subnets.iter().any(|s| s.subnet.family() == Family::V6);
+        let families = families(&raw, &subnets)?;
+        let ipv6 = families.contains(&Family::V6);
+        let options = Options::parse(&raw.opts)?;
+        let mode = raw.mode.as_deref().map_or(Ok(Mode::Nat), options::mode)?;
         Ok(Self {
             mtu: raw.mtu.map(|mtu| check_mtu(mtu, ipv6)).transpose()?,
             dns: addresses(&raw.dns)?,
             labels: check_labels(raw.labels)?,
-            bridge: bridge_option(&raw.opts)?,
             naming: Naming::from_options(&raw.opts)?,
+            bridge: options.bridge,
+            modes: options.modes.map(|of_family| of_family.unwrap_or(mode)),
+            policy: Policy {
+                icc: raw.icc.unwrap_or(true),
+                ..options.policy
+            },
+            routes: details::routes(&raw.routes)?,
+            access: Access {
+                allow_from: sources(&raw.allow_from)?,
+                block_from: sources(&raw.block_from)?,
+            },
             internal: raw.internal,
             name,
             subnets,
-            ipv6,
+            families,
         })
     }
+}
+
+/// The names that mean something to users of Docker and Podman, and no network of netd's.
+pub fn meaning(name: &str) -> Option<Error> {
+    let text = match name {
+        "host" => {
+            "network host is predefined: it is the host's own network namespace, where netd attaches nothing; start the \
+             container in that namespace and leave the attach out"
+        }
+        "none" => {
+            "network none is predefined: it is a namespace with nothing but lo; leave the attach out, or use --internal \
+             for a network that leads nowhere"
+        }
+        _ => return None,
+    };
+    Some(Error::new(Code::NetworkPredefined, text))
+}
+
+fn refuse_meaning(name: &str) -> Result<()> {
+    meaning(name).map_or(Ok(()), Err)
 }
 
 fn supported(raw: &api::NetworkCreate) -> Result<()> {
@@ -152,24 +215,6 @@ fn supported(raw: &api::NetworkCreate) -> Result<()> {
             ));
         }
     }
-    match raw.mode.as_deref() {
-        None | Some("nat") => {}
-        Some(other) => {
-            return Err(Error::new(
-                Code::InvalidMode,
-                format!(
-                    "mode {:?} is not available in this version: use nat, or --internal",
-                    shorten(other)
-                ),
-            ));
-        }
-    }
-    if raw.icc == Some(false) {
-        return Err(Error::new(
-            Code::InvalidIcc,
-            "icc=false is not available in this version: put the containers on networks of their own",
-        ));
-    }
     if raw.encrypted {
         return Err(Error::new(
             Code::InvalidEncrypted,
@@ -179,29 +224,27 @@ fn supported(raw: &api::NetworkCreate) -> Result<()> {
     Ok(())
 }
 
-fn bridge_option(opts: &BTreeMap<String, String>) -> Result<Option<IfName>> {
-    let known = |key: &str| key == "bridge" || naming::OPTIONS.contains(&key);
-    if let Some(key) = opts.keys().find(|key| !known(key)) {
-        return Err(Error::new(
-            Code::InvalidOpt,
-            format!(
-                "option {:?} is unknown: a bridge network takes bridge=NAME, {}=...",
-                shorten(key),
-                naming::OPTIONS.join("=..., ")
-            ),
+/// IPv4 unless it is switched off; IPv6 where it is asked for, or a subnet of it is given.
+fn families(raw: &api::NetworkCreate, subnets: &[SubnetSpec]) -> Result<Vec<Family>> {
+    let given = |family| subnets.iter().find(|s| s.subnet.family() == family);
+    let ipv4 = raw.ipv4 != Some(false);
+    let refuse = |message: String| Err(Error::new(Code::InvalidSubnet, message));
+    if let (false, Some(spec)) = (ipv4, given(Family::V4)) {
+        return refuse(format!(
+            "subnet {} is IPv4, which is switched off",
+            spec.subnet
         ));
     }
-    let Some(text) = opts.get("bridge") else {
-        return Ok(None);
-    };
-    let name = IfName::parse(text)?;
-    if matches!(name.as_str(), "lo" | "all" | "default") {
-        return Err(Error::new(
-            Code::InvalidIfname,
-            format!("a bridge cannot be called {name}"),
+    let mut families = Vec::new();
+    families.extend(ipv4.then_some(Family::V4));
+    families.extend((raw.ipv6 || given(Family::V6).is_some()).then_some(Family::V6));
+    if families.is_empty() {
+        return refuse(format!(
+            "network {} has neither IPv4 nor IPv6: add --ipv6",
+            shorten(&raw.name)
         ));
     }
-    Ok(Some(name))
+    Ok(families)
 }
 
 fn subnets(raw: &api::NetworkCreate) -> Result<Vec<SubnetSpec>> {
@@ -407,6 +450,7 @@ impl TryFrom<api::ContainerAttach> for Attach {
             netns: check_netns(&raw.netns)?,
             publish: check_publish(&raw.publish)?,
             dns: addresses(&raw.dns)?,
+            extra_hosts: details::extra_hosts(&raw.extra_hosts)?,
             labels: check_labels(raw.labels)?,
             id,
             name,
@@ -425,6 +469,9 @@ impl Join {
             mac: None,
             ifname: None,
             aliases: Vec::new(),
+            allow: Vec::new(),
+            gw_priority: 0,
+            sysctls: BTreeMap::new(),
         }
     }
 }
@@ -451,16 +498,9 @@ impl TryFrom<api::Join> for Join {
                 "the network of an attachment has no name",
             ));
         }
-        let ifname = raw.ifname.as_deref().map(IfName::parse).transpose()?;
-        if let Some(name) = ifname
-            .as_ref()
-            .filter(|name| matches!(name.as_str(), "lo" | "all" | "default"))
-        {
-            return Err(Error::new(
-                Code::InvalidIfname,
-                format!("an interface cannot be called {name}"),
-            ));
-        }
+        let ifname = raw.ifname.as_deref();
+        let ifname = ifname.map(|name| options::device(name, "an interface"));
+        let ifname = ifname.transpose()?;
         Ok(Self {
             ip: raw
                 .ip
@@ -471,11 +511,42 @@ impl TryFrom<api::Join> for Join {
                 .map(|text| text.parse().map_err(|_| bad_ip(&text, 6)))
                 .transpose()?,
             mac: raw.mac.map(|text| text.parse()).transpose()?,
+            allow: allowed(&raw.allow)?,
             network: raw.network,
             aliases: raw.aliases,
+            gw_priority: raw.gw_priority.unwrap_or(0),
+            sysctls: details::sysctls(raw.sysctls)?,
             ifname,
         })
     }
+}
+
+/// Most prefixes that one endpoint may send from beside its own addresses: they are looked up as intervals, which cost
+/// more than addresses.
+const ALLOWED_MAX: usize = 16;
+
+/// A prefix or a single address each.
+fn allowed(texts: &[String]) -> Result<Vec<Prefix>> {
+    let mut prefixes: Vec<Prefix> = Vec::new();
+    for text in texts {
+        let single = text.parse::<IpAddr>().map(|ip| Prefix::holding(ip, 128));
+        let prefix = single.or_else(|_| text.parse::<Prefix>());
+        let prefix = prefix.map_err(|error| Error::new(Code::InvalidAllow, error.message))?;
+        if let Some(other) = prefixes.iter().find(|other| other.overlaps(prefix)) {
+            return Err(Error::new(
+                Code::InvalidAllow,
+                format!("{prefix} and {other} overlap: allow one of them"),
+            ));
+        }
+        prefixes.push(prefix);
+    }
+    if prefixes.len() > ALLOWED_MAX {
+        return Err(Error::new(
+            Code::InvalidAllow,
+            format!("an endpoint is allowed at most {ALLOWED_MAX} prefixes: give larger ones"),
+        ));
+    }
+    Ok(prefixes)
 }
 
 fn check_joins(joins: &[Join]) -> Result<()> {
@@ -527,24 +598,41 @@ fn check_netns(text: &str) -> Result<String> {
     Ok(format!("/run/netns/{text}"))
 }
 
-fn check_publish(texts: &[String]) -> Result<Vec<Port>> {
-    let mut ports: Vec<Port> = Vec::new();
+fn check_publish(texts: &[String]) -> Result<Vec<Publish>> {
+    let mut asked: Vec<Publish> = Vec::new();
     for text in texts {
-        for port in parse_publish(text)? {
-            if let Some(other) = ports.iter().find(|other| other.conflicts(&port)) {
-                return Err(Error::new(
-                    Code::InvalidPublish,
-                    format!("{port} and {other} take the same host port"),
-                ));
-            }
-            ports.push(port);
-            if ports.len() > PORTS_MAX {
-                return Err(Error::new(
-                    Code::InvalidPublish,
-                    format!("a container publishes at most {PORTS_MAX} ports"),
-                ));
-            }
+        asked.extend(parse_publish(text)?);
+        if asked.len() > PORTS_MAX {
+            return Err(Error::new(
+                Code::InvalidPublish,
+                format!("a container publishes at most {PORTS_MAX} ports"),
+            ));
         }
     }
-    Ok(ports)
+    let mut taken: HashMap<(Proto, u16), Vec<Port>> = HashMap::new();
+    let mut lists: HashMap<(Proto, u16), &Publish> = HashMap::new();
+    for port in &asked {
+        let first = *lists
+            .entry((port.proto, port.container_port))
+            .or_insert(port);
+        if first.access != port.access {
+            return Err(Error::new(
+                Code::InvalidPublish,
+                format!(
+                    "{port} and {first} lead to one container port: give them the same lists of sources"
+                ),
+            ));
+        }
+    }
+    for port in asked.iter().filter_map(Publish::exact) {
+        let others = taken.entry((port.proto, port.host_port)).or_default();
+        if let Some(other) = others.iter().find(|other| other.conflicts(&port)) {
+            return Err(Error::new(
+                Code::InvalidPublish,
+                format!("{port} and {other} take the same host port"),
+            ));
+        }
+        others.push(port);
+    }
+    Ok(asked)
 }

@@ -13,6 +13,14 @@ use crate::nft::{
 };
 use crate::object::{Ns, Owner};
 
+mod access;
+mod counts;
+
+pub use access::{
+    ALLOWED, BLOCKED, CLOSED, LIMITED, PORT_ALLOWED, PORT_BLOCKED, PORT_CLOSED, PORT_LIMITED,
+};
+pub use counts::{COUNT_IN, COUNT_OUT};
+
 /// The table in the host's namespace.
 pub const TABLE: &str = "netd";
 /// The table in a container's namespace.
@@ -32,14 +40,23 @@ pub const SAME: &str = "same";
 pub const MASQ: &str = "masq";
 /// Set of the families in which netd itself switched forwarding on: `family`.
 pub const FORWARDING: &str = "forwarding";
-/// Verdict map by where a packet comes from: `bridge`, drop for an internal network.
-pub const FROM: &str = "from";
-/// Verdict map by where a packet goes to: `bridge . family`, goto [`TO_NAT`] or drop.
+/// Verdict map by where a packet comes from: `bridge . family`, drop where nothing leaves the network.
+pub const EGRESS: &str = "egress";
+/// Set of networks whose containers may not talk to each other (`icc=false`): `bridge . bridge`, twice the same.
+pub const APART: &str = "apart";
+/// Set of bridges whose containers may not open flows to the host: `bridge . family`.
+pub const NOHOST: &str = "nohost";
+/// Set of interfaces of the host that reach the containers of a network directly: `interface . bridge` and, for the way
+/// back, `bridge . interface`.
+pub const TRUSTED: &str = "trusted";
+/// Verdict map by where a packet goes to: `bridge . family`, goto [`TO_NAT`], goto [`TO_ROUTED`] or drop.
 pub const TO: &str = "to";
 /// The administrator's chain: netd makes it, jumps to it first and never looks inside.
 pub const USER_FORWARD: &str = "user-forward";
 /// The chain for packets that go to a network in nat mode.
 pub const TO_NAT: &str = "to_nat";
+/// The chain for packets that go to a network in routed mode.
+pub const TO_ROUTED: &str = "to_routed";
 
 // These exist once for each family, as `pub4` and `pub6`: see `of_family`.
 
@@ -49,6 +66,10 @@ pub const PUB: &str = "pub";
 pub const PUBANY: &str = "pubany";
 /// Map of ports published on a loopback address, keyed like [`PUB`]: read in the output hook only.
 pub const LO: &str = "lo";
+/// Map of networks that leave under a certain address: `bridge` to `address`.
+pub const SNAT: &str = "snat";
+/// Ports of containers that are reached at their own address (routed mode): `address . protocol . port`.
+pub const OPEN: &str = "open";
 /// Intervals: a bridge with its own subnet, `bridge . subnet`.
 pub const OWN: &str = "own";
 /// Intervals: container addresses, that is subnets *without* the gateway's address. With it the host's own connection
@@ -61,6 +82,9 @@ pub const DIRECT: &str = "direct";
 pub fn of_family(stem: &str, family: Family) -> String {
     format!("{stem}{}", family.digit())
 }
+
+mod ports;
+pub use ports::{ALLOW, ARP, PORT_MACS, PORTS, SOURCE, bridge, bridge_table};
 
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
@@ -88,28 +112,35 @@ pub fn host() -> Ruleset {
     Ruleset {
         table: host_table(),
         sets: host_sets(),
-        chains: vec![
-            chain(USER_FORWARD, None, None),
-            chain("raw", filter(HookPoint::Prerouting, RAW), Some(raw())),
-            chain("publish", None, Some(publish())),
-            chain(
-                "prerouting",
-                nat(HookPoint::Prerouting, DSTNAT),
-                Some(vec![to_publish()]),
-            ),
-            chain("output", nat(HookPoint::Output, DSTNAT), Some(output())),
-            chain(
-                "postrouting",
-                nat(HookPoint::Postrouting, SRCNAT),
-                Some(postrouting()),
-            ),
-            chain(TO_NAT, None, Some(to_nat())),
-            chain(
-                "forward",
-                filter(HookPoint::Forward, FILTER),
-                Some(forward()),
-            ),
-        ],
+        chains: [
+            counts::chains(),
+            access::chains(),
+            vec![
+                chain(USER_FORWARD, None, None),
+                chain("raw", filter(HookPoint::Prerouting, RAW), Some(raw())),
+                chain("publish", None, Some(publish())),
+                chain(
+                    "prerouting",
+                    nat(HookPoint::Prerouting, DSTNAT),
+                    Some(vec![to_publish()]),
+                ),
+                chain("output", nat(HookPoint::Output, DSTNAT), Some(output())),
+                chain(
+                    "postrouting",
+                    nat(HookPoint::Postrouting, SRCNAT),
+                    Some(postrouting()),
+                ),
+                chain(TO_NAT, None, Some(to_nat())),
+                chain(TO_ROUTED, None, Some(to_routed())),
+                chain("input", filter(HookPoint::Input, FILTER), Some(input())),
+                chain(
+                    "forward",
+                    filter(HookPoint::Forward, FILTER),
+                    Some(forward()),
+                ),
+            ],
+        ]
+        .concat(),
         owner: Owner::Host,
     }
 }
@@ -167,14 +198,14 @@ pub fn dns(container: &ContainerId) -> Ruleset {
     }
 }
 
-/// The protocol number of ICMP (IANA).
-const ICMP: u8 = 1;
-
 // Hook priorities (enum nf_ip_hook_priorities, linux/netfilter_ipv4.h).
 const RAW: i32 = -300;
 const DSTNAT: i32 = -100;
 const FILTER: i32 = 0;
 const SRCNAT: i32 = 100;
+// IP protocol numbers (IANA).
+const ICMP: u8 = 1;
+const ICMPV6: u8 = 58;
 
 fn host_sets() -> Vec<SetSpec> {
     use Field::{Ifname, Ip4, Ip6, L4Proto, NfProto, Port};
@@ -183,9 +214,12 @@ fn host_sets() -> Vec<SetSpec> {
         set(SAME, &[Ifname, Ifname]),
         set(MASQ, &[Ifname, NfProto]),
         set(FORWARDING, &[NfProto]),
+        set(APART, &[Ifname, Ifname]),
+        set(NOHOST, &[Ifname, NfProto]),
+        set(TRUSTED, &[Ifname, Ifname]),
         SetSpec {
             kind: SetKind::VerdictMap,
-            ..set(FROM, &[Ifname])
+            ..set(EGRESS, &[Ifname, NfProto])
         },
         SetSpec {
             kind: SetKind::VerdictMap,
@@ -210,11 +244,18 @@ fn host_sets() -> Vec<SetSpec> {
             map(PUB, &[ip, L4Proto, Port]),
             map(PUBANY, &[L4Proto, Port]),
             map(LO, &[ip, L4Proto, Port]),
+            SetSpec {
+                kind: SetKind::Map(vec![ip]),
+                ..each(SNAT, &[Ifname])
+            },
+            each(OPEN, &[ip, L4Proto, Port]),
             intervals(OWN, &[Ifname, ip]),
             intervals(GUARD, &[ip]),
             intervals(DIRECT, &[Ifname, ip]),
         ]);
+        sets.extend(counts::sets(family));
     }
+    sets.extend(access::sets());
     sets
 }
 
@@ -316,6 +357,9 @@ fn postrouting() -> Rules {
         local(Expr::Saddr(Family::V4), loopback()),
         local(Expr::Saddr(Family::V6), one),
         vec![within(&[Expr::Iifname, Expr::Oifname], SAME), RETURN],
+        vec![within(&[Expr::Iifname, Expr::Oifname], TRUSTED), RETURN],
+        vec![snat(Family::V4)],
+        vec![snat(Family::V6)],
         vec![
             within(&[Expr::Iifname, Expr::NfProto], MASQ),
             Stmt::Masquerade,
@@ -323,9 +367,42 @@ fn postrouting() -> Rules {
     ]
 }
 
-/// To a nat network only published ports lead.
+/// To a nat network only published ports and trusted interfaces lead.
 fn to_nat() -> Rules {
-    vec![vec![Stmt::CtStatusDnat, ACCEPT], vec![DROP]]
+    vec![
+        vec![Stmt::CtStatusDnat, ACCEPT],
+        vec![within(&[Expr::Iifname, Expr::Oifname], TRUSTED), ACCEPT],
+        vec![DROP],
+    ]
+}
+
+/// A routed network answers at its containers' addresses too: to pings, so that a path can be looked into and its MTU
+/// found, and on published ports.
+fn to_routed() -> Rules {
+    let protocol = |number| vec![is(Expr::L4Proto, Datum::L4Proto(number)), ACCEPT];
+    let open = |family| {
+        let key = [Expr::Daddr(family), Expr::L4Proto, Expr::Dport];
+        vec![within(&key, &of_family(OPEN, family)), ACCEPT]
+    };
+    vec![
+        vec![Stmt::CtStatusDnat, ACCEPT],
+        protocol(ICMP),
+        protocol(ICMPV6),
+        open(Family::V4),
+        open(Family::V6),
+        vec![within(&[Expr::Iifname, Expr::Oifname], TRUSTED), ACCEPT],
+        vec![DROP],
+    ]
+}
+
+/// What containers may open to the host. Answers to the host's own flows pass, and neighbour discovery, which connection
+/// tracking does not count as a flow.
+fn input() -> Rules {
+    vec![vec![
+        within(&[Expr::Iifname, Expr::NfProto], NOHOST),
+        Stmt::CtState(CtState::New),
+        DROP,
+    ]]
 }
 
 fn forward() -> Rules {
@@ -336,17 +413,25 @@ fn forward() -> Rules {
             DROP,
         ]
     };
-    vec![
+    let own = vec![
         vec![Stmt::Verdict(Verdict::Jump(USER_FORWARD.to_owned()))],
+        counts::rule(),
         vec![Stmt::CtState(CtState::EstablishedRelated), ACCEPT],
         // Sent on, such a packet would leave without its address translated.
         invalid(Expr::Iifname),
         invalid(Expr::Oifname),
         vec![within(&[Expr::Iifname, Expr::Oifname], SAME), ACCEPT],
+        // The bridge keeps such frames apart; what its gateway sends back into the same bridge comes by here.
+        vec![
+            within(&[Expr::Iifname, Expr::Oifname], APART),
+            Stmt::Verdict(Verdict::Goto(TO_NAT.to_owned())),
+        ],
+    ];
+    let others = vec![
         // Source first: an internal network must not leak through what its destination accepts.
         vec![Stmt::VerdictMap {
-            key: vec![Expr::Iifname],
-            map: FROM.to_owned(),
+            key: vec![Expr::Iifname, Expr::NfProto],
+            map: EGRESS.to_owned(),
         }],
         vec![Stmt::VerdictMap {
             key: vec![Expr::Oifname, Expr::NfProto],
@@ -360,7 +445,8 @@ fn forward() -> Rules {
             Stmt::CtState(CtState::New),
             DROP,
         ],
-    ]
+    ];
+    [own, access::rules(), others].concat()
 }
 
 const ACCEPT: Stmt = Stmt::Verdict(Verdict::Accept);
@@ -381,6 +467,14 @@ fn exact(family: Family, stem: &str) -> Vec<Stmt> {
         &[Expr::Daddr(family), Expr::L4Proto, Expr::Dport],
         stem,
     )
+}
+
+fn snat(family: Family) -> Stmt {
+    Stmt::SnatMap {
+        family,
+        key: vec![Expr::Iifname],
+        map: of_family(SNAT, family),
+    }
 }
 
 fn dnat(family: Family, key: &[Expr], stem: &str) -> Vec<Stmt> {
@@ -421,6 +515,7 @@ fn set(name: &str, key: &[Field]) -> SetSpec {
         key: key.to_vec(),
         kind: SetKind::Set,
         interval: false,
+        counter: false,
     }
 }
 

@@ -46,6 +46,9 @@ pub struct Args {
     /// Certificates that resolvers over TLS are checked by, in PEM [default: those of the system].
     #[arg(long, value_name = "FILE")]
     pub dns_tls_ca: Option<PathBuf>,
+    /// Files that declare networks, read at start and on SIGHUP [default: /etc/netd/networks.d].
+    #[arg(long, value_name = "DIR")]
+    pub networks_dir: Option<PathBuf>,
     /// text or json [default: text].
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<String>,
@@ -67,6 +70,7 @@ struct File {
     dns_cache: Option<usize>,
     dns_log: bool,
     dns_tls_ca: Option<PathBuf>,
+    networks_dir: Option<PathBuf>,
     log_format: Option<String>,
     log_level: Option<String>,
 }
@@ -99,6 +103,8 @@ pub struct Config {
     pub dns_log: bool,
     /// What resolvers over TLS are checked by, if not by the system's certificates.
     pub dns_tls_ca: Option<PathBuf>,
+    /// Declared networks; it need not exist.
+    pub networks_dir: PathBuf,
     /// How logs look.
     pub log_format: LogFormat,
     /// How much is logged; without it, the environment says.
@@ -150,6 +156,10 @@ impl Config {
                 .unwrap_or(netd_dns::CACHE_BYTES),
             dns_log: args.dns_log || file.dns_log,
             dns_tls_ca: args.dns_tls_ca.or(file.dns_tls_ca),
+            networks_dir: absolute(
+                args.networks_dir.or(file.networks_dir),
+                "/etc/netd/networks.d",
+            )?,
             log_format: log_format(args.log_format.or(file.log_format).as_deref())?,
             log_level: args
                 .log_level

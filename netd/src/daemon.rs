@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::os::unix::net::UnixListener as StdListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +20,7 @@ use crate::api::metrics::{Collect, Registry};
 use crate::api::{ApiState, Notices};
 use crate::cli::args::PurgeOptions;
 use crate::config::{Args, Config};
+use crate::declared;
 use crate::kernel::real::{self, RealKernel};
 use crate::kernel::{DnsSink, Kernel};
 use crate::limits::Limits;
@@ -106,7 +107,7 @@ fn run(
         tokio::spawn(owner);
         let reload = Reload::new(args, config, log_level, resolv_conf, notices.clone());
         tokio::spawn(names::follow(resolvers, Arc::clone(&reload.resolv_conf_changed)));
-        tokio::spawn(tell(handle.clone(), notices.clone()));
+        tokio::spawn(tell(handle.clone(), notices.clone(), reload.networks_dir()));
         let stop = signals.until_stop(reload, handle.clone(), notices.clone());
         let metrics = Registry::default();
         metrics.add(Arc::clone(&names) as Arc<dyn Collect>);
@@ -122,10 +123,11 @@ fn run(
 }
 
 /// Tells the service manager when netd is ready, and from then on that it lives.
-async fn tell(handle: Handle, notices: Notices) {
+async fn tell(handle: Handle, notices: Notices, networks_dir: PathBuf) {
     if !handle.ready().await {
         return;
     }
+    notices.set_declared(declared::make(&handle, networks_dir).await);
     notify(&ready(&handle.snapshot(), &notices));
     heartbeat(handle, notices, watchdog_of_environment(), notify).await;
 }
@@ -182,6 +184,8 @@ impl Signals {
                         notify(&reloading());
                     }
                     reload.reload().await;
+                    let declared = declared::make(&handle, reload.networks_dir()).await;
+                    notices.set_declared(declared);
                     if was_ready {
                         notify(&ready(&handle.snapshot(), &notices));
                     }

@@ -4,6 +4,7 @@ pub mod api;
 pub mod cli;
 pub mod config;
 pub mod daemon;
+pub mod declared;
 pub mod kernel;
 pub mod limits;
 pub mod names;

@@ -1,6 +1,7 @@
 //! SIGHUP: the configuration is read again. What can change at run time does; the rest is named.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use netd_model::error::Error;
@@ -89,6 +90,11 @@ impl Reload {
         }
     }
 
+    /// Where files declare networks.
+    pub(crate) fn networks_dir(&self) -> PathBuf {
+        self.config.networks_dir.clone()
+    }
+
     /// Reads the configuration again.
     pub(crate) async fn reload(&mut self) {
         let args = self.args.clone();
@@ -115,6 +121,7 @@ impl Reload {
                 )];
             }
         };
+        self.config.networks_dir.clone_from(&new.networks_dir);
         if new.resolv_conf != self.config.resolv_conf {
             self.resolv_conf.store(Arc::new(new.resolv_conf.clone()));
             self.config.resolv_conf.clone_from(&new.resolv_conf);

@@ -198,14 +198,13 @@ pub(super) const PUBLISH: Table = Table {
     lines: "
 invalid_publish    --publish=
 invalid_publish    --publish=web
-invalid_publish    --publish=80
+invalid_publish    --publish=0
+invalid_publish    --publish=::80
+invalid_publish    --publish=127.0.0.1:80
 invalid_publish    --publish=8081:
-invalid_publish    --publish=:80
-invalid_publish    --publish=0:80
 invalid_publish    --publish=70000:80
 invalid_publish    --publish=-1:80
 invalid_publish    --publish=8081:80/icmp
-invalid_publish    --publish=8081:80/sctp
 invalid_publish    --publish=8081-8083:80-81
 invalid_publish    --publish=8083-8081:80-82
 invalid_publish    --publish=192.0.2:8081:80
@@ -215,7 +214,6 @@ invalid_publish    --publish=1-65535:1-65535
 invalid_publish    --publish=8081:80 --publish=8081:81
 invalid_publish    --publish=8081:80 --publish=127.0.0.1:8081:81
 invalid_publish    --publish=8081:80 --network=inner
-invalid_publish    --publish=[::1]:8081:80 --network=four
 port_in_use        --publish=8080:80
 port_in_use        --publish=127.0.0.1:8080:80
 port_in_use        --publish=9090:80
@@ -223,6 +221,7 @@ port_in_use        --publish=127.0.0.1:9090:80
 port_in_use        --publish=[::1]:9090:80 --network=web
 port_in_use        --publish=9090:80/udp
 port_in_use        --publish=9089-9091:80-82
+port_in_use        --publish=9090-9090:80
 ",
 };
 

@@ -137,7 +137,7 @@ impl Host {
         );
     }
 
-    fn daemon_args(&self) -> [String; 6] {
+    fn daemon_args(&self) -> [String; 8] {
         let dir = |name: &str| self.dir.join(name).to_string_lossy().into_owned();
         [
             "--run-dir".to_owned(),
@@ -146,6 +146,8 @@ impl Host {
             dir("state"),
             "--resolv-conf".to_owned(),
             dir("resolv.conf"),
+            "--networks-dir".to_owned(),
+            dir("networks.d"),
         ]
     }
 

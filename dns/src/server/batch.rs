@@ -29,6 +29,10 @@ pub(super) struct Batch {
     input: Vec<u8>,
     v4: MultiHeaders<SockaddrIn>,
     v6: MultiHeaders<SockaddrIn6>,
+    /// Headers for sending are never used to receive: `sendmmsg` leaves pointers to the addresses of its caller in them, and
+    /// `recvmmsg` would write there.
+    to_v4: MultiHeaders<SockaddrIn>,
+    to_v6: MultiHeaders<SockaddrIn6>,
     /// Length and sender of each query.
     pub(super) queries: Vec<(usize, SocketAddr)>,
     replies: Vec<Vec<u8>>,
@@ -44,6 +48,8 @@ impl Batch {
                 input: vec![0; BATCH * MAX_QUERY],
                 v4: MultiHeaders::preallocate(BATCH, None),
                 v6: MultiHeaders::preallocate(BATCH, None),
+                to_v4: MultiHeaders::preallocate(BATCH, None),
+                to_v6: MultiHeaders::preallocate(BATCH, None),
                 queries: Vec::with_capacity(BATCH),
                 replies: (0..BATCH).map(|_| Vec::with_capacity(512)).collect(),
                 to: Vec::with_capacity(BATCH),
@@ -111,12 +117,12 @@ impl Batch {
             let (to, replies) = (&self.to[sent..], &self.replies[sent..]);
             // An error is about the first of them, which is given up.
             let count = if to[0].is_ipv4() {
-                send(socket, &mut self.v4, replies, to, |address| match address {
+                send(socket, &mut self.to_v4, replies, to, |address| match address {
                     SocketAddr::V4(v4) => Some((*v4).into()),
                     SocketAddr::V6(_) => None,
                 })
             } else {
-                send(socket, &mut self.v6, replies, to, |address| match address {
+                send(socket, &mut self.to_v6, replies, to, |address| match address {
                     SocketAddr::V4(_) => None,
                     SocketAddr::V6(v6) => Some((*v6).into()),
                 })

@@ -313,3 +313,35 @@ async fn each_container_is_told_by_its_socket() {
         [ip("10.0.2.1")]
     );
 }
+
+/// As many questions as a socket takes at once, over and over, on a runtime like the daemon's: none is left lying.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_is_answered_to_its_end() {
+    const QUERIES: u16 = 20_000;
+    const UNDER_WAY: u16 = 150;
+    let setup = setup(&[]);
+    let address = setup.udp;
+    let client = std::thread::spawn(move || {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.connect(address).unwrap();
+        // A question that is never answered is what this test is about.
+        socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let mut query = question("web", RecordType::A).to_vec().unwrap();
+        let mut answered = vec![false; usize::from(QUERIES)];
+        let mut buffer = [0; 512];
+        for number in 0..QUERIES + UNDER_WAY {
+            if number < QUERIES {
+                query[..2].copy_from_slice(&number.to_be_bytes());
+                socket.send(&query).unwrap();
+            }
+            if number >= UNDER_WAY {
+                let length = socket.recv(&mut buffer).unwrap();
+                assert!(length > 12);
+                let id = usize::from(u16::from_be_bytes([buffer[0], buffer[1]]));
+                assert!(!std::mem::replace(&mut answered[id], true), "{id} twice");
+            }
+        }
+        assert!(answered.iter().all(|answered| *answered));
+    });
+    tokio::task::spawn_blocking(|| client.join().unwrap()).await.unwrap();
+}

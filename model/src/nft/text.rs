@@ -10,7 +10,11 @@ use crate::net::Family;
 
 /// The ruleset as a file that `nft -f` takes.
 pub fn render(ruleset: &Ruleset) -> String {
-    let mut text = format!("table inet {} {{\n", ruleset.table.name);
+    let mut text = format!(
+        "table {} {} {{\n",
+        ruleset.table.family.as_str(),
+        ruleset.table.name
+    );
     let _ = writeln!(text, "\tcomment \"{}\"", ruleset.owner);
     for set in &ruleset.sets {
         text.push_str(&render_set(set));
@@ -50,6 +54,10 @@ fn types(fields: &[Field]) -> String {
         Field::L4Proto => "inet_proto",
         Field::Port => "inet_service",
         Field::NfProto => "nf_proto",
+        Field::Mac => "ether_addr",
+        Field::EtherType => "ether_type",
+        Field::ArpOp => "arp_op",
+        Field::Icmp6Type => "icmpv6_type",
     };
     fields.iter().map(name).collect::<Vec<_>>().join(" . ")
 }
@@ -147,6 +155,13 @@ fn render_stmt(stmt: &Stmt, proto: &str) -> String {
         Stmt::CtStatusDnat => "ct status dnat".to_owned(),
         Stmt::FibDaddrLocal => "fib daddr type local".to_owned(),
         Stmt::Masquerade => "masquerade".to_owned(),
+        Stmt::SnatMap { family, key, map } => {
+            format!(
+                "snat {} to {} map @{map}",
+                family_word(*family),
+                concat(key)
+            )
+        }
         Stmt::Notrack => "notrack".to_owned(),
         Stmt::SetSport(port) => format!("{proto} sport set {port}"),
         Stmt::SetDport(port) => format!("{proto} dport set {port}"),
@@ -189,6 +204,14 @@ fn expr(expr: Expr, proto: &str) -> String {
         Expr::Daddr(family) => format!("{} daddr", family_word(family)),
         Expr::Sport => format!("{proto} sport"),
         Expr::Dport => format!("{proto} dport"),
+        Expr::EtherType => "ether type".to_owned(),
+        Expr::EtherSaddr => "ether saddr".to_owned(),
+        Expr::ArpOp => "arp operation".to_owned(),
+        Expr::ArpSha => "arp saddr ether".to_owned(),
+        Expr::ArpSpa => "arp saddr ip".to_owned(),
+        Expr::Icmp6Type => "icmpv6 type".to_owned(),
+        // `icmpv6 taddr` came with nft 1.0.7.
+        Expr::NdTarget => "@th,64,128".to_owned(),
     }
 }
 

@@ -6,7 +6,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::{Datum, Field};
-use crate::net::IfName;
+use crate::net::{IfName, Mac};
 
 /// Size of one register: what every part of a concatenation is padded to.
 const REGISTER: usize = 4;
@@ -32,8 +32,13 @@ fn push(part: &Datum, bytes: &mut Vec<u8>) {
         }
         Datum::Ip4(ip) => bytes.extend_from_slice(&ip.octets()),
         Datum::Ip6(ip) => bytes.extend_from_slice(&ip.octets()),
-        Datum::L4Proto(number) | Datum::NfProto(number) => bytes.push(*number),
-        Datum::Port(port) => bytes.extend_from_slice(&port.to_be_bytes()),
+        Datum::Mac(mac) => bytes.extend_from_slice(&mac.bytes()),
+        Datum::L4Proto(number) | Datum::NfProto(number) | Datum::Icmp6Type(number) => {
+            bytes.push(*number);
+        }
+        Datum::Port(number) | Datum::EtherType(number) | Datum::ArpOp(number) => {
+            bytes.extend_from_slice(&number.to_be_bytes())
+        }
     }
 }
 
@@ -88,6 +93,10 @@ fn pull(field: Field, value: &[u8]) -> Option<Datum> {
         Field::L4Proto => Datum::L4Proto(*value.first()?),
         Field::Port => Datum::Port(u16::from_be_bytes(value.try_into().ok()?)),
         Field::NfProto => Datum::NfProto(*value.first()?),
+        Field::Mac => Datum::Mac(Mac::new(value.try_into().ok()?).ok()?),
+        Field::EtherType => Datum::EtherType(u16::from_be_bytes(value.try_into().ok()?)),
+        Field::ArpOp => Datum::ArpOp(u16::from_be_bytes(value.try_into().ok()?)),
+        Field::Icmp6Type => Datum::Icmp6Type(*value.first()?),
     })
 }
 
@@ -137,6 +146,10 @@ mod tests {
             Field::L4Proto,
             Field::Port,
             Field::NfProto,
+            Field::Mac,
+            Field::EtherType,
+            Field::ArpOp,
+            Field::Icmp6Type,
         ]);
         prop::collection::vec(field, 1..4)
     }
@@ -156,6 +169,12 @@ mod tests {
             Field::L4Proto => any::<u8>().prop_map(Datum::L4Proto).boxed(),
             Field::Port => any::<u16>().prop_map(Datum::Port).boxed(),
             Field::NfProto => any::<u8>().prop_map(Datum::NfProto).boxed(),
+            Field::Mac => any::<u32>()
+                .prop_map(|bits| Datum::Mac(Mac::of_address(std::net::Ipv4Addr::from(bits).into())))
+                .boxed(),
+            Field::EtherType => any::<u16>().prop_map(Datum::EtherType).boxed(),
+            Field::ArpOp => any::<u16>().prop_map(Datum::ArpOp).boxed(),
+            Field::Icmp6Type => any::<u8>().prop_map(Datum::Icmp6Type).boxed(),
         }
     }
 

@@ -7,8 +7,8 @@ fn container() -> ContainerId {
     ContainerId::parse("c1").unwrap()
 }
 
-fn all() -> [Ruleset; 2] {
-    [host(), dns(&container())]
+fn all() -> [Ruleset; 3] {
+    [host(), bridge(), dns(&container())]
 }
 
 fn statements(ruleset: &Ruleset) -> impl Iterator<Item = (&Chain, &Vec<Stmt>, &Stmt)> {
@@ -22,6 +22,7 @@ fn keys(stmt: &Stmt) -> Option<(&[Expr], &str)> {
     match stmt {
         Stmt::Lookup { key, set: name, .. }
         | Stmt::VerdictMap { key, map: name }
+        | Stmt::SnatMap { key, map: name, .. }
         | Stmt::DnatMap { key, map: name, .. } => Some((key, name)),
         _ => None,
     }
@@ -58,17 +59,24 @@ fn chains_lead_to_earlier_chains_only() {
             earlier.insert(chain.name.clone());
         }
     }
-    assert!(
-        host().chains.iter().any(|chain| chain.name == TO_NAT),
-        "elements of {TO} lead there"
-    );
+    for led in [TO_NAT, TO_ROUTED] {
+        assert!(
+            host().chains.iter().any(|chain| chain.name == led),
+            "elements of {TO} lead there"
+        );
+    }
 }
 
 #[test]
 fn every_key_has_the_types_of_its_set() {
-    let ruleset = host();
+    for ruleset in all() {
+        keys_fit(&ruleset);
+    }
+}
+
+fn keys_fit(ruleset: &Ruleset) {
     let mut used = BTreeSet::new();
-    for (_, _, stmt) in statements(&ruleset) {
+    for (_, _, stmt) in statements(ruleset) {
         let Some((key, name)) = keys(stmt) else {
             continue;
         };
@@ -80,6 +88,14 @@ fn every_key_has_the_types_of_its_set() {
         let kind_fits = match stmt {
             Stmt::Lookup { .. } => set.kind == SetKind::Set,
             Stmt::VerdictMap { .. } => set.kind == SetKind::VerdictMap,
+            Stmt::SnatMap { family, .. } => {
+                let field = if *family == Family::V4 {
+                    Field::Ip4
+                } else {
+                    Field::Ip6
+                };
+                set.kind == SetKind::Map(vec![field])
+            }
             Stmt::DnatMap {
                 family: Family::V4, ..
             } => set.kind == SetKind::Map(vec![Field::Ip4, Field::Port]),
@@ -130,6 +146,7 @@ fn statements_after_a_verdict_would_never_run() {
                     Stmt::Verdict(_)
                         | Stmt::VerdictMap { .. }
                         | Stmt::DnatMap { .. }
+                        | Stmt::SnatMap { .. }
                         | Stmt::Masquerade
                 )
             };
@@ -149,8 +166,12 @@ fn the_source_is_judged_before_the_destination() {
         let found = |rule: &Vec<Stmt>| keys(&rule[0]).is_some_and(|(_, set)| set == name);
         rules.iter().position(found).unwrap()
     };
-    assert!(at(FROM) < at(TO));
-    assert!(at(SAME) < at(FROM), "an internal network reaches itself");
+    assert!(at(EGRESS) < at(TO));
+    assert!(at(SAME) < at(EGRESS), "an internal network reaches itself");
+    assert!(
+        at(APART) < at(TO),
+        "icc=false holds in a routed network too"
+    );
 }
 
 /// The committed form of the rules: a change of a rule is a change of these files.
@@ -161,6 +182,11 @@ fn the_rules_are_those_of_the_golden_files() {
             "host",
             text::render(&host()),
             include_str!("golden/host.nft"),
+        ),
+        (
+            "bridge",
+            text::render(&bridge()),
+            include_str!("golden/bridge.nft"),
         ),
         (
             "dns",

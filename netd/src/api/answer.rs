@@ -70,10 +70,12 @@ fn carry(status: StatusCode, answer: Answer) -> Response {
         Answer::Network(network) => render(status, &network),
         Answer::Container(container) => render(status, &container),
         Answer::Removed(removed) => render(status, &api::Removed { removed }),
-        Answer::Done => render(status, &serde_json::Map::new()),
+        Answer::Done | Answer::Unchanged => render(status, &serde_json::Map::new()),
         Answer::DryRun(dry_run) => render(status, &dry_run),
         Answer::Plan(plan) => render(status, &plan),
         Answer::Purged(purged) => render(status, &purged),
+        Answer::Findings(findings) => render(status, &api::Findings { findings }),
+        Answer::Trace(trace) => render(status, &trace),
     }
 }
 

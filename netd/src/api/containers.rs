@@ -6,6 +6,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::response::Response;
 use netd_model::api;
+use netd_model::counters::Counters;
 use netd_model::error::{Code, Error, Result};
 use netd_model::request::{Attach, Join};
 
@@ -26,10 +27,25 @@ pub(super) async fn inspect(
     _: Params<Nothing>,
 ) -> Reply {
     let snapshot = state.handle.snapshot();
-    Ok(ok(find(
-        snapshot.container_views.iter().map(Arc::as_ref),
-        &container,
-    )?))
+    let views = snapshot.container_views.iter().map(Arc::as_ref);
+    let mut shown = find(views, &container)?.clone();
+    let counters = counters(&state).await?;
+    shown.counters = Some(counters.of(&shown));
+    Ok(ok(&shown))
+}
+
+/// What was counted, read on a thread that may block.
+pub(super) async fn counters(state: &ApiState) -> Result<Counters> {
+    let kernel = Arc::clone(&state.kernel);
+    let read = tokio::task::spawn_blocking(move || kernel.counters()).await;
+    let failed = |error: &dyn std::fmt::Display| {
+        Error::new(
+            Code::KernelFailed,
+            format!("the counters cannot be read: {error}"),
+        )
+    };
+    read.map_err(|error| failed(&error))?
+        .map_err(|error| failed(&error))
 }
 
 pub(super) async fn attach(

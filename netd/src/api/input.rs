@@ -42,6 +42,14 @@ pub(super) struct Purge {
     pub(super) force: bool,
 }
 
+/// Query of a trace.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Trace {
+    pub(super) from: String,
+    pub(super) to: String,
+}
+
 /// Query of the events.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -1,132 +1,205 @@
-//! `/metrics`: counters in the text format of Prometheus.
-//!
-//! Parts of the daemon that count something implement [`Collect`] and are added to the [`Registry`] at start; they are
-//! asked when somebody reads. The text is written by hand: a line for each value is all that the format is.
+//! `GET /metrics`: the text format of Prometheus 0.0.4. Made from the snapshot and one look at the counters.
 
-use std::fmt::{self, Write as _};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::fmt::{self, Display, Write as _};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::extract::State;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse as _, Response};
+use netd_model::api;
+use netd_model::counters::{Both, Counters};
 
 use super::ApiState;
+use super::answer::Reply;
+use super::containers::counters;
 use super::input::{Nothing, Params};
+use crate::reconcile::handle::Snapshot;
 
-/// Something that counts. Must not wait: it is called on the runtime.
-pub trait Collect: fmt::Debug + Send + Sync {
-    /// Writes its values.
-    fn collect(&self, text: &mut Text);
+pub(super) async fn metrics(State(state): State<ApiState>, _: Params<Nothing>) -> Reply {
+    let counters = counters(&state).await?;
+    let mut page = page(&state.handle.snapshot(), &counters);
+    state.metrics.collect(&mut page);
+    Ok(answer(page.0))
 }
 
-/// All that count. Cloning shares.
+fn answer(text: String) -> Response {
+    let kind = HeaderValue::from_static("text/plain; version=0.0.4");
+    ([(header::CONTENT_TYPE, kind)], text).into_response()
+}
+
+/// A part of the daemon that counts by itself. Must not wait: it is asked on the runtime, when somebody reads.
+pub trait Collect: fmt::Debug + Send + Sync {
+    /// Writes its metrics.
+    fn collect(&self, page: &mut Page);
+}
+
+/// The parts that count. Cloning shares.
 #[derive(Clone, Debug, Default)]
 pub struct Registry(Arc<Mutex<Vec<Arc<dyn Collect>>>>);
 
 impl Registry {
     /// Adds one.
     pub fn add(&self, part: Arc<dyn Collect>) {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(part);
+        self.lock().push(part);
     }
 
-    /// What all of them count, now.
-    pub fn text(&self) -> String {
-        let parts = self
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        let mut text = Text::default();
-        parts.iter().for_each(|part| part.collect(&mut text));
-        text.0
+    fn collect(&self, page: &mut Page) {
+        let parts = self.lock().clone();
+        parts.iter().for_each(|part| part.collect(page));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Arc<dyn Collect>>> {
+        // Only ever added to.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The page in the making.
-#[derive(Debug, Default)]
-pub struct Text(String);
-
-/// How a value changes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Only grows, until a restart.
-    Counter,
-    /// Comes and goes.
-    Gauge,
-    /// Counts by size; its values end with `_bucket`, `_sum` and `_count`.
-    Histogram,
-}
-
-impl Text {
-    /// Begins a metric; its values follow.
-    pub fn metric(&mut self, name: &str, kind: Kind, help: &str) {
-        let kind = match kind {
-            Kind::Counter => "counter",
-            Kind::Gauge => "gauge",
-            Kind::Histogram => "histogram",
-        };
-        // Writing to a string does not fail.
-        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
-    }
-
-    /// One value.
-    pub fn value(&mut self, name: &str, labels: &[(&str, &str)], value: impl fmt::Display) {
-        self.0.push_str(name);
-        for (number, (label, text)) in labels.iter().enumerate() {
-            self.0.push(if number == 0 { '{' } else { ',' });
-            let _ = write!(self.0, "{label}=\"");
-            for letter in text.chars() {
-                match letter {
-                    '\\' => self.0.push_str("\\\\"),
-                    '"' => self.0.push_str("\\\""),
-                    '\n' => self.0.push_str("\\n"),
-                    other => self.0.push(other),
+/// All metrics of this host.
+fn page(snapshot: &Snapshot, counters: &Counters) -> Page {
+    let mut page = Page::default();
+    page.metric("netd_ready", "gauge", "Whether the first audit is done.")
+        .sample(&[], u8::from(snapshot.ready));
+    page.metric("netd_networks", "gauge", "Networks.")
+        .sample(&[], snapshot.network_views.len());
+    page.metric("netd_containers", "gauge", "Containers.")
+        .sample(&[], snapshot.container_views.len());
+    let containers = &snapshot.container_views;
+    page.metric("netd_published_ports", "gauge", "Published host ports.")
+        .sample(&[], containers.iter().map(|c| c.ports.len()).sum::<usize>());
+    page.metric(
+        "netd_warnings",
+        "gauge",
+        "Standing warnings of netctl status.",
+    )
+    .sample(&[], snapshot.warnings.len());
+    let counted: Vec<(&str, api::ContainerCounters)> = containers
+        .iter()
+        .map(|container| (container.name.as_str(), counters.of(container)))
+        .collect();
+    let ways: [(&str, fn(&Both) -> u64, fn(&Both) -> u64); 2] = [
+        ("receive", |b| b.received.packets, |b| b.received.bytes),
+        ("transmit", |b| b.sent.packets, |b| b.sent.bytes),
+    ];
+    for (way, packets, bytes) in ways {
+        for (unit, value) in [("packets", packets), ("bytes", bytes)] {
+            let help = format!(
+                "{unit} of published ports that were forwarded, as the container sees them."
+            );
+            let name = format!("netd_port_{way}_{unit}_total");
+            let mut metric = page.metric(&name, "counter", &help);
+            for (container, counters) in &counted {
+                for port in &counters.ports {
+                    let (proto, number) = (port.proto.as_str(), port.container_port.to_string());
+                    let labels = [
+                        ("container", *container),
+                        ("proto", proto),
+                        ("port", &number),
+                    ];
+                    metric.sample(&labels, value(&port.both));
                 }
             }
-            self.0.push('"');
+            let help = format!("{unit} of interfaces of containers, as the container sees them.");
+            let name = format!("netd_endpoint_{way}_{unit}_total");
+            let mut metric = page.metric(&name, "counter", &help);
+            for (container, counters) in &counted {
+                for end in &counters.endpoints {
+                    metric.sample(&endpoint(container, end), value(&end.count.both));
+                }
+            }
         }
-        if !labels.is_empty() {
-            self.0.push('}');
+    }
+    let help = "Packets dropped on their way to a container's interface.";
+    let mut metric = page.metric("netd_endpoint_receive_drop_total", "counter", help);
+    for (container, counters) in &counted {
+        for end in &counters.endpoints {
+            metric.sample(&endpoint(container, end), end.count.dropped);
         }
-        let _ = writeln!(self.0, " {value}");
+    }
+    page
+}
+
+fn endpoint<'a>(container: &'a str, end: &'a api::EndpointCounters) -> [(&'a str, &'a str); 3] {
+    [
+        ("container", container),
+        ("network", &end.network),
+        ("ifname", end.ifname.as_str()),
+    ]
+}
+
+/// The page as far as it is written.
+#[derive(Debug, Default)]
+pub struct Page(String);
+
+impl Page {
+    /// Begins a metric; its samples follow at once.
+    pub fn metric<'a>(&'a mut self, name: &'a str, kind: &str, help: &str) -> Metric<'a> {
+        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
+        Metric { page: self, name }
     }
 }
 
-pub(super) async fn metrics(State(state): State<ApiState>, _: Params<Nothing>) -> Response {
-    (
-        [(CONTENT_TYPE, "text/plain; version=0.0.4")],
-        state.metrics.text(),
-    )
-        .into_response()
+/// A metric whose samples are being written.
+#[derive(Debug)]
+pub struct Metric<'a> {
+    page: &'a mut Page,
+    name: &'a str,
+}
+
+impl Metric<'_> {
+    /// One value.
+    pub fn sample(&mut self, labels: &[(&str, &str)], value: impl Display) {
+        self.part("", labels, value);
+    }
+
+    /// One value of a part of a histogram: `_bucket`, `_sum` or `_count`.
+    pub fn part(&mut self, suffix: &str, labels: &[(&str, &str)], value: impl Display) {
+        let labels: Vec<String> = labels
+            .iter()
+            .map(|(key, value)| format!("{key}=\"{}\"", escaped(value)))
+            .collect();
+        let labels = if labels.is_empty() {
+            String::new()
+        } else {
+            format!("{{{}}}", labels.join(","))
+        };
+        let _ = writeln!(self.page.0, "{}{suffix}{labels} {value}", self.name);
+    }
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[derive(Debug)]
-    struct Part;
-
-    impl Collect for Part {
-        fn collect(&self, text: &mut Text) {
-            text.metric("netd_things", Kind::Gauge, "Things.");
-            text.value("netd_things", &[], 3);
-            text.value("netd_things", &[("of", "a\"b\\c\n"), ("in", "x")], 0.5);
-        }
+    #[test]
+    fn labels_are_escaped_and_metrics_typed() {
+        let mut page = Page::default();
+        page.metric("a_total", "counter", "Of a.")
+            .sample(&[("name", "x\"y\\z\n")], 7);
+        page.metric("b", "gauge", "Of b.").sample(&[], 1);
+        assert_eq!(
+            page.0,
+            "# HELP a_total Of a.\n# TYPE a_total counter\na_total{name=\"x\\\"y\\\\z\\n\"} 7\n\
+             # HELP b Of b.\n# TYPE b gauge\nb 1\n"
+        );
     }
 
     #[test]
-    fn values_are_written_as_the_format_says() {
-        let registry = Registry::default();
-        assert_eq!(registry.text(), "");
-        registry.add(Arc::new(Part));
-        assert_eq!(
-            registry.text(),
-            "# HELP netd_things Things.\n# TYPE netd_things gauge\nnetd_things 3\n\
-             netd_things{of=\"a\\\"b\\\\c\\n\",in=\"x\"} 0.5\n"
-        );
+    fn a_page_of_an_empty_host_has_every_metric() {
+        let text = page(&Snapshot::default(), &Counters::default()).0;
+        for name in [
+            "netd_ready 0",
+            "netd_published_ports 0",
+            "# TYPE netd_port_receive_bytes_total counter",
+        ] {
+            assert!(text.contains(name), "{name}: {text}");
+        }
+        let well_formed = |line: &str| line.starts_with("# ") || line.split(' ').count() == 2;
+        assert!(text.lines().all(well_formed), "{text}");
     }
 }

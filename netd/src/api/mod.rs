@@ -13,7 +13,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use axum::Router;
 use axum::http::{Method, Uri};
-use axum::routing::{delete, get, post};
+use axum::routing::{delete, get, post, put};
 use netd_model::error::{Code, Error};
 use netd_model::id::shorten;
 
@@ -23,6 +23,7 @@ use crate::names::Names;
 use crate::reconcile::handle::Handle;
 
 mod answer;
+pub(crate) mod apply;
 mod containers;
 mod dns;
 mod events;
@@ -55,17 +56,25 @@ pub struct ApiState {
 
 /// Warnings about the daemon itself, such as a configuration that cannot be read.
 #[derive(Clone, Debug, Default)]
-pub struct Notices(Arc<ArcSwap<Vec<String>>>);
+pub struct Notices {
+    config: Arc<ArcSwap<Vec<String>>>,
+    declared: Arc<ArcSwap<Vec<String>>>,
+}
 
 impl Notices {
-    /// Replaces them.
+    /// Replaces those about the configuration.
     pub fn set(&self, notices: Vec<String>) {
-        self.0.store(Arc::new(notices));
+        self.config.store(Arc::new(notices));
+    }
+
+    /// Replaces those about declared networks.
+    pub fn set_declared(&self, notices: Vec<String>) {
+        self.declared.store(Arc::new(notices));
     }
 
     /// All of them.
     pub fn all(&self) -> Vec<String> {
-        self.0.load().to_vec()
+        [self.config.load().to_vec(), self.declared.load().to_vec()].concat()
     }
 }
 
@@ -77,6 +86,7 @@ pub fn router(state: ApiState) -> Router {
             "/v1/networks/{network}",
             get(networks::inspect)
                 .delete(networks::remove)
+                .patch(networks::change)
                 .post(networks::prune),
         )
         .route(
@@ -95,7 +105,14 @@ pub fn router(state: ApiState) -> Router {
             "/v1/containers/{container}/endpoints/{network}",
             delete(containers::disconnect),
         )
+        .route(
+            "/v1/networks/{network}/reservations/{container}",
+            put(networks::reserve).delete(networks::unreserve),
+        )
+        .route("/v1/apply", post(apply::apply))
         .route("/v1/plan", get(system::plan))
+        .route("/v1/doctor", get(system::doctor))
+        .route("/v1/trace", get(system::trace))
         .route("/v1/audit", post(system::audit))
         .route("/v1/status", get(system::status))
         .route("/v1/events", get(events::events))

@@ -3,14 +3,16 @@
 use axum::extract::State;
 use axum::http::{Method, Uri};
 use axum::response::Response;
+use netd_model::access::sources;
 use netd_model::api;
-use netd_model::request::CreateNetwork;
+use netd_model::id::Name;
+use netd_model::request::{CreateNetwork, meaning, reservation};
 
 use super::answer::{Reply, created, done, ok, removed};
 use super::find::find;
 use super::input::{Change, Json, Nothing, Params, Segments};
 use super::{ApiState, no_route};
-use crate::reconcile::handle::Request;
+use crate::reconcile::handle::{Answer, Request};
 
 pub(super) async fn list(State(state): State<ApiState>, _: Params<Nothing>) -> Response {
     ok(&state.handle.snapshot().networks())
@@ -21,10 +23,11 @@ pub(super) async fn inspect(
     Segments(network): Segments<String>,
     _: Params<Nothing>,
 ) -> Reply {
-    Ok(ok(find(
-        state.handle.snapshot().networks().iter(),
-        &network,
-    )?))
+    let networks = state.handle.snapshot().networks();
+    let found = find(networks.iter(), &network);
+    Ok(ok(
+        found.map_err(|error| meaning(&network).unwrap_or(error))?
+    ))
 }
 
 pub(super) async fn create(
@@ -34,6 +37,53 @@ pub(super) async fn create(
 ) -> Reply {
     let request = Request::CreateNetwork(CreateNetwork::try_from(raw)?);
     Ok(created(state.handle.ask(request, query.dry_run).await?))
+}
+
+pub(super) async fn change(
+    State(state): State<ApiState>,
+    Segments(network): Segments<String>,
+    Params(query): Params<Change>,
+    Json(raw): Json<api::NetworkChange>,
+) -> Reply {
+    let list = |texts: Option<Vec<String>>| texts.map(|texts| sources(&texts)).transpose();
+    let request = Request::SetAccess {
+        network,
+        allow_from: list(raw.allow_from)?,
+        block_from: list(raw.block_from)?,
+    };
+    Ok(done(state.handle.ask(request, query.dry_run).await?))
+}
+
+pub(super) async fn reserve(
+    State(state): State<ApiState>,
+    Segments((network, container)): Segments<(String, String)>,
+    Params(query): Params<Change>,
+    Json(raw): Json<api::Reservation>,
+) -> Reply {
+    let request = Request::Reserve {
+        network: network.clone(),
+        container: Name::parse(&container)?,
+        reservation: Some(reservation(&raw)?),
+    };
+    let answer = state.handle.ask(request, query.dry_run).await?;
+    if matches!(answer, Answer::Unchanged) {
+        let networks = state.handle.snapshot().networks();
+        return Ok(ok(find(networks.iter(), &network)?));
+    }
+    Ok(done(answer))
+}
+
+pub(super) async fn unreserve(
+    State(state): State<ApiState>,
+    Segments((network, container)): Segments<(String, String)>,
+    Params(query): Params<Change>,
+) -> Reply {
+    let request = Request::Reserve {
+        network,
+        container: Name::parse(&container)?,
+        reservation: None,
+    };
+    Ok(removed(state.handle.ask(request, query.dry_run).await?))
 }
 
 pub(super) async fn remove(

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::ApiState;
 use super::answer::{Reply, done, ok};
-use super::input::{Change, Nothing, Params, Purge};
+use super::input::{Change, Nothing, Params, Purge, Trace};
 use crate::reconcile::handle::{Request, Snapshot};
 
 /// How long `status` waits for fresh facts.
@@ -18,6 +18,18 @@ const FRESH: Duration = Duration::from_secs(2);
 
 pub(super) async fn plan(State(state): State<ApiState>, _: Params<Nothing>) -> Reply {
     Ok(done(state.handle.ask(Request::Plan, false).await?))
+}
+
+pub(super) async fn doctor(State(state): State<ApiState>, _: Params<Nothing>) -> Reply {
+    Ok(done(state.handle.ask(Request::Doctor, false).await?))
+}
+
+pub(super) async fn trace(State(state): State<ApiState>, Params(query): Params<Trace>) -> Reply {
+    let request = Request::Trace {
+        from: query.from,
+        to: query.to,
+    };
+    Ok(done(state.handle.ask(request, false).await?))
 }
 
 pub(super) async fn audit(State(state): State<ApiState>, Params(query): Params<Change>) -> Reply {

@@ -113,6 +113,19 @@ pub enum Command {
         /// Name, id or unique prefix of an id
         container: String,
     },
+    /// Make the networks and reservations that a file declares, as far as they are not there
+    #[command(
+        after_help = "The file is TOML: [[network]] with the keys of POST /v1/networks, [[reservation]] with network, \
+                      container, ip, ip6, mac. The same file twice changes nothing; a network that is there and differs \
+                      is an error.\n\nExample: netctl apply -f /etc/netd/networks.d"
+    )]
+    Apply {
+        /// A file, or a directory with *.toml
+        #[arg(short, long, value_name = "FILE-or-DIR")]
+        file: PathBuf,
+        #[command(flatten)]
+        change: Change,
+    },
     /// Show whether the daemon is ready, what the kernel can do, and what is wrong
     #[command(
         after_help = "Exits with 0 whenever the daemon answers.\n\nExample: netctl status --wait"
@@ -125,6 +138,23 @@ pub enum Command {
     /// Show the repairs that the next audit would make; nothing when healthy
     #[command(after_help = "Example: netctl plan")]
     Plan,
+    /// Look for what about this host hinders containers, and tell the remedy
+    #[command(after_help = "Example: netctl doctor")]
+    Doctor,
+    /// Follow a packet on paper, through what the kernel holds: where it goes, what translates it, what drops it
+    #[command(
+        after_help = "Nothing is sent. Exit code 0 if the packet arrives, 1 if not.\n\n\
+                            Example: netctl trace web-1 db:5432\n         \
+                            netctl trace 203.0.113.7 192.0.2.1:8080\n         \
+                            netctl trace host '[fd00::2]:53/udp'"
+    )]
+    Trace {
+        /// Who sends: a container, host, or an address outside
+        from: String,
+        /// Where to: a container or an address; without a port it is pinged
+        #[arg(value_name = "DST[:PORT[/tcp|udp|sctp]]")]
+        to: String,
+    },
     /// Show what happened since the daemon's start: attached, detached, repaired and the like
     #[command(
         after_help = "With -o json each event is one line (NDJSON).\n\nExample: netctl events --follow --since 10m"
@@ -174,6 +204,55 @@ pub enum Network {
         /// Name, id or unique prefix of an id
         #[arg(value_name = "NAME")]
         network: String,
+    },
+    /// Change from where flows may be opened to the containers of a network
+    #[command(
+        after_help = "Each list that is given replaces the one there was; none empties it.\n\n\
+                      Example: netctl network set web --allow-from 192.0.2.0/24 --block-from none"
+    )]
+    Set {
+        /// Name, id or unique prefix of an id
+        network: String,
+        /// Who alone may, or none for everybody; may be repeated
+        #[arg(long, value_name = "CIDR")]
+        allow_from: Vec<String>,
+        /// Who may not, or none; may be repeated
+        #[arg(long, value_name = "CIDR")]
+        block_from: Vec<String>,
+        #[command(flatten)]
+        change: Change,
+    },
+    /// Keep addresses and a MAC for a container by its name, over detach and reboot
+    #[command(
+        after_help = "Without addresses those are kept that the container has now.\n\n\
+                      Example: netctl network reserve web db --ip 10.1.0.5"
+    )]
+    Reserve {
+        /// Name, id or unique prefix of an id
+        network: String,
+        /// Name of the container, which need not exist
+        container: String,
+        /// IPv4 address to keep
+        #[arg(long, value_name = "A")]
+        ip: Option<String>,
+        /// IPv6 address to keep
+        #[arg(long, value_name = "A")]
+        ip6: Option<String>,
+        /// MAC address to keep
+        #[arg(long, value_name = "M")]
+        mac: Option<String>,
+        #[command(flatten)]
+        change: Change,
+    },
+    /// Keep nothing for a container any longer
+    #[command(after_help = "Example: netctl network unreserve web db")]
+    Unreserve {
+        /// Name, id or unique prefix of an id
+        network: String,
+        /// Name of the container
+        container: String,
+        #[command(flatten)]
+        change: Change,
     },
     /// Remove networks that have no containers
     #[command(
@@ -236,13 +315,16 @@ pub struct NetworkCreate {
     /// The host's own address in a subnet; the first one by default
     #[arg(long, value_name = "IP")]
     pub gateway: Vec<String>,
-    /// Give it IPv6 beside IPv4
+    /// Give it IPv6 too
     #[arg(long)]
     pub ipv6: bool,
+    /// Give it IPv4; true by default
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub ipv4: Option<String>,
     /// Cut it off from everything outside
     #[arg(long)]
     pub internal: bool,
-    /// How it is reached from outside: nat
+    /// How it is reached from outside: nat, routed or isolated
     #[arg(long)]
     pub mode: Option<String>,
     /// Whether its containers reach each other
@@ -260,9 +342,18 @@ pub struct NetworkCreate {
     /// A label; may be repeated
     #[arg(long, value_name = "K=V")]
     pub label: Vec<String>,
-    /// An option of the driver, such as bridge=NAME; may be repeated
+    /// An option of the driver, may be repeated: bridge=NAME, mode4=MODE, mode6=MODE, host_access=off, antispoof=off, snat=IP[,IP6], trusted=IF[,IF]…
     #[arg(long, value_name = "K=V")]
     pub opt: Vec<String>,
+    /// Who alone may open flows to its containers from outside; may be repeated
+    #[arg(long, value_name = "CIDR")]
+    pub allow_from: Vec<String>,
+    /// Who may not; may be repeated
+    #[arg(long, value_name = "CIDR")]
+    pub block_from: Vec<String>,
+    /// A route that its containers get; may be repeated
+    #[arg(long, value_name = "CIDR[,via=IP][,metric=N]")]
+    pub route: Vec<String>,
     /// `--dry-run`.
     #[command(flatten)]
     pub change: Change,
@@ -283,18 +374,24 @@ pub struct Attach {
     #[arg(long, value_name = "H")]
     pub hostname: Option<String>,
     /// A network to join, bridge by default; may be repeated
-    #[arg(long, value_name = "NET[,ip=A][,ip6=A][,mac=M][,ifname=I][,alias=A]…")]
+    #[arg(
+        long,
+        value_name = "NET[,ip=A][,ip6=A][,mac=M][,ifname=I][,alias=A]…[,allow=CIDR]…[,gw-priority=N][,sysctl=K=V]…"
+    )]
     pub network: Vec<String>,
-    /// A port to publish on the host; may be repeated
+    /// A port to publish on the host, which netd chooses if none is named; may be repeated
     #[arg(
         short,
         long,
-        value_name = "[HOSTIP:]HOSTPORT[-END]:PORT[-END][/tcp|udp]"
+        value_name = "[HOSTIP:][HOSTPORT[-END]:]PORT[-END][/tcp|udp|sctp][,allow-from=CIDR]…[,block-from=CIDR]…"
     )]
     pub publish: Vec<String>,
     /// A resolver for this container; may be repeated
     #[arg(long, value_name = "IP")]
     pub dns: Vec<String>,
+    /// A name that only this container resolves, to an address or to the host; may be repeated
+    #[arg(long, value_name = "NAME:IP|NAME:host-gateway")]
+    pub add_host: Vec<String>,
     /// A label; may be repeated
     #[arg(long, value_name = "K=V")]
     pub label: Vec<String>,
@@ -314,7 +411,7 @@ pub struct Connect {
     pub network: String,
     /// Name, id or unique prefix of an id
     pub container: String,
-    /// ip=A, ip6=A, mac=M, ifname=I, alias=A
+    /// ip=A, ip6=A, mac=M, ifname=I, alias=A, allow=CIDR, gw-priority=N, sysctl=K=V
     #[arg(value_name = "KEY=VALUE")]
     pub keys: Vec<String>,
     /// IPv4 address to take
@@ -332,6 +429,12 @@ pub struct Connect {
     /// A further name on this network; may be repeated
     #[arg(long, value_name = "A")]
     pub alias: Vec<String>,
+    /// The network with the highest has the default route and the published ports
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub gw_priority: Option<String>,
+    /// A setting of the interface, such as net.ipv4.conf.IFNAME.rp_filter=2; may be repeated
+    #[arg(long, value_name = "K=V")]
+    pub sysctl: Vec<String>,
     /// `--dry-run`.
     #[command(flatten)]
     pub change: Change,

@@ -12,12 +12,21 @@ use netd_model::id::shorten;
 use super::args::{Attach, Connect, NetworkCreate};
 
 /// Keys of an attachment, for messages.
-const KEYS: &str = "ip, ip6, mac, ifname, alias";
+const KEYS: &str = "ip, ip6, mac, ifname, alias, allow, gw-priority, sysctl";
 
 /// The body of `POST /v1/networks`.
 pub(super) fn network_create(args: NetworkCreate) -> Result<api::NetworkCreate> {
     Ok(api::NetworkCreate {
-        icc: args.icc.as_deref().map(icc).transpose()?,
+        icc: args
+            .icc
+            .as_deref()
+            .map(|text| flag("icc", Code::InvalidIcc, text))
+            .transpose()?,
+        ipv4: args
+            .ipv4
+            .as_deref()
+            .map(|text| flag("ipv4", Code::InvalidSubnet, text))
+            .transpose()?,
         mtu: args.mtu.as_deref().map(mtu).transpose()?,
         labels: pairs(&args.label, "label", Code::InvalidLabel)?,
         opts: pairs(&args.opt, "opt", Code::InvalidOpt)?,
@@ -31,7 +40,48 @@ pub(super) fn network_create(args: NetworkCreate) -> Result<api::NetworkCreate> 
         mode: args.mode,
         encrypted: args.encrypted,
         dns: args.dns,
+        routes: args
+            .route
+            .iter()
+            .map(|text| route(text))
+            .collect::<Result<_>>()?,
+        allow_from: args.allow_from,
+        block_from: args.block_from,
     })
+}
+
+/// `CIDR[,via=IP][,metric=N]`.
+fn route(text: &str) -> Result<api::StaticRoute> {
+    let invalid = |why: &str| {
+        let text = shorten(text);
+        let form = "CIDR[,via=IP][,metric=N]";
+        Error::new(
+            Code::InvalidRoute,
+            format!("route {text:?}: {why} ({form})"),
+        )
+    };
+    let mut parts = text.split(',');
+    let mut route = api::StaticRoute {
+        destination: parts.next().unwrap_or_default().to_owned(),
+        ..api::StaticRoute::default()
+    };
+    for part in parts {
+        let (key, value) = part
+            .split_once('=')
+            .ok_or_else(|| invalid("a key has no value"))?;
+        match key {
+            "via" if route.gateway.is_none() => route.gateway = Some(value.to_owned()),
+            "metric" if route.metric.is_none() => {
+                let metric = value
+                    .parse()
+                    .map_err(|_| invalid("its metric is no number"))?;
+                route.metric = Some(metric);
+            }
+            "via" | "metric" => return Err(invalid("a key is given twice")),
+            _ => return Err(invalid("it takes the keys via and metric")),
+        }
+    }
+    Ok(route)
 }
 
 /// The body of `POST /v1/containers`.
@@ -49,6 +99,7 @@ pub(super) fn attach(args: Attach) -> Result<api::ContainerAttach> {
         hostname: args.hostname,
         publish: args.publish,
         dns: args.dns,
+        extra_hosts: args.add_host,
         create_only: false,
     })
 }
@@ -61,10 +112,12 @@ pub(super) fn connect(args: Connect) -> Result<api::Join> {
         ("ip6", args.ip6),
         ("mac", args.mac),
         ("ifname", args.ifname),
+        ("gw-priority", args.gw_priority),
     ] {
         keys.extend(value.map(|value| format!("{key}={value}")));
     }
     keys.extend(args.alias.into_iter().map(|alias| format!("alias={alias}")));
+    keys.extend(args.sysctl.into_iter().map(|text| format!("sysctl={text}")));
     join(&args.network, &keys)
 }
 
@@ -103,11 +156,32 @@ fn set(join: &mut api::Join, key: &str, value: &str) -> Result<(), String> {
             join.aliases.push(value.to_owned());
             return Ok(());
         }
+        "allow" => {
+            join.allow.push(value.to_owned());
+            return Ok(());
+        }
+        "sysctl" => {
+            let (key, value) = value
+                .split_once('=')
+                .ok_or("a sysctl is KEY=VALUE".to_owned())?;
+            return match join.sysctls.insert(key.to_owned(), value.to_owned()) {
+                Some(_) => Err(format!("the sysctl {:?} is given twice", shorten(key))),
+                None => Ok(()),
+            };
+        }
+        "gw-priority" => {
+            let number = value
+                .parse()
+                .map_err(|_| "gw-priority is no number".to_owned())?;
+            return match join.gw_priority.replace(number) {
+                Some(_) => Err("the key gw-priority is given twice".to_owned()),
+                None => Ok(()),
+            };
+        }
         "ip" => &mut join.ip,
         "ip6" => &mut join.ip6,
         "mac" => &mut join.mac,
         "ifname" => &mut join.ifname,
-        "allow" => return Err("the key allow is not available in this version".to_owned()),
         _ => return Err(format!("the key {:?} is unknown, use {KEYS}", shorten(key))),
     };
     match slot.replace(value.to_owned()) {
@@ -117,7 +191,7 @@ fn set(join: &mut api::Join, key: &str, value: &str) -> Result<(), String> {
 }
 
 fn invalid_network(text: &str, why: &str) -> Error {
-    let form = "NET[,ip=A][,ip6=A][,mac=M][,ifname=I][,alias=A]…";
+    let form = "NET[,ip=A][,ip6=A][,mac=M][,ifname=I][,alias=A]…[,allow=CIDR]…[,gw-priority=N][,sysctl=K=V]…";
     Error::new(
         Code::InvalidNetwork,
         format!("network {:?}: {why} ({form})", shorten(text)),
@@ -140,11 +214,11 @@ fn pairs(texts: &[String], what: &str, code: Code) -> Result<BTreeMap<String, St
     Ok(map)
 }
 
-fn icc(text: &str) -> Result<bool> {
+fn flag(name: &str, code: Code, text: &str) -> Result<bool> {
     text.parse().map_err(|_| {
         Error::new(
-            Code::InvalidIcc,
-            format!("icc {:?} is neither true nor false", shorten(text)),
+            code,
+            format!("{name} {:?} is neither true nor false", shorten(text)),
         )
     })
 }

@@ -46,7 +46,10 @@ impl Session {
             }
             Command::Status { wait: false } => self.get(&["status"], view::status),
             Command::Status { wait: true } => self.wait(terminal),
+            Command::Apply { file, change } => self.apply(&file, change.dry_run),
             Command::Plan => self.plan(),
+            Command::Doctor => self.doctor(),
+            Command::Trace { from, to } => self.trace(&from, &to),
             Command::Events { follow, since } => self.events(terminal, follow, since.as_deref()),
             Command::Dns(Dns::Query {
                 name,
@@ -80,6 +83,48 @@ impl Session {
             Network::Rm { networks, change } if change.dry_run => self.network_rm_dry(&networks),
             Network::Rm { networks, .. } => self.network_rm(&networks),
             Network::Prune { change } => self.network_prune(change.dry_run),
+            Network::Set {
+                network,
+                allow_from,
+                block_from,
+                change: how,
+            } => {
+                let list = |texts: Vec<String>| match &texts[..] {
+                    [] => None,
+                    [none] if none == "none" => Some(Vec::new()),
+                    _ => Some(texts),
+                };
+                let body = api::NetworkChange {
+                    allow_from: list(allow_from),
+                    block_from: list(block_from),
+                };
+                let target = change(&path(&["networks", &network])?, how.dry_run);
+                let body = self.call(Method::PATCH, &target, Some(&body))?;
+                if how.dry_run {
+                    self.ops(&body)
+                } else {
+                    self.show(&body, view::network)
+                }
+            }
+            Network::Reserve {
+                network,
+                container,
+                ip,
+                ip6,
+                mac,
+                change,
+            } => {
+                let body = api::Reservation { ip, ip6, mac };
+                self.reserve(&network, &container, &body, change.dry_run)
+            }
+            Network::Unreserve {
+                network,
+                container,
+                change,
+            } => self.remove(
+                &["networks", &network, "reservations", &container],
+                change.dry_run,
+            ),
         }
     }
 
@@ -112,6 +157,32 @@ impl Session {
             self.ops(&body)
         } else {
             self.show(&body, view::network)
+        }
+    }
+
+    fn reserve(
+        &self,
+        network: &str,
+        container: &str,
+        body: &api::Reservation,
+        dry_run: bool,
+    ) -> Result<Page, Failure> {
+        let path = path(&["networks", network, "reservations", container])?;
+        let body = self.call(Method::PUT, &change(&path, dry_run), Some(body))?;
+        if dry_run {
+            self.ops(&body)
+        } else {
+            self.show(&body, view::network)
+        }
+    }
+
+    fn apply(&self, file: &std::path::Path, dry_run: bool) -> Result<Page, Failure> {
+        let declared = crate::declared::read(file)?;
+        let body = self.call(Method::POST, &change("/v1/apply", dry_run), Some(&declared))?;
+        if dry_run {
+            self.ops(&body)
+        } else {
+            self.show(&body, view::applied)
         }
     }
 
@@ -231,6 +302,21 @@ impl Session {
             page.notes.push("healthy: nothing to do".to_owned());
         }
         Ok(page)
+    }
+
+    fn doctor(&self) -> Result<Page, Failure> {
+        let body = self.ask(Method::GET, "/v1/doctor")?;
+        let found: api::Findings = self.read(&body)?;
+        let mut page = self.show(&body, view::findings)?;
+        if found.findings.is_empty() {
+            page.notes.push("healthy: nothing found".to_owned());
+        }
+        Ok(page)
+    }
+
+    fn trace(&self, from: &str, to: &str) -> Result<Page, Failure> {
+        let target = format!("/v1/trace?from={}&to={}", segment(from), segment(to));
+        self.show(&self.ask(Method::GET, &target)?, view::trace)
     }
 
     fn purge(

@@ -5,6 +5,8 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use netd_model::api;
+use netd_model::counters::{Both, Count};
+use netd_model::net::Prefix;
 
 use super::output::clean;
 use super::table::columns;
@@ -18,7 +20,9 @@ pub(super) fn network(network: &api::Network) -> String {
             .map(|range| format!("ip-range {range}"));
         vec![
             subnet.subnet.clone(),
-            format!("gateway {}", subnet.gateway),
+            subnet
+                .gateway
+                .map_or_else(|| "no gateway".to_owned(), |ip| format!("gateway {ip}")),
             range.unwrap_or_default(),
         ]
     }));
@@ -39,7 +43,18 @@ pub(super) fn network(network: &api::Network) -> String {
     page.line("id", &network.id);
     page.line("driver", &network.driver);
     page.line("mode", &network.mode);
+    page.lines("mode6", network.mode6.iter().cloned().collect());
+    page.line("icc", yes(network.icc));
+    page.lines("options", labels(&network.opts));
     page.lines("subnets", subnets);
+    page.lines("routes", rows(network.routes.iter().map(route)));
+    let list = |list: &[Prefix]| list.iter().map(ToString::to_string).collect();
+    page.lines("allow from", list(&network.access.allow_from));
+    page.lines("block from", list(&network.access.block_from));
+    page.lines(
+        "reservations",
+        rows(network.reservations.iter().map(reservation)),
+    );
     page.line("ipv6", yes(network.ipv6));
     page.line("internal", yes(network.internal));
     page.line("encrypted", yes(network.encrypted));
@@ -62,6 +77,35 @@ pub(super) fn dns(answer: &api::DnsAnswer) -> String {
     page.finish()
 }
 
+/// What was found, each with its remedy.
+pub(super) fn findings(found: &api::Findings) -> String {
+    let line = |f: &netd_model::doctor::Finding| {
+        format!(
+            "{}: {}\n  remedy: {}\n",
+            clean(&f.kind),
+            clean(&f.message),
+            clean(&f.remedy)
+        )
+    };
+    found.findings.iter().map(line).collect()
+}
+
+/// The way of a packet.
+pub(super) fn trace(trace: &netd_model::trace::Trace) -> String {
+    let hops = trace.hops.iter();
+    let mut text = columns(None, hops.map(|hop| vec![clean(&hop.at), clean(&hop.what)]));
+    let word = if trace.delivered {
+        "arrives"
+    } else {
+        "dropped"
+    };
+    let _ = writeln!(text, "{word}: {}", clean(&trace.verdict));
+    if let Some(fault) = &trace.fault {
+        let _ = writeln!(text, "fault: {}", clean(fault));
+    }
+    text
+}
+
 /// A container.
 pub(super) fn container(container: &api::Container) -> String {
     let mut page = Fields::default();
@@ -71,12 +115,67 @@ pub(super) fn container(container: &api::Container) -> String {
     page.line("netns", &container.netns);
     page.lines("networks", rows(container.endpoints.iter().map(endpoint)));
     page.lines("ports", ports(&container.ports));
+    if let Some(counters) = &container.counters {
+        page.lines(
+            "port counters",
+            rows(counters.ports.iter().map(port_counters)),
+        );
+        page.lines(
+            "interface counters",
+            rows(counters.endpoints.iter().map(endpoint_counters)),
+        );
+    }
+    page.lines(
+        "extra hosts",
+        rows(container.extra_hosts.iter().map(extra_host)),
+    );
     page.line("dns", &container.dns.nameserver);
     page.line("search", &container.dns.search.join(" "));
     page.line("options", &container.dns.options.join(" "));
     page.lines("labels", labels(&container.labels));
     page.lines("warnings", container.warnings.clone());
     page.finish()
+}
+
+fn both(both: &Both) -> [String; 2] {
+    let text = |way: &str, count: &Count| {
+        format!("{way} {} packets, {} bytes", count.packets, count.bytes)
+    };
+    [text("received", &both.received), text("sent", &both.sent)]
+}
+
+fn port_counters(port: &api::PortCounters) -> Vec<String> {
+    let mut row = vec![format!("{}/{}", port.container_port, port.proto)];
+    row.extend(both(&port.both));
+    row
+}
+
+fn endpoint_counters(end: &api::EndpointCounters) -> Vec<String> {
+    let mut row = vec![end.ifname.to_string()];
+    row.extend(both(&end.count.both));
+    row.push(format!("dropped {}", end.count.dropped));
+    row
+}
+
+fn extra_host((name, ips): (&String, &Vec<IpAddr>)) -> Vec<String> {
+    let ips: Vec<String> = ips.iter().map(ToString::to_string).collect();
+    vec![name.clone(), ips.join(" ")]
+}
+
+fn route(route: &api::StaticRoute) -> Vec<String> {
+    let via = route.gateway.as_ref().map(|ip| format!("via {ip}"));
+    let metric = route.metric.map(|metric| format!("metric {metric}"));
+    vec![
+        route.destination.clone(),
+        via.unwrap_or_default(),
+        metric.unwrap_or_default(),
+    ]
+}
+
+fn reservation((name, kept): (&String, &api::Reservation)) -> Vec<String> {
+    let parts = [&kept.ip, &kept.ip6, &kept.mac];
+    let parts: Vec<&str> = parts.into_iter().flatten().map(String::as_str).collect();
+    vec![name.clone(), parts.join(" ")]
 }
 
 fn endpoint(endpoint: &api::Endpoint) -> Vec<String> {
@@ -129,6 +228,14 @@ pub(super) fn status(status: &api::Status) -> String {
     page.lines("orphans", status.orphans.clone());
     page.lines("warnings", status.warnings.clone());
     page.finish()
+}
+
+/// What a file brought about, a line each.
+pub(super) fn applied(applied: &api::Applied) -> String {
+    let line = |what: &str, list: &[String]| -> String {
+        list.iter().map(|name| format!("{what} {name}\n")).collect()
+    };
+    line("created", &applied.created) + &line("unchanged", &applied.unchanged)
 }
 
 /// What a purge removed.

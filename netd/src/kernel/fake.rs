@@ -46,6 +46,7 @@ impl FakeKernel {
         let fake = Self::default();
         fake.state().facts = HostFacts {
             ipv6: true,
+            bridge_tables: true,
             uplink_mtu: Some(1500),
             ..HostFacts::default()
         };

@@ -16,6 +16,7 @@ use std::net::{TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use netd_model::counters::Counters;
 use netd_model::observed::{HostFacts, Observed};
 use netd_model::{ContainerId, Key, Ns, Object, Op, Owner};
 use nix::errno::Errno;
@@ -64,6 +65,11 @@ pub trait Kernel: fmt::Debug + Send + Sync {
     /// that tells nothing leaves all to full audits.
     fn watch(&self, _sink: Box<dyn Fn(Noticed) + Send>) -> Result<(), KernelError> {
         Ok(())
+    }
+
+    /// What published ports and endpoints have counted. One that counts nothing says nothing.
+    fn counters(&self) -> Result<Counters, KernelError> {
+        Ok(Counters::default())
     }
 
     /// Facts about the host.
@@ -122,6 +128,17 @@ pub struct Sandbox {
     pub fd: Option<OwnedFd>,
     /// Device and inode of the namespace: its identity.
     pub identity: (u64, u64),
+}
+
+impl Sandbox {
+    /// The same namespace with a descriptor of its own.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self {
+            path: self.path.clone(),
+            fd: self.fd.as_ref().map(OwnedFd::try_clone).transpose()?,
+            identity: self.identity,
+        })
+    }
 }
 
 /// Why a path is not accepted as a sandbox.

@@ -86,7 +86,7 @@ fn wanted(networks: &[Arc<api::Network>]) -> BTreeMap<String, Place> {
         addresses: network
             .subnets
             .iter()
-            .map(|subnet| subnet.gateway)
+            .filter_map(|subnet| subnet.gateway)
             .collect(),
     };
     asking

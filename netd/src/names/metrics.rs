@@ -3,10 +3,10 @@
 use netd_dns::stats::{CODES, LATENCY_MS};
 
 use super::Names;
-use crate::api::metrics::{Collect, Kind, Text};
+use crate::api::metrics::{Collect, Page};
 
 impl Collect for Names {
-    fn collect(&self, text: &mut Text) {
+    fn collect(&self, page: &mut Page) {
         let mut networks = self.server.zone().read().counters();
         networks.sort_by(|one, other| one.0.cmp(&other.0));
         let stats: Vec<_> = networks
@@ -14,35 +14,27 @@ impl Collect for Names {
             .map(|(name, counters)| (name, counters.stats()))
             .collect();
 
-        text.metric(
+        let mut metric = page.metric(
             "netd_dns_queries_total",
-            Kind::Counter,
+            "counter",
             "Queries of the containers whose first network this is.",
         );
         for (network, stats) in &stats {
-            text.value(
-                "netd_dns_queries_total",
-                &[("network", network)],
-                stats.queries,
-            );
+            metric.sample(&[("network", network)], stats.queries);
         }
-        text.metric(
+        let mut metric = page.metric(
             "netd_dns_replies_total",
-            Kind::Counter,
+            "counter",
             "Replies to them, by response code.",
         );
         for (network, stats) in &stats {
             for (code, count) in CODES.iter().zip(stats.codes) {
-                text.value(
-                    "netd_dns_replies_total",
-                    &[("network", network), ("code", code)],
-                    count,
-                );
+                metric.sample(&[("network", network), ("code", code)], count);
             }
         }
-        text.metric(
+        let mut metric = page.metric(
             "netd_dns_answered_total",
-            Kind::Counter,
+            "counter",
             "Queries by where the answer came from.",
         );
         for (network, stats) in &stats {
@@ -51,24 +43,20 @@ impl Collect for Names {
                 ("cache", stats.cached),
                 ("upstream", stats.forwarded),
             ] {
-                text.value(
-                    "netd_dns_answered_total",
-                    &[("network", network), ("source", source)],
-                    count,
-                );
+                metric.sample(&[("network", network), ("source", source)], count);
             }
         }
-        text.metric(
+        let mut metric = page.metric(
             "netd_dns_stale_total",
-            Kind::Counter,
+            "counter",
             "Answers past their TTL, since no upstream answered.",
         );
         for (network, stats) in &stats {
-            text.value("netd_dns_stale_total", &[("network", network)], stats.stale);
+            metric.sample(&[("network", network)], stats.stale);
         }
-        text.metric(
+        let mut metric = page.metric(
             "netd_dns_upstream_seconds",
-            Kind::Histogram,
+            "histogram",
             "How long forwarded queries took.",
         );
         for (network, counters) in &networks {
@@ -76,52 +64,32 @@ impl Collect for Names {
             for (end, count) in LATENCY_MS.iter().zip(up_to) {
                 // Thousandths, written without going through a binary fraction.
                 let end = format!("{}.{:03}", end / 1000, end % 1000);
-                text.value(
-                    "netd_dns_upstream_seconds_bucket",
-                    &[("network", network), ("le", &end)],
-                    count,
-                );
+                metric.part("_bucket", &[("network", network), ("le", &end)], count);
             }
-            text.value(
-                "netd_dns_upstream_seconds_bucket",
-                &[("network", network), ("le", "+Inf")],
-                all,
-            );
-            text.value(
-                "netd_dns_upstream_seconds_sum",
-                &[("network", network)],
-                time.as_secs_f64(),
-            );
-            text.value(
-                "netd_dns_upstream_seconds_count",
-                &[("network", network)],
-                all,
-            );
+            metric.part("_bucket", &[("network", network), ("le", "+Inf")], all);
+            metric.part("_sum", &[("network", network)], time.as_secs_f64());
+            metric.part("_count", &[("network", network)], all);
         }
         let (entries, bytes) = self.server.forwarder().cache_size();
-        text.metric(
+        let mut metric = page.metric(
             "netd_dns_cache_entries",
-            Kind::Gauge,
+            "gauge",
             "Answers of upstreams that are kept.",
         );
-        text.value("netd_dns_cache_entries", &[], entries);
-        text.metric(
+        metric.sample(&[], entries);
+        let mut metric = page.metric(
             "netd_dns_cache_bytes",
-            Kind::Gauge,
+            "gauge",
             "Memory that they take, about.",
         );
-        text.value("netd_dns_cache_bytes", &[], bytes);
-        text.metric(
+        metric.sample(&[], bytes);
+        let mut metric = page.metric(
             "netd_dns_upstream_silent",
-            Kind::Gauge,
+            "gauge",
             "Upstreams that did not answer last time.",
         );
         for upstream in self.server.forwarder().silent() {
-            text.value(
-                "netd_dns_upstream_silent",
-                &[("upstream", &upstream.to_string())],
-                1,
-            );
+            metric.sample(&[("upstream", &upstream.to_string())], 1);
         }
     }
 }

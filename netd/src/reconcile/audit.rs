@@ -8,6 +8,7 @@ use netd_model::diff::{Plan, diff};
 use netd_model::error::{Code, Error};
 use netd_model::observed::Observed;
 use netd_model::record::{Container, Network, Phase};
+use netd_model::trace::{Known, Question, Trace, trace};
 use netd_model::{ContainerId, NetworkId, Object, Op, Owner as ObjectOwner};
 use tokio::sync::mpsc;
 
@@ -27,6 +28,8 @@ use crate::state::HostState;
 pub(crate) enum Purpose {
     /// To tell.
     Plan { reply: Reply },
+    /// To follow a packet.
+    Trace { question: Question, reply: Reply },
     /// To repair; without a reply, by the clock.
     Repair { reply: Option<Reply> },
     /// To repair what somebody changed in these places.
@@ -104,6 +107,10 @@ impl Owner {
                 self.publish();
                 answer(reply, Ok(Answer::Plan(Box::new(shown(&plan)))));
             }
+            Purpose::Trace { question, reply } => {
+                let traced = self.traced(&question, &observed);
+                answer(reply, Ok(Answer::Trace(Box::new(traced))));
+            }
             Purpose::Repair { reply } => self.repair(observed, &touched, Why::Audit(reply)),
             Purpose::Drift { places, begun } => {
                 self.repair(observed, &touched, Why::Drift(places, begun));
@@ -115,7 +122,9 @@ impl Owner {
         tracing::error!(%error, "the kernel could not be observed");
         self.failures = vec![format!("the last audit failed: {}", error.message)];
         match purpose {
-            Purpose::Plan { reply } | Purpose::Repair { reply: Some(reply) } => {
+            Purpose::Plan { reply }
+            | Purpose::Trace { reply, .. }
+            | Purpose::Repair { reply: Some(reply) } => {
                 answer(reply, Err(error));
             }
             Purpose::Purge { reply, .. } => {
@@ -125,6 +134,22 @@ impl Owner {
             Purpose::Repair { reply: None } | Purpose::Drift { .. } => {}
         }
         self.publish();
+    }
+
+    fn traced(&self, question: &Question, held: &Observed) -> Trace {
+        let mut wanted = Observed::default();
+        self.world
+            .all_objects()
+            .into_iter()
+            .for_each(|object| wanted.insert(object));
+        let networks: Vec<_> = self.world.networks().collect();
+        let containers: Vec<_> = self.world.containers().collect();
+        let known = Known {
+            networks: &networks,
+            containers: &containers,
+            facts: &self.world.facts,
+        };
+        trace(question, &known, &wanted, held)
     }
 
     /// What differs, less what changed while we looked.

@@ -5,8 +5,13 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use netd_model::api;
+use netd_model::doctor::Finding;
 use netd_model::error::{Code, Error, Result};
+use netd_model::id::Name;
+use netd_model::net::Prefix;
+use netd_model::record::Reservation;
 use netd_model::request::{Attach, CreateNetwork, Join};
+use netd_model::trace::Trace;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::kernel::Sandbox;
@@ -24,6 +29,26 @@ const AGAIN: Duration = Duration::from_millis(100);
 pub enum Request {
     /// Create a network.
     CreateNetwork(CreateNetwork),
+    /// Create a network unless it is there; one of the name that differs is an error.
+    EnsureNetwork(CreateNetwork),
+    /// Change from where flows may be opened to the containers of a network; none: as it is.
+    SetAccess {
+        /// The network.
+        network: String,
+        /// Who alone may.
+        allow_from: Option<Vec<Prefix>>,
+        /// Who may not.
+        block_from: Option<Vec<Prefix>>,
+    },
+    /// Keep addresses for a container, or keep them no longer.
+    Reserve {
+        /// The network.
+        network: String,
+        /// The container's name.
+        container: Name,
+        /// What to keep; none to end it.
+        reservation: Option<Reservation>,
+    },
     /// Remove a network, by name, id or unique prefix of an id.
     RemoveNetwork(String),
     /// Remove every network without containers, but the predefined one.
@@ -61,6 +86,15 @@ pub enum Request {
     Refresh,
     /// What the next audit would repair.
     Plan,
+    /// What about the host hinders containers.
+    Doctor,
+    /// What happens to a packet.
+    Trace {
+        /// Who sends: a container, `host`, or an address.
+        from: String,
+        /// Where to: the same, and `:PORT[/PROTO]`.
+        to: String,
+    },
     /// Observe everything and repair.
     Audit,
     /// Remove everything of ours.
@@ -75,6 +109,8 @@ pub enum Request {
 pub enum Answer {
     /// A network.
     Network(Box<api::Network>),
+    /// It is as it was asked for.
+    Unchanged,
     /// A container.
     Container(Box<api::Container>),
     /// Names of the networks that were removed.
@@ -87,6 +123,10 @@ pub enum Answer {
     Plan(Box<api::Plan>),
     /// What a purge removed.
     Purged(api::Purged),
+    /// What hinders.
+    Findings(Vec<Finding>),
+    /// The way of a packet.
+    Trace(Box<Trace>),
 }
 
 /// A request on its way to the owner.

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use netd_model::error::{Code, Error};
+use netd_model::net::Proto;
 use netd_model::observed::{HostFacts, Observed};
 use netd_model::record::{Container, Network};
 use netd_model::{ContainerId, NetworkId, Object, Op};
@@ -432,9 +433,24 @@ pub(crate) fn kernel_error(failed: &ApplyError) -> Error {
     } else {
         (code, remedy)
     };
-    let error = Error::new(code, format!("{}; {remedy}", failed.error));
+    let mut error = Error::new(code, format!("{}; {remedy}", failed.error));
+    if let Some(Op::Add(Object::HostPort(port))) = &failed.failed {
+        error = error
+            .with("proto", port.proto.as_str())
+            .with("host_port", port.port);
+    }
     match failed.error.errno() {
         Some(errno) => error.with("errno", errno),
         None => error,
     }
+}
+
+/// The host port that an error of [`kernel_error`] is about.
+pub(crate) fn held_port(error: &Error) -> Option<(Proto, u16)> {
+    let proto = error.details.get("proto")?.clone();
+    let port = error.details.get("host_port")?.as_u64()?;
+    Some((
+        serde_json::from_value(proto).ok()?,
+        u16::try_from(port).ok()?,
+    ))
 }

@@ -26,6 +26,7 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use netd_dns::ZoneHandle;
 use netd_model::error::{Code, Error, Result};
+use netd_model::observed::HostFacts;
 use netd_model::record::{Container, Phase};
 use netd_model::{Owner as ObjectOwner, api, desired};
 use tokio::sync::mpsc;
@@ -235,7 +236,10 @@ fn purge_with(tools: &Tools, force: bool) -> Result<api::Purged> {
     let failed = |error: crate::kernel::KernelError| Error::new(Code::KernelFailed, error);
     // To see what forwarding is now, whoever switched it on.
     let forwarding = desired::FAMILIES.map(desired::forwarding_change);
-    let wanted = desired::host(&[&loaded.host.changes[..], &forwarding].concat());
+    let wanted = desired::host(
+        &[&loaded.host.changes[..], &forwarding].concat(),
+        &HostFacts::default(),
+    );
     let observed = tools.look(|| kernel.observe(&wanted))?;
     let on_record = |owner: &ObjectOwner| match owner {
         ObjectOwner::Host => true,

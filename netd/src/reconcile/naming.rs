@@ -1,6 +1,10 @@
 //! Records as the DNS zone needs them, beside names and addresses: what is said of networks, and what containers offer.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
 use netd_dns::{Details, HOST_NAME, Hosts, NamedPort, NetworkSpec};
+use netd_model::desired::FAMILIES;
 use netd_model::record::{Container, Network};
 
 use crate::reconcile::world::World;
@@ -12,7 +16,7 @@ pub(crate) fn of_network(network: &Network) -> NetworkSpec {
         search: network.naming.search.clone(),
         ttl: network.naming.ttl,
         prefixes: network.subnets.iter().map(|s| s.subnet).collect(),
-        gateways: network.subnets.iter().map(|s| s.gateway).collect(),
+        gateways: gateways(network).collect(),
     }
 }
 
@@ -63,16 +67,27 @@ pub(crate) fn details(record: &Container) -> Details {
     }
 }
 
-/// The names that only this container knows: the host, by the gateways of its networks.
-pub(crate) fn hosts(world: &World, record: &Container) -> Hosts {
+/// The names that only this container knows: its extra hosts, and the host by the gateways of its networks.
+pub(crate) fn hosts(
+    world: &World,
+    record: &Container,
+    extra: BTreeMap<String, Vec<IpAddr>>,
+) -> Hosts {
     let mut hosts = Hosts::default();
+    for (name, addresses) in extra {
+        hosts.add(&name, addresses);
+    }
     let networks = record
         .endpoints
         .iter()
         .filter_map(|e| world.network(&e.network));
-    hosts.add(
-        HOST_NAME,
-        networks.flat_map(|network| network.subnets.iter().map(|s| s.gateway)),
-    );
+    hosts.add(HOST_NAME, networks.flat_map(gateways));
     hosts
+}
+
+/// The host's addresses on a network; an isolated one has none.
+fn gateways(network: &Network) -> impl Iterator<Item = IpAddr> {
+    FAMILIES
+        .into_iter()
+        .filter_map(|family| network.gateway(family))
 }

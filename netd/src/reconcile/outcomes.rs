@@ -1,6 +1,7 @@
 //! The end of each job: keep or take back what was reserved, show it, answer.
 
 use netd_model::api;
+use netd_model::doctor;
 use netd_model::error::{Code, Error, Result};
 use netd_model::record::{PREDEFINED, Phase};
 use netd_model::{ContainerId, NetworkId};
@@ -11,7 +12,8 @@ use crate::reconcile::journal::Entry;
 use crate::reconcile::naming;
 use crate::reconcile::owner::{Owner, Pending, Reply, Then, Touches};
 use crate::reconcile::queue::Subject;
-use crate::reconcile::requests::answer;
+use crate::reconcile::requests::{Making, answer};
+use crate::reconcile::view;
 use crate::reconcile::world::GiveBack;
 
 impl Owner {
@@ -37,10 +39,25 @@ impl Owner {
                 other => answer(reply, Err(failure(other))),
             },
             Then::NetworkMade { id, reply } => self.network_made(&id, outcome, reply),
+            Then::Reserved { old, reply } => {
+                let id = old.id.clone();
+                let result = match outcome {
+                    Outcome::Done => Ok(()),
+                    other => {
+                        self.world.set_reservations(*old);
+                        Err(failure(other))
+                    }
+                };
+                if let Some(record) = self.world.network(&id) {
+                    self.network_views.insert(id.clone(), view::network(record));
+                }
+                self.publish();
+                answer(reply, result.and_then(|()| self.network_answer(&id)));
+            }
             Then::NetworksRemoved { ids, prune, reply } => {
                 self.networks_removed(&ids, prune, outcome, reply);
             }
-            Then::Attached { id, reply } => self.attach_ended(&id, outcome, reply),
+            Then::Attached { id, again, reply } => self.attach_ended(&id, again, outcome, reply),
             Then::Detached { id, was, reply } => self.detach_ended(&id, was, outcome, reply),
             Then::Connected { id, network, reply } => {
                 self.connect_ended(&id, &network, outcome, reply);
@@ -56,6 +73,16 @@ impl Owner {
                     self.world.facts = *facts;
                     self.publish();
                     answer(reply, Ok(Answer::Done));
+                }
+                other => answer(reply, Err(failure(other))),
+            },
+            Then::Examined { reply } => match outcome {
+                Outcome::Facts(facts) => {
+                    self.world.facts = *facts;
+                    self.publish();
+                    let networks: Vec<_> = self.world.networks().collect();
+                    let findings = doctor::examine(&self.world.facts, &networks);
+                    answer(reply, Ok(Answer::Findings(findings)));
                 }
                 other => answer(reply, Err(failure(other))),
             },
@@ -146,7 +173,13 @@ impl Owner {
         }
     }
 
-    fn attach_ended(&mut self, id: &ContainerId, outcome: Outcome, reply: Reply) {
+    fn attach_ended(
+        &mut self,
+        id: &ContainerId,
+        again: Option<Box<Making>>,
+        outcome: Outcome,
+        reply: Reply,
+    ) {
         match outcome {
             Outcome::Done => {
                 self.host_is_held();
@@ -157,13 +190,16 @@ impl Owner {
                 answer(reply, answered);
             }
             Outcome::Failed { error, clean } => {
+                let mut reply = Some(reply);
                 if clean {
                     // Rolled back: the address was perhaps announced already, so it rests.
                     let now = self.now();
                     self.world.remove_container(id, GiveBack::Used(now));
+                    reply = reply.and_then(|reply| self.attach_again(again, &error, reply));
                 } else {
                     self.world.set_phase(id, Phase::Detaching);
                 }
+                let Some(reply) = reply else { return };
                 self.tidy_predefined();
                 self.publish();
                 answer(reply, Err(error));

@@ -12,12 +12,13 @@ use arc_swap::ArcSwap;
 use netd_dns::ZoneHandle;
 use netd_model::api;
 use netd_model::diff::diff;
+use netd_model::doctor;
 use netd_model::error::{Code, Error, Result};
 use netd_model::id::Name;
 use netd_model::naming::Naming;
 use netd_model::net::Family;
 use netd_model::observed::Observed;
-use netd_model::record::{Container, Network, PREDEFINED, Phase, Unknown};
+use netd_model::record::{Container, Mode, Network, PREDEFINED, Phase, Policy, Unknown};
 use netd_model::request::CreateNetwork;
 use netd_model::{ContainerId, NetworkId, Object, Op, Owner as ObjectOwner};
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -30,6 +31,7 @@ use crate::reconcile::journal::Journal;
 use crate::reconcile::notices::Notices;
 use crate::reconcile::pool::Pool;
 use crate::reconcile::queue::Subject;
+use crate::reconcile::requests::Making;
 use crate::reconcile::world::World;
 use crate::reconcile::{audit, view};
 use crate::state::HostState;
@@ -49,6 +51,11 @@ pub(crate) enum Then {
         id: NetworkId,
         reply: Reply,
     },
+    Reserved {
+        /// The record before.
+        old: Box<Network>,
+        reply: Reply,
+    },
     NetworksRemoved {
         ids: Vec<NetworkId>,
         prune: bool,
@@ -56,6 +63,8 @@ pub(crate) enum Then {
     },
     Attached {
         id: ContainerId,
+        /// For another choice of host ports.
+        again: Option<Box<Making>>,
         reply: Reply,
     },
     Detached {
@@ -86,6 +95,10 @@ pub(crate) enum Then {
         reply: Reply,
     },
     Refreshed {
+        reply: Reply,
+    },
+    /// The facts were read for an examination.
+    Examined {
         reply: Reply,
     },
     /// The predefined network was taken out of the kernel.
@@ -398,7 +411,12 @@ impl Owner {
     fn features(&self) -> BTreeMap<String, bool> {
         [
             ("ipv6", self.world.facts.ipv6),
-            ("bridge_netfilter", self.world.facts.bridge_netfilter),
+            (
+                "bridge_netfilter",
+                !self.world.facts.bridge_netfilter.is_empty(),
+            ),
+            ("bridge_tables", self.world.facts.bridge_tables),
+            ("sctp", self.world.facts.sctp),
         ]
         .into_iter()
         .map(|(name, there)| (name.to_owned(), there))
@@ -423,15 +441,21 @@ impl Owner {
 
     /// A foreign chain that drops what netd forwards; nothing in our own table can undo that.
     pub(crate) fn forward_warnings(&self) -> Vec<String> {
+        let chains = &self.world.facts.forward_drop;
+        if chains.is_empty() {
+            return Vec::new();
+        }
+        let needed = doctor::forward_rules(self.world.networks());
         let warning = |chain: &String| {
+            let command = |rule: &String| format!("`nft insert rule {chain} {rule}`");
+            let commands: Vec<String> = needed.iter().map(command).collect();
             format!(
                 "chain {chain} drops forwarded packets by its policy, and with them the traffic of containers: let it \
-                 accept them with `nft insert rule {chain} iifname \"nd-*\" accept` and `nft insert rule {chain} \
-                 oifname \"nd-*\" ct state established,related accept` and `nft insert rule {chain} oifname \"nd-*\" \
-                 ct status dnat accept`"
+                 accept them with {}",
+                commands.join(" and ")
             )
         };
-        self.world.facts.forward_drop.iter().map(warning).collect()
+        chains.iter().map(warning).collect()
     }
 }
 
@@ -441,13 +465,17 @@ pub(crate) fn predefined(world: &World) -> Result<Network> {
     let request = CreateNetwork {
         name,
         subnets: Vec::new(),
-        ipv6: false,
+        families: vec![Family::V4],
+        modes: [Mode::Nat; 2],
+        policy: Policy::default(),
         internal: false,
         mtu: None,
         dns: Vec::new(),
         labels: BTreeMap::new(),
         bridge: None,
         naming: Naming::default(),
+        routes: Vec::new(),
+        access: netd_model::access::Access::default(),
     };
     world.plan_network(&request, NetworkId::from_bytes(random()?))
 }

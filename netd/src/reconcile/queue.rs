@@ -79,8 +79,16 @@ impl Owner {
     /// What has to be free before a request can start.
     fn needs(&self, request: &Request) -> Vec<Subject> {
         match request {
-            Request::CreateNetwork(create) => vec![Subject::Network(create.name.clone())],
-            Request::RemoveNetwork(reference) => vec![self.network_subject(reference)],
+            Request::CreateNetwork(create) | Request::EnsureNetwork(create) => {
+                vec![Subject::Network(create.name.clone())]
+            }
+            Request::RemoveNetwork(reference)
+            | Request::SetAccess {
+                network: reference, ..
+            }
+            | Request::Reserve {
+                network: reference, ..
+            } => vec![self.network_subject(reference)],
             Request::Attach { attach, .. } => {
                 let mut needs = vec![Subject::ContainerName(attach.name.clone())];
                 needs.extend(attach.id.clone().map(Subject::Container));
@@ -108,6 +116,8 @@ impl Owner {
             | Request::Alive
             | Request::Refresh
             | Request::Plan
+            | Request::Doctor
+            | Request::Trace { .. }
             | Request::Audit
             | Request::Purge { .. } => Vec::new(),
         }

@@ -1,8 +1,10 @@
 //! The beginning of each request: decide, reserve, hand over. Nothing here waits.
 
 use netd_model::error::{Code, Error};
+use netd_model::net::{Prefix, Proto};
 use netd_model::record::{Container, Network, Phase};
-use netd_model::request::{Attach, CreateNetwork, Join};
+use netd_model::request::{Attach, CreateNetwork, Join, Publish, difference};
+use netd_model::trace::Question;
 use netd_model::{ContainerId, NetworkId, Object, Op, desired};
 
 use netd_model::api::DryRun;
@@ -28,6 +30,33 @@ impl Owner {
         } = message;
         match request {
             Request::CreateNetwork(request) => self.create_network(request, dry_run, reply),
+            Request::EnsureNetwork(request) => match self.is_there(&request) {
+                Ok(true) => answer(reply, Ok(Answer::Unchanged)),
+                Ok(false) => self.create_network(request, dry_run, reply),
+                Err(error) => answer(reply, Err(error)),
+            },
+            Request::SetAccess {
+                network,
+                allow_from,
+                block_from,
+            } => match self.world.find_network(&network) {
+                Ok(id) => self.set_access(&id, allow_from, block_from, dry_run, reply),
+                Err(error) => answer(reply, Err(error)),
+            },
+            Request::Reserve {
+                network,
+                container,
+                reservation,
+            } => {
+                let planned = self
+                    .world
+                    .find_network(&network)
+                    .and_then(|id| self.world.plan_reservation(&id, &container, reservation));
+                match planned {
+                    Ok(record) => self.reserve(record, dry_run, reply),
+                    Err(error) => answer(reply, Err(error)),
+                }
+            }
             Request::RemoveNetwork(reference) => {
                 let found = self.world.find_network(&reference);
                 let checked = found.and_then(|id| self.world.check_removal(&id).map(|()| id));
@@ -65,11 +94,116 @@ impl Owner {
                 let then = Then::Refreshed { reply };
                 self.submit(Work::Facts, Vec::new(), Touches::default(), then);
             }
+            Request::Doctor => {
+                let then = Then::Examined { reply };
+                self.submit(Work::Facts, Vec::new(), Touches::default(), then);
+            }
+            Request::Trace { from, to } => {
+                let find = |name: &str| {
+                    let id = self.world.find_container(name)?;
+                    self.world.container(&id).ok_or_else(|| {
+                        Error::new(Code::ContainerNotFound, format!("container {name} is gone"))
+                    })
+                };
+                match Question::parse(&from, &to, find) {
+                    Ok(question) => self.start_audit(Purpose::Trace { question, reply }),
+                    Err(error) => answer(reply, Err(error)),
+                }
+            }
             Request::Audit if dry_run => self.start_audit(Purpose::Plan { reply }),
             Request::Plan => self.start_audit(Purpose::Plan { reply }),
             Request::Audit => self.start_audit(Purpose::Repair { reply: Some(reply) }),
             Request::Purge { force } => self.purge(force, dry_run, reply),
         }
+    }
+
+    /// Whether a network is there as it is asked for.
+    fn is_there(&self, request: &CreateNetwork) -> netd_model::Result<bool> {
+        let Ok(id) = self.world.find_network(&request.name) else {
+            return Ok(false);
+        };
+        let named = self.world.network(&id);
+        let Some(have) = named.filter(|have| have.name == request.name) else {
+            return Ok(false);
+        };
+        match difference(request, have) {
+            None => Ok(true),
+            Some(how) => Err(Error::new(
+                Code::NetworkExists,
+                format!(
+                    "network {} is there, but differs ({how}): remove it first, or change what is asked for",
+                    request.name
+                ),
+            )),
+        }
+    }
+
+    fn set_access(
+        &mut self,
+        id: &NetworkId,
+        allow_from: Option<Vec<Prefix>>,
+        block_from: Option<Vec<Prefix>>,
+        dry_run: bool,
+        reply: Reply,
+    ) {
+        let Some(mut record) = self.world.network(id).cloned() else {
+            let error = Error::new(Code::NetworkNotFound, "the network is gone");
+            return answer(reply, Err(error));
+        };
+        record.access.allow_from = allow_from.unwrap_or(record.access.allow_from);
+        record.access.block_from = block_from.unwrap_or(record.access.block_from);
+        let relayed = self.world.relayed_on(id);
+        let held = self.world.objects([id], &relayed);
+        let Some(old) = self.world.set_reservations(record.clone()) else {
+            return;
+        };
+        let after = self.world.objects([id], &relayed);
+        let ops = self.ops(held, &after);
+        if dry_run {
+            self.world.set_reservations(old);
+            return answer(reply, Ok(Answer::DryRun(DryRun::new(ops))));
+        }
+        let takes = vec![Subject::Network(record.name.clone())];
+        let mut touches = Touches::of(None, std::slice::from_ref(id));
+        touches.containers.extend(relayed);
+        let work = Work::Make {
+            sandbox: None,
+            before: vec![Write::Network(Box::new(record))],
+            ops,
+            after: Vec::new(),
+            undo: vec![Write::Network(Box::new(old.clone()))],
+        };
+        let old = Box::new(old);
+        self.submit(work, takes, touches, Then::Reserved { old, reply });
+    }
+
+    /// Writes down what a network keeps for containers. The kernel has no part in it.
+    fn reserve(&mut self, record: Network, dry_run: bool, reply: Reply) {
+        let unchanged = self.world.network(&record.id) == Some(&record);
+        if unchanged || dry_run {
+            let none = Answer::DryRun(DryRun::new(Vec::new()));
+            return answer(reply, Ok(if dry_run { none } else { Answer::Unchanged }));
+        }
+        let takes = vec![Subject::Network(record.name.clone())];
+        // Entered at once: an attach to another network must not be handed the address meanwhile.
+        let Some(old) = self.world.set_reservations(record.clone()) else {
+            let error = Error::new(Code::NetworkNotFound, "the network is gone");
+            return answer(reply, Err(error));
+        };
+        let work = Work::Make {
+            sandbox: None,
+            before: vec![Write::Network(Box::new(record))],
+            ops: Vec::new(),
+            after: Vec::new(),
+            undo: Vec::new(),
+        };
+        let old = Box::new(old);
+        self.submit(
+            work,
+            takes,
+            Touches::default(),
+            Then::Reserved { old, reply },
+        );
     }
 
     fn is_prunable(&self, network: &Network) -> bool {
@@ -213,12 +347,32 @@ impl Owner {
             let ops = self.dry_attach(attach, &sandbox);
             return answer(reply, ops.map(|ops| Answer::DryRun(DryRun::new(ops))));
         }
-        match self.try_attach(attach, sandbox) {
+        self.make_container(Making::new(attach, sandbox), reply);
+    }
+
+    fn make_container(&mut self, making: Making, reply: Reply) {
+        let again = making.again();
+        match self.try_attach(making) {
             Ok((work, takes, touches, id)) => {
-                self.submit(work, takes, touches, Then::Attached { id, reply });
+                self.submit(work, takes, touches, Then::Attached { id, again, reply });
             }
             Err(error) => answer(reply, Err(error)),
         }
+    }
+
+    /// Attaches once more with another choice of host ports, if one that netd chose turned out to be another program's.
+    /// Gives the reply back if that is not the reason, or was tried often enough.
+    pub(crate) fn attach_again(
+        &mut self,
+        again: Option<Box<Making>>,
+        error: &Error,
+        reply: Reply,
+    ) -> Option<Reply> {
+        let Some(making) = again.and_then(|making| making.without(error)) else {
+            return Some(reply);
+        };
+        self.make_container(making, reply);
+        None
     }
 
     /// The answer to an attach of an id that exists.
@@ -255,7 +409,7 @@ impl Owner {
         let before = self.world.objects(&networks, []);
         let rounds = self.world.rounds();
         self.world
-            .reserve(attach, id.clone(), sandbox.identity, now)?;
+            .reserve(attach, id.clone(), sandbox.identity, now, &[])?;
         let after = self.world.objects(&networks, [&id]);
         let ops = self.ops(before, &after);
         self.world.remove_container(&id, GiveBack::Unused);
@@ -265,9 +419,13 @@ impl Owner {
 
     fn try_attach(
         &mut self,
-        attach: Attach,
-        sandbox: Sandbox,
+        making: Making,
     ) -> netd_model::Result<(Work, Vec<Subject>, Touches, ContainerId)> {
+        let Making {
+            attach,
+            sandbox,
+            avoid,
+        } = making;
         let id = new_id(&attach)?;
         let mut before = self.ensure_predefined()?;
         let networks = self.predefined_of(&attach);
@@ -275,7 +433,7 @@ impl Owner {
         let now = self.now();
         let record = self
             .world
-            .reserve(attach, id.clone(), sandbox.identity, now)?
+            .reserve(attach, id.clone(), sandbox.identity, now, &avoid)?
             .clone();
         let mut after = self.world.objects(&networks, [&id]);
         let mut held_all = self.with_host(&mut after, &mut before);
@@ -502,6 +660,56 @@ impl Owner {
             touches,
             Then::Disconnected { id, network, reply },
         );
+    }
+}
+
+/// How often netd chooses host ports for one request: each time another program holds one of them.
+const CHOICES: usize = 10;
+
+/// An attach that is to be made.
+#[derive(Debug)]
+pub(crate) struct Making {
+    attach: Attach,
+    sandbox: Sandbox,
+    /// Host ports that another program turned out to hold.
+    avoid: Vec<(Proto, u16)>,
+}
+
+impl Making {
+    fn new(attach: Attach, sandbox: Sandbox) -> Self {
+        Self {
+            attach,
+            sandbox,
+            avoid: Vec::new(),
+        }
+    }
+
+    /// What is needed for another choice of host ports, where netd has any.
+    fn again(&self) -> Option<Box<Self>> {
+        let has_choice = self.attach.publish.iter().any(|p| p.exact().is_none());
+        if !has_choice || self.avoid.len() + 1 >= CHOICES {
+            return None;
+        }
+        // Without a descriptor for the second try there is only the first.
+        let sandbox = self.sandbox.try_clone().ok()?;
+        Some(Box::new(Self {
+            attach: self.attach.clone(),
+            sandbox,
+            avoid: self.avoid.clone(),
+        }))
+    }
+
+    /// The same without the port of an error; none if the error is not about a port that netd chose.
+    fn without(mut self, error: &Error) -> Option<Self> {
+        let held = (error.code == Code::PortInUse)
+            .then(|| crate::reconcile::job::held_port(error))
+            .flatten()?;
+        let asked = self.attach.publish.iter().filter_map(Publish::exact);
+        if asked.into_iter().any(|p| (p.proto, p.host_port) == held) {
+            return None;
+        }
+        self.avoid.push(held);
+        Some(self)
     }
 }
 

@@ -1,5 +1,6 @@
 //! Records as the API shows them, and as the DNS zone needs them.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -7,8 +8,9 @@ use netd_dns::{Asker, Details, Upstream, Zone, container_names};
 use netd_model::api;
 use netd_model::desired;
 use netd_model::net::Family;
-use netd_model::record::{Container, Endpoint, Network};
+use netd_model::record::{Container, Endpoint, Network, Reservation, StaticRoute};
 use netd_model::skeleton::DNS_ADDRESS;
+use netd_model::NetworkId;
 
 use crate::reconcile::naming;
 use crate::reconcile::world::World;
@@ -24,12 +26,15 @@ pub(crate) fn network(record: &Network) -> Arc<api::Network> {
             .iter()
             .map(|s| api::Subnet {
                 subnet: s.subnet.to_string(),
-                gateway: s.gateway,
+                gateway: record.gateway(s.subnet.family()),
                 ip_range: s.ip_range.map(|range| range.to_string()),
             })
             .collect(),
         internal: record.internal,
-        mode: "nat".to_owned(),
+        mode: record.mode.as_str().to_owned(),
+        mode6: record.mode6.map(|mode| mode.as_str().to_owned()),
+        icc: record.policy.icc,
+        opts: record.policy.opts(),
         mtu: record.mtu,
         ipv6: record.subnet(Family::V6).is_some(),
         encrypted: false,
@@ -38,8 +43,51 @@ pub(crate) fn network(record: &Network) -> Arc<api::Network> {
         dns: record.dns.clone(),
         dns_options: record.naming.clone(),
         labels: record.labels.clone(),
+        routes: record.routes.iter().map(route).collect(),
+        access: record.access.clone(),
+        reservations: record
+            .reservations
+            .iter()
+            .map(|(name, kept)| (name.to_string(), reservation(kept)))
+            .collect(),
         endpoints: Vec::new(),
     })
+}
+
+fn reservation(kept: &Reservation) -> api::Reservation {
+    let of_family = |family| {
+        let mut ips = kept.ips.iter().filter(|ip| Family::of(**ip) == family);
+        ips.next().map(ToString::to_string)
+    };
+    api::Reservation {
+        ip: of_family(Family::V4),
+        ip6: of_family(Family::V6),
+        mac: kept.mac.map(|mac| mac.to_string()),
+    }
+}
+
+fn route(route: &StaticRoute) -> api::StaticRoute {
+    api::StaticRoute {
+        destination: route.destination.to_string(),
+        gateway: route.gateway.map(|ip| ip.to_string()),
+        metric: (route.metric != 0).then_some(route.metric),
+    }
+}
+
+/// The names that only one container resolves, with their addresses.
+fn extra_hosts(world: &World, record: &Container) -> BTreeMap<String, Vec<IpAddr>> {
+    let mut hosts: BTreeMap<String, Vec<IpAddr>> = BTreeMap::new();
+    for host in &record.extra_hosts {
+        let addresses = hosts.entry(host.name.clone()).or_default();
+        match host.address {
+            Some(ip) => addresses.push(ip),
+            None => addresses.extend(desired::FAMILIES.into_iter().filter_map(|family| {
+                let network = |id: &NetworkId| world.network(id);
+                Some(desired::gateway_endpoint(record, family, network)?.1)
+            })),
+        }
+    }
+    hosts
 }
 
 /// A container.
@@ -62,6 +110,7 @@ pub(crate) fn container(world: &World, record: &Container) -> Arc<api::Container
                 host_ip: port.host_ip,
                 host_port: port.host_port,
                 container_port: port.container_port,
+                access: port.access.clone(),
             })
             .collect(),
         dns: api::Dns {
@@ -69,7 +118,9 @@ pub(crate) fn container(world: &World, record: &Container) -> Arc<api::Container
             search: naming::search(world, record),
             options: vec!["ndots:0".to_owned()],
         },
+        extra_hosts: extra_hosts(world, record),
         labels: record.labels.clone(),
+        counters: None,
         warnings: Vec::new(),
     })
 }
@@ -82,12 +133,7 @@ fn endpoint(world: &World, endpoint: &Endpoint) -> Option<api::Endpoint> {
             .ip(family)
             .map(|ip| format!("{ip}/{}", subnet.subnet.len()))
     };
-    let gateway = |family| {
-        network
-            .subnet(family)
-            .filter(|_| !network.internal)
-            .map(|s| s.gateway)
-    };
+    let gateway = |family| network.gateway(family).filter(|_| network.is_open(family));
     Some(api::Endpoint {
         network: network.name.to_string(),
         network_id: network.id.to_string(),
@@ -99,6 +145,13 @@ fn endpoint(world: &World, endpoint: &Endpoint) -> Option<api::Endpoint> {
         gateway: gateway(Family::V4),
         gateway6: gateway(Family::V6),
         aliases: endpoint.aliases.clone(),
+        allow: endpoint.allow.iter().map(ToString::to_string).collect(),
+        gw_priority: endpoint.gw_priority,
+        sysctls: endpoint
+            .sysctls
+            .iter()
+            .map(|(path, value)| (path.replace('/', "."), value.clone()))
+            .collect(),
     })
 }
 
@@ -144,7 +197,7 @@ fn asker(world: &World, record: &Container) -> Asker {
         record.dns.clone()
     };
     Asker {
-        hosts: naming::hosts(world, record),
+        hosts: naming::hosts(world, record, extra_hosts(world, record)),
         networks: record
             .endpoints
             .iter()

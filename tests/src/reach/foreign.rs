@@ -93,12 +93,15 @@ fn expressions(rule: &str) -> Vec<u8> {
     out
 }
 
-/// `iifname "nd-*"`: the beginning of the name is compared.
+/// `iifname "nd-*"`: the beginning of the name is compared; without the star all of it.
 fn named(key: u32, pattern: &str) -> Vec<u8> {
-    let prefix = pattern.trim_matches('"').strip_suffix('*');
-    let prefix = prefix.unwrap_or_else(|| panic!("not a pattern: {pattern}"));
+    let name = pattern.trim_matches('"');
+    let value = match name.strip_suffix('*') {
+        Some(prefix) => prefix.as_bytes().to_vec(),
+        None => format!("{name:\0<16}").into_bytes(),
+    };
     let load = [number(1, REG), number(2, key)].concat();
-    [expression("meta", &load), compare(OP_EQ, prefix.as_bytes())].concat()
+    [expression("meta", &load), compare(OP_EQ, &value)].concat()
 }
 
 /// `ct state` and `ct status`: some of these bits are set.

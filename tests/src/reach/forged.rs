@@ -24,7 +24,7 @@ const MARK: &str = "forged ";
 /// container or host it should arrive (empty: at none).
 type Forgery = (&'static str, &'static str, &'static str, &'static str);
 
-const FORGERIES: [Forgery; 21] = [
+const FORGERIES: [Forgery; 23] = [
     // That the frames are well made: these arrive.
     ("outside", "", "192.0.2.1:8001", "a"),
     ("outside", "", "[2001:db8::1]:8001", "a"),
@@ -46,6 +46,9 @@ const FORGERIES: [Forgery; 21] = [
     ("a", "", "[::1]:8003", ""),
     ("a", "", "[::1]:9001", ""),
     ("i1", "", "127.0.0.1:9001", ""),
+    // By the bridge's Ethernet address, where the host has no address on the bridge, or lets nobody in.
+    ("s1", "", "192.0.2.1:9001", ""),
+    ("i1", "", "192.0.2.1:9001", ""),
     // Claiming to come from the host itself.
     ("a", "127.0.0.1", "192.0.2.1:9001", ""),
     ("a", "::1", "[2001:db8::1]:9001", ""),

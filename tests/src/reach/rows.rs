@@ -7,7 +7,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::table::{self, As, Circumstances, Right, What, Who};
 use super::world::{
-    CONTAINER_PORT, HOST_PORT, PUBLISHED_PORTS, Place, UNPUBLISHED_PORT, World, same_family,
+    CONTAINER_PORT, HOST_PORT, LOOPBACK_PORT, PUBLISHED_PORTS, Place, TRUSTING, UNPUBLISHED_PORT,
+    World, is_open, same_family,
 };
 
 /// How it is asked.
@@ -90,8 +91,10 @@ pub(super) fn rows(world: &World, now: Circumstances) -> Vec<Row<'_>> {
 /// Everything that can be asked of a place.
 fn targets<'a>(world: &World, place: &'a Place) -> Vec<Target<'a>> {
     let ports: Vec<u16> = match place.who {
-        Who::Nat | Who::Internal => vec![CONTAINER_PORT, UNPUBLISHED_PORT],
-        Who::Outside => vec![HOST_PORT],
+        Who::Nat | Who::Apart | Who::Routed | Who::Isolated | Who::Internal => {
+            vec![CONTAINER_PORT, UNPUBLISHED_PORT]
+        }
+        Who::Outside | Who::Trusted => vec![HOST_PORT],
         Who::Host => [HOST_PORT].into_iter().chain(PUBLISHED_PORTS).collect(),
     };
     let mut ips: Vec<_> = place.ips.clone();
@@ -135,7 +138,11 @@ fn attempts<'a>(
     let Some((what, server)) = relation(world, from, target) else {
         return Vec::new();
     };
-    let right = table::right(from.who, what, target.ip, now);
+    let right = match table::right(from.who, what, target.ip, now) {
+        // Published on ::1 by name: the daemon passes it on where the kernel cannot.
+        Right::Lost if target.port == Some(LOOPBACK_PORT) => Right::Answer(As::Gateway),
+        right => right,
+    };
     let expect = match right {
         Right::Silence => Expect::Silence,
         Right::Lost => Expect::Lost,
@@ -169,12 +176,23 @@ fn relation<'a>(world: &'a World, from: &Place, target: &Target<'a>) -> Option<(
     if !speaks || own_loopback || itself {
         return None;
     }
+    let trust = |inside: &Place, outside: &Place| {
+        outside.who == Who::Trusted && inside.network == Some(TRUSTING)
+    };
+    if trust(from, place) || trust(place, from) {
+        return Some((What::ByTrust, place));
+    }
     match place.who {
-        Who::Outside => Some((What::Outside, place)),
-        Who::Nat | Who::Internal if from.network == place.network => {
+        Who::Outside | Who::Trusted => Some((What::Outside, place)),
+        _ if place.network.is_some() && from.network == place.network => {
             Some((What::OwnNetwork, place))
         }
-        Who::Nat => Some((What::OtherNetwork, place)),
+        Who::Nat | Who::Apart => Some((What::OtherNetwork, place)),
+        Who::Routed => Some(match target.port {
+            Some(port) if !is_open(place, port) => (What::RoutedClosed, place),
+            _ => (What::RoutedOpen, place),
+        }),
+        Who::Isolated => Some((What::IsolatedNetwork, place)),
         Who::Internal => Some((What::InternalNetwork, place)),
         Who::Host => Some(match target.port {
             None | Some(HOST_PORT) if from.is_routed(target.ip) => (What::Host, place),
@@ -196,7 +214,8 @@ fn addresses(
     seen: As,
 ) -> Vec<IpAddr> {
     let mut addresses = match seen {
-        As::Itself => from.ips.clone(),
+        As::Sender if from.network == server.network => server.gateways.clone(),
+        As::Itself | As::Sender => from.ips.clone(),
         As::Gateway | As::HostWire => server.gateways.clone(),
         As::Asked => match end_of(world, target.ip) {
             Some(end) => end.gateways.clone(),

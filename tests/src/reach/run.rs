@@ -22,7 +22,7 @@ use crate::lab::{Outcome, PATIENCE, Proto, Sniffer};
 const SILENCE: Duration = Duration::from_millis(400);
 
 /// Attempts under way at once: nearly all of them only wait.
-const CROWD: usize = 64;
+const CROWD: usize = 192;
 
 /// What came of a run.
 #[derive(Debug, Default)]

@@ -1,6 +1,6 @@
 //! What is right.
 //!
-//! Owns the table of who reaches whom in nat mode and what its circumstances change. Everything
+//! Owns the table of who reaches whom and what its circumstances change. Everything
 //! else in these tests only finds out which cell an attempt belongs to.
 
 use std::net::IpAddr;
@@ -10,12 +10,20 @@ use std::net::IpAddr;
 pub(super) enum Who {
     /// A container of a nat network.
     Nat,
+    /// A container of a nat network with icc=false.
+    Apart,
+    /// A container of a routed network.
+    Routed,
+    /// A container of an isolated network.
+    Isolated,
     /// A container of an internal network.
     Internal,
     /// The host that netd runs on.
     Host,
     /// Another host.
     Outside,
+    /// Another host, behind an interface that a nat network trusts.
+    Trusted,
 }
 
 /// What is asked, as the one who asks stands to it: a row of the table.
@@ -25,6 +33,14 @@ pub(super) enum What {
     OwnNetwork,
     /// The own address of a container of another, nat network; its port may be published or not.
     OtherNetwork,
+    /// The own address of a container of a routed network: a published port, or a ping.
+    RoutedOpen,
+    /// The same, another port.
+    RoutedClosed,
+    /// The own address of a container of an isolated network.
+    IsolatedNetwork,
+    /// Between a container of a network and a host behind an interface that the network trusts, either way.
+    ByTrust,
     /// The own address of a container of another, internal network.
     InternalNetwork,
     /// A port published on the host's address that is asked; the one who asks may be behind it.
@@ -48,30 +64,36 @@ pub(super) enum As {
     Itself,
     /// As the gateway of the network the server is in.
     Gateway,
+    /// By its own address, unless it is on the server's network: then as that network's gateway.
+    Sender,
     /// As the host, on the link whose address was asked: the host talks to itself.
     Asked,
     /// As the host, on the wire that leads to the server.
     HostWire,
 }
 
-use As::{Asked, Gateway, HostWire, Itself};
+use As::{Asked, Gateway, HostWire, Itself, Sender};
 
 /// None: no packet arrives.
 type Cell = Option<As>;
 
 #[rustfmt::skip]
-const TABLE: [(What, [Cell; 4]); 9] = [
-    // asked                 by nat container  internal container  host            outside
-    (What::OwnNetwork,      [Some(Itself),     Some(Itself),       None,           None]),
-    (What::OtherNetwork,    [None,             None,               Some(Gateway),  None]),
-    (What::InternalNetwork, [None,             None,               Some(Gateway),  None]),
-    (What::Published,       [Some(Gateway),    None,               Some(Asked),    Some(Itself)]),
-    (What::Loopback,        [None,             None,               Some(Gateway),  None]),
-    (What::Closed,          [None,             None,               None,           None]),
-    (What::Host,            [Some(Itself),     Some(Itself),       Some(Asked),    Some(Itself)]),
-    (What::Unrouted,        [None,             None,               None,           None]),
+const TABLE: [(What, [Cell; 8]); 13] = [
+    // asked                 by nat            icc=false        routed          isolated       internal       host            outside        trusted
+    (What::OwnNetwork,      [Some(Itself),     None,            Some(Itself),   Some(Itself),  Some(Itself),  None,           None,          None]),
+    (What::OtherNetwork,    [None,             None,            None,           None,          None,          Some(Gateway),  None,          None]),
+    (What::RoutedOpen,      [Some(Gateway),    Some(Gateway),   Some(Itself),   None,          None,          Some(Gateway),  Some(Itself),  Some(Itself)]),
+    (What::RoutedClosed,    [None,             None,            None,           None,          None,          Some(Gateway),  None,          None]),
+    (What::IsolatedNetwork, [None,             None,            None,           None,          None,          None,           None,          None]),
+    (What::InternalNetwork, [None,             None,            None,           None,          None,          Some(Gateway),  None,          None]),
+    (What::Published,       [Some(Gateway),    Some(Gateway),   Some(Sender),   None,          None,          Some(Asked),    Some(Itself),  Some(Itself)]),
+    (What::Loopback,        [None,             None,            None,           None,          None,          Some(Gateway),  None,          None]),
+    (What::Closed,          [None,             None,            None,           None,          None,          None,           None,          None]),
+    (What::Host,            [Some(Itself),     Some(Itself),    Some(Itself),   None,          None,          Some(Asked),    Some(Itself),  Some(Itself)]),
+    (What::Unrouted,        [None,             None,            None,           None,          None,          None,           None,          None]),
     // From outside to outside: a host that netd made forward does not become a router.
-    (What::Outside,         [Some(HostWire),   None,               Some(HostWire), None]),
+    (What::Outside,         [Some(HostWire),   Some(HostWire),  Some(Itself),   None,          None,          Some(HostWire), None,          None]),
+    (What::ByTrust,         [Some(Itself),     None,            None,           None,          None,          None,           None,          Some(Itself)]),
 ];
 
 /// The state of the host that the table is tried in.
@@ -110,7 +132,8 @@ pub(super) fn right(who: Who, what: What, to: IpAddr, now: Circumstances) -> Rig
 fn is_forwarded(who: Who, what: What, now: Circumstances) -> bool {
     match what {
         What::OwnNetwork => now.bridge_nf,
-        What::Published | What::Outside => who != Who::Host,
+        What::Published | What::Outside | What::RoutedOpen => who != Who::Host,
+        What::ByTrust => true,
         _ => false,
     }
 }

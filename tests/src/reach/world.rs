@@ -17,16 +17,30 @@ pub(super) const UNPUBLISHED_PORT: u16 = 81;
 /// The port of the servers of the hosts.
 pub(super) const HOST_PORT: u16 = 9000;
 
+/// The port that is published on 127.0.0.1 and ::1 only.
+pub(super) const LOOPBACK_PORT: u16 = 8003;
 /// Every published port, on whatever address.
-pub(super) const PUBLISHED_PORTS: [u16; 4] = [8001, 8002, 8003, 8004];
+pub(super) const PUBLISHED_PORTS: [u16; 6] = [8001, 8002, 8003, 8004, 8005, 8006];
 
 /// The predefined network; it has IPv4 only.
 const PREDEFINED: &str = "bridge";
-const NETWORKS: [(&str, Who); 4] = [
-    ("n1", Who::Nat),
-    ("n2", Who::Nat),
-    (PREDEFINED, Who::Nat),
-    ("int1", Who::Internal),
+/// The network that trusts the host behind [`TRUSTED_LINK`].
+pub(super) const TRUSTING: &str = "n1";
+const TRUSTED_LINK: &str = "wg0";
+
+/// Name, kind, and what `network create` is told beside `--ipv6`.
+const NETWORKS: [(&str, Who, &[&str]); 7] = [
+    (TRUSTING, Who::Nat, &["--opt", "trusted=wg0"]),
+    ("n2", Who::Nat, &[]),
+    (PREDEFINED, Who::Nat, &[]),
+    ("int1", Who::Internal, &["--internal"]),
+    ("apart", Who::Apart, &["--icc=false"]),
+    (
+        "routed",
+        Who::Routed,
+        &["--mode", "routed", "--opt", "bridge=br-routed"],
+    ),
+    ("iso", Who::Isolated, &["--mode", "isolated"]),
 ];
 
 struct Plan {
@@ -36,7 +50,7 @@ struct Plan {
     publish: &'static [(&'static str, u16)],
 }
 
-const CONTAINERS: [Plan; 7] = [
+const CONTAINERS: [Plan; 13] = [
     Plan {
         name: "a",
         network: "n1",
@@ -78,7 +92,43 @@ const CONTAINERS: [Plan; 7] = [
         network: "int1",
         publish: &[],
     },
+    Plan {
+        name: "p1",
+        network: "apart",
+        publish: &[("", 8006)],
+    },
+    Plan {
+        name: "p2",
+        network: "apart",
+        publish: &[],
+    },
+    Plan {
+        name: "r1",
+        network: "routed",
+        publish: &[("", 8005)],
+    },
+    Plan {
+        name: "r2",
+        network: "routed",
+        publish: &[],
+    },
+    Plan {
+        name: "s1",
+        network: "iso",
+        publish: &[],
+    },
+    Plan {
+        name: "s2",
+        network: "iso",
+        publish: &[],
+    },
 ];
+
+/// Whether a container of a routed network answers at its own address on this port.
+pub(super) fn is_open(place: &Place, port: u16) -> bool {
+    let mut plans = CONTAINERS.iter().filter(|plan| plan.name == place.name);
+    port == CONTAINER_PORT && plans.any(|plan| !plan.publish.is_empty())
+}
 
 /// A host outside and its wire: name, the host's link, the host's and its own addresses.
 type Wire = (
@@ -87,7 +137,7 @@ type Wire = (
     &'static [&'static str],
     &'static [&'static str],
 );
-const WIRES: [Wire; 2] = [
+const WIRES: [Wire; 3] = [
     (
         "outside",
         "wan",
@@ -104,6 +154,12 @@ const WIRES: [Wire; 2] = [
         "lan",
         &["198.51.100.1/24", "2001:db8:1::1/64"],
         &["198.51.100.9/24", "2001:db8:1::9/64"],
+    ),
+    (
+        "vpn",
+        TRUSTED_LINK,
+        &["203.0.113.1/24", "2001:db8:2::1/64"],
+        &["203.0.113.9/24", "2001:db8:2::9/64"],
     ),
 ];
 
@@ -130,7 +186,9 @@ const BREAKS_OUT: &str = "i1";
 impl Place {
     /// Whether this place has a route to an address of the host.
     pub(super) fn is_routed(&self, ip: IpAddr) -> bool {
-        self.who != Who::Internal || self.name == BREAKS_OUT || self.gateways.contains(&ip)
+        !matches!(self.who, Who::Internal | Who::Isolated)
+            || self.name == BREAKS_OUT
+            || self.gateways.contains(&ip)
     }
 }
 
@@ -235,10 +293,10 @@ impl World {
     }
 
     fn create_networks(&self) {
-        for (name, who) in NETWORKS.iter().filter(|network| network.0 != PREDEFINED) {
+        for (name, _, more) in NETWORKS.iter().filter(|network| network.0 != PREDEFINED) {
             let mut words = vec!["network", "create", *name];
             words.extend(self.ipv6.then_some("--ipv6"));
-            words.extend((*who == Who::Internal).then_some("--internal"));
+            words.extend(*more);
             self.host.ok(&words);
         }
     }
@@ -340,7 +398,7 @@ fn subnets(network: &Value) -> impl Iterator<Item = &Value> {
 }
 
 fn who_is_on(network: &str) -> Who {
-    let found = NETWORKS.iter().find(|(name, _)| *name == network);
+    let found = NETWORKS.iter().find(|(name, ..)| *name == network);
     found.expect("a network of the plan").1
 }
 
@@ -372,7 +430,11 @@ fn outsider(host: &Netns, (name, link, ours, theirs): &Wire) -> Place {
     let ips = |list: &[&str]| of_this_kernel(list).into_iter().map(ip_of).collect();
     Place {
         name,
-        who: Who::Outside,
+        who: if *link == TRUSTED_LINK {
+            Who::Trusted
+        } else {
+            Who::Outside
+        },
         network: None,
         ips: ips(theirs),
         gateways: ips(ours),

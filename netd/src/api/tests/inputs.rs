@@ -107,7 +107,7 @@ fn bad_values_have_the_code_of_their_field() {
         ),
         (
             "/v1/containers",
-            r#"{"netns":"a","name":"a","publish":["80"]}"#,
+            r#"{"netns":"a","name":"a","publish":["80:"]}"#,
             "invalid_publish",
         ),
         (

@@ -76,8 +76,10 @@ fn every_command_of_the_contract_parses() {
 fn the_flags_of_network_create_fill_its_body() {
     assert_eq!(body("netctl network create web").unwrap()["name"], "web");
     let line = "netctl network create web --driver bridge --subnet 10.1.0.0/24 --subnet fd00::/64 --ip-range \
-                10.1.0.128/25 --gateway 10.1.0.1 --gateway fd00::1 --ipv6 --internal --mode nat --icc=false --mtu 1400 \
-                --encrypted --dns 9.9.9.9 --dns 1.1.1.1 --label a=b=c --label d= --opt bridge=br0 --dry-run";
+                10.1.0.128/25 --gateway 10.1.0.1 --gateway fd00::1 --ipv6 --ipv4 --internal --mode nat --icc=false --mtu 1400 \
+                --encrypted --dns 9.9.9.9 --dns 1.1.1.1 --label a=b=c --label d= --opt bridge=br0 --route \
+                10.9.0.0/16,via=10.1.0.254,metric=5 --route fd09::/64 \
+                --allow-from 192.0.2.0/24 --block-from 192.0.2.9 --dry-run";
     let expected = api::NetworkCreate {
         name: "web".to_owned(),
         driver: Some("bridge".to_owned()),
@@ -85,6 +87,7 @@ fn the_flags_of_network_create_fill_its_body() {
         ip_ranges: vec!["10.1.0.128/25".to_owned()],
         gateways: vec!["10.1.0.1".to_owned(), "fd00::1".to_owned()],
         ipv6: true,
+        ipv4: Some(true),
         internal: true,
         mode: Some("nat".to_owned()),
         icc: Some(false),
@@ -97,6 +100,19 @@ fn the_flags_of_network_create_fill_its_body() {
         ]
         .into(),
         opts: [("bridge".to_owned(), "br0".to_owned())].into(),
+        allow_from: vec!["192.0.2.0/24".to_owned()],
+        block_from: vec!["192.0.2.9".to_owned()],
+        routes: vec![
+            api::StaticRoute {
+                destination: "10.9.0.0/16".to_owned(),
+                gateway: Some("10.1.0.254".to_owned()),
+                metric: Some(5),
+            },
+            api::StaticRoute {
+                destination: "fd09::/64".to_owned(),
+                ..api::StaticRoute::default()
+            },
+        ],
     };
     assert_eq!(body(line).unwrap(), json!(expected));
     assert_eq!(
@@ -112,16 +128,18 @@ fn the_flags_of_network_create_fill_its_body() {
 #[test]
 fn the_flags_of_attach_fill_its_body() {
     let line = "netctl attach pid:42 --name web --id 0abc --hostname w --network \
-                front,ip=10.1.0.5,ip6=fd00::5,mac=02:00:00:00:00:01,ifname=net0,alias=a,alias=b --network back --publish \
-                127.0.0.1:8080:80/tcp --publish 53:53/udp --dns 9.9.9.9 --label a=b --resolv-conf /tmp/r";
+                front,ip=10.1.0.5,ip6=fd00::5,mac=02:00:00:00:00:01,ifname=net0,alias=a,alias=b --network \
+                back,gw-priority=-5,sysctl=net.ipv4.conf.IFNAME.rp_filter=2 --publish 127.0.0.1:8080:80/tcp --publish \
+                53:53/udp --dns 9.9.9.9 --add-host db:10.0.0.5 --label a=b --resolv-conf /tmp/r";
     let expected = json!({
         "netns": "pid:42", "name": "web", "id": "0abc", "hostname": "w", "create_only": false,
         "networks": [
             {"network": "front", "ip": "10.1.0.5", "ip6": "fd00::5", "mac": "02:00:00:00:00:01", "ifname": "net0",
              "aliases": ["a", "b"]},
-            {"network": "back"}
+            {"network": "back", "gw_priority": -5, "sysctls": {"net.ipv4.conf.IFNAME.rp_filter": "2"}}
         ],
-        "publish": ["127.0.0.1:8080:80/tcp", "53:53/udp"], "dns": ["9.9.9.9"], "labels": {"a": "b"}
+        "publish": ["127.0.0.1:8080:80/tcp", "53:53/udp"], "dns": ["9.9.9.9"], "extra_hosts": ["db:10.0.0.5"],
+        "labels": {"a": "b"}
     });
     assert_eq!(body(line).unwrap(), expected);
     let least = body("netctl attach web --name web").unwrap();
@@ -157,7 +175,7 @@ fn a_value_of_a_wrong_form_has_the_code_of_its_field() {
             Code::InvalidNetwork,
         ),
         (
-            "netctl attach a --name a --network front,allow=10.0.0.0/8",
+            "netctl attach a --name a --network front,allow=",
             Code::InvalidNetwork,
         ),
         (

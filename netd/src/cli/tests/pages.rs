@@ -40,6 +40,7 @@ name:       front
 id:         0123456789abcdef0123456789abcdef
 driver:     bridge
 mode:       nat
+icc:        yes
 subnets:    10.1.0.0/24   gateway 10.1.0.1    ip-range 10.1.0.128/25
             fd00:1::/64   gateway fd00:1::1
 ipv6:       yes

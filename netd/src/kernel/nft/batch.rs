@@ -1,7 +1,8 @@
 //! A batch: messages that the kernel carries out together or not at all.
 
-use super::abi::*;
 use super::attr::{Header, Mark, Writer};
+use super::{abi::*, shape};
+use netd_model::nft::{TableFamily, TableRef};
 
 /// Longest list of elements in one message; an attribute's length has 16 bits, its header included.
 const LIST_MAX: usize = 48 * 1024;
@@ -57,6 +58,7 @@ pub(super) struct Batch {
 #[derive(Debug)]
 struct List {
     kind: u16,
+    family: TableFamily,
     table: String,
     set: String,
     message: Mark,
@@ -87,16 +89,16 @@ impl Batch {
         }
     }
 
-    /// Adds a message.
+    /// Adds a message about a table of a family.
     pub(super) fn message(
         &mut self,
         label: Label,
-        kind: u16,
-        flags: u16,
+        family: TableFamily,
+        (kind, flags): (u16, u16),
         body: impl FnOnce(&mut Writer),
     ) {
         self.end_list();
-        let header = self.header(kind, flags);
+        let header = self.header(family, kind, flags);
         self.last = Some(self.writer.message(header, body));
         self.labels.push(label);
     }
@@ -106,7 +108,7 @@ impl Batch {
     pub(super) fn message_of(&mut self, family: u8, kind: u16, body: impl FnOnce(&mut Writer)) {
         let header = Header {
             family,
-            ..self.header(kind, NLM_F_CREATE)
+            ..self.header(TableFamily::Inet, kind, NLM_F_CREATE)
         };
         self.last = Some(self.writer.message(header, body));
         self.labels.push(Label::step(0));
@@ -118,14 +120,15 @@ impl Batch {
         &mut self,
         step: usize,
         kind: u16,
-        (table, set): (&str, &str),
+        (table, set): (&TableRef, &str),
         body: impl FnOnce(&mut Writer),
     ) {
         let room = self.writer.len();
         let fits = self.list.as_ref().is_some_and(|list| {
             self.packing == Packing::Together
                 && room - list.start < LIST_MAX
-                && (list.kind, list.table.as_str(), list.set.as_str()) == (kind, table, set)
+                && (list.kind, list.family) == (kind, table.family)
+                && (list.table.as_str(), list.set.as_str()) == (table.name.as_str(), set)
         });
         if !fits {
             self.begin_list(step, kind, table, set);
@@ -133,25 +136,25 @@ impl Batch {
         body(&mut self.writer);
     }
 
-    fn begin_list(&mut self, step: usize, kind: u16, table: &str, set: &str) {
+    fn begin_list(&mut self, step: usize, kind: u16, table: &TableRef, set: &str) {
         self.end_list();
         let flags = if kind == NFT_MSG_NEWSETELEM {
             NLM_F_CREATE
         } else {
             0
         };
-        let header = self.header(kind, flags);
+        let header = self.header(table.family, kind, flags);
         let message = self.writer.start(header);
         self.labels.push(Label::step(step));
-        self.writer.put_text(NFTA_SET_ELEM_LIST_TABLE, table);
+        self.writer.put_text(NFTA_SET_ELEM_LIST_TABLE, &table.name);
         self.writer.put_text(NFTA_SET_ELEM_LIST_SET, set);
         let elements = self.writer.open(NFTA_SET_ELEM_LIST_ELEMENTS);
         let start = self.writer.len();
-        let (table, set) = (table.to_owned(), set.to_owned());
         self.list = Some(List {
             kind,
-            table,
-            set,
+            family: table.family,
+            table: table.name.clone(),
+            set: set.to_owned(),
             message,
             elements,
             start,
@@ -166,12 +169,12 @@ impl Batch {
         }
     }
 
-    fn header(&self, kind: u16, flags: u16) -> Header {
+    fn header(&self, family: TableFamily, kind: u16, flags: u16) -> Header {
         let flags = NLM_F_REQUEST | flags;
         Header {
             flags,
             seq: self.seq(self.labels.len() + 1),
-            ..Header::of(kind, NFPROTO_INET)
+            ..Header::of(kind, shape::nfproto(family))
         }
     }
 
@@ -181,13 +184,26 @@ impl Batch {
             .wrapping_add(u32::try_from(index).unwrap_or(u32::MAX))
     }
 
-    /// Ends the batch.
-    pub(super) fn seal(mut self) -> Sealed {
+    /// Leaves the batch without its end: the kernel answers to it and carries nothing out.
+    pub(super) fn leave_open(mut self) -> Sealed {
+        self.ask_for_answer();
+        Sealed {
+            writer: self.writer,
+            labels: self.labels,
+        }
+    }
+
+    fn ask_for_answer(&mut self) {
         self.end_list();
         if let Some(last) = &self.last {
             // Answered only when all before it was looked at.
             self.writer.add_flags(last, NLM_F_ACK);
         }
+    }
+
+    /// Ends the batch.
+    pub(super) fn seal(mut self) -> Sealed {
+        self.ask_for_answer();
         let end = Header::batch(NFNL_MSG_BATCH_END, NFNL_SUBSYS_NFTABLES);
         let seq = self.seq(self.labels.len() + 1);
         self.writer.message(
@@ -236,20 +252,23 @@ impl Sealed {
 
 #[cfg(test)]
 mod tests {
+    use netd_model::skeleton;
+
     use super::super::attr::messages;
     use super::*;
 
     fn fill(packing: Packing, count: usize) -> Sealed {
         let mut batch = Batch::new(u32::MAX - 1, packing);
+        let t = &skeleton::host_table();
         for step in 0..count {
-            batch.element(step, NFT_MSG_NEWSETELEM, ("t", "s"), |w| {
+            batch.element(step, NFT_MSG_NEWSETELEM, (t, "s"), |w| {
                 w.put(NFTA_LIST_ELEM, &[7; 96]);
             });
         }
-        batch.element(count, NFT_MSG_DELSETELEM, ("t", "s"), |w| {
+        batch.element(count, NFT_MSG_DELSETELEM, (t, "s"), |w| {
             w.put(NFTA_LIST_ELEM, &[7; 96]);
         });
-        batch.element(count + 1, NFT_MSG_DELSETELEM, ("t", "u"), |_| ());
+        batch.element(count + 1, NFT_MSG_DELSETELEM, (t, "u"), |_| ());
         batch.seal()
     }
 

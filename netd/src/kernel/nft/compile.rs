@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use netd_model::net::{Family, Prefix, Proto};
-use netd_model::nft::{CtState, Datum, Expr, Field, Stmt, Verdict, wire};
+use netd_model::nft::{CtState, Datum, Expr, Field, Stmt, TableFamily, Verdict, wire};
 
 use super::abi::*;
 use super::attr::Writer;
@@ -15,19 +15,20 @@ pub(super) enum Unsupported {
     /// It looks at addresses of both families: it would never match.
     #[error("a rule on addresses of both families")]
     TwoFamilies,
-    /// Ports and checksums are at known places only within TCP and UDP.
-    #[error("a port without a match on TCP or UDP before it")]
+    /// Ports, checksums and types are at known places only within their protocols.
+    #[error("a transport header without a match on its protocol before it")]
     PortWithoutProtocol,
     /// The left side has another type than the right side.
     #[error("a comparison of different types")]
     Types,
 }
 
-/// Writes the expressions of a rule as items of `NFTA_RULE_EXPRESSIONS`.
-pub(super) fn rule(stmts: &[Stmt], w: &mut Writer) -> Result<(), Unsupported> {
+/// Writes the expressions of a rule in a table of this family as items of `NFTA_RULE_EXPRESSIONS`.
+pub(super) fn rule(table: TableFamily, stmts: &[Stmt], w: &mut Writer) -> Result<(), Unsupported> {
     let mut rule = Rule {
         w,
-        family: None,
+        table,
+        protocol: None,
         proto: None,
     };
     stmts.iter().try_for_each(|stmt| rule.stmt(stmt))
@@ -64,11 +65,35 @@ const SCRATCH: u32 = register(0);
 
 struct Rule<'a> {
     w: &'a mut Writer,
-    /// The family that the packet has, as far as the rule has compared it.
-    family: Option<Family>,
+    table: TableFamily,
+    /// The network protocol that the packet has, as far as the rule has compared it.
+    protocol: Option<Protocol>,
     /// Its transport protocol, likewise.
-    proto: Option<Proto>,
+    proto: Option<u8>,
 }
+
+/// A network protocol.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Protocol {
+    Ip(Family),
+    Arp,
+}
+
+impl Protocol {
+    /// `ETH_P_*` (linux/if_ether.h).
+    const fn ether_type(self) -> u16 {
+        match self {
+            Self::Ip(Family::V4) => 0x0800,
+            Self::Ip(Family::V6) => 0x86dd,
+            Self::Arp => 0x0806,
+        }
+    }
+}
+
+/// Transport protocols whose headers are looked into (IANA).
+const TCP: u8 = Proto::Tcp.number();
+const UDP: u8 = Proto::Udp.number();
+const ICMPV6: u8 = 58;
 
 impl Rule<'_> {
     fn stmt(&mut self, stmt: &Stmt) -> Result<(), Unsupported> {
@@ -91,6 +116,11 @@ impl Rule<'_> {
                 self.key(key)?;
                 self.lookup(map, Some(SCRATCH), false);
                 self.dnat(*family);
+            }
+            Stmt::SnatMap { family, key, map } => {
+                self.key(key)?;
+                self.lookup(map, Some(SCRATCH), false);
+                self.snat(*family);
             }
             Stmt::CtState(state) => self.conntrack(NFT_CT_STATE, state_bits(*state)),
             Stmt::CtStatusDnat => self.conntrack(NFT_CT_STATUS, IPS_DST_NAT),
@@ -130,19 +160,62 @@ impl Rule<'_> {
 
     /// Compares what the expression takes for granted, once in a rule.
     fn need(&mut self, expr: Expr) -> Result<(), Unsupported> {
-        let (Expr::Saddr(family) | Expr::Daddr(family)) = expr else {
-            return Ok(());
+        let protocol = match expr {
+            Expr::Saddr(family) | Expr::Daddr(family) => Protocol::Ip(family),
+            Expr::ArpOp | Expr::ArpSha | Expr::ArpSpa => Protocol::Arp,
+            Expr::Icmp6Type => return self.need_icmpv6(),
+            // The target follows the type in the same header.
+            Expr::NdTarget if self.proto != Some(ICMPV6) => {
+                return Err(Unsupported::PortWithoutProtocol);
+            }
+            _ => return Ok(()),
         };
-        match self.family {
-            Some(known) if known == family => Ok(()),
+        self.need_protocol(protocol)
+    }
+
+    fn need_protocol(&mut self, protocol: Protocol) -> Result<(), Unsupported> {
+        match self.protocol {
+            Some(known) if known == protocol => Ok(()),
             Some(_) => Err(Unsupported::TwoFamilies),
             None => {
-                self.family = Some(family);
-                self.load(Expr::NfProto, SCRATCH);
-                self.cmp(NFT_CMP_EQ, &[family.nfproto()]);
+                self.protocol = Some(protocol);
+                self.compare_protocol(protocol)
+            }
+        }
+    }
+
+    fn need_icmpv6(&mut self) -> Result<(), Unsupported> {
+        match self.proto {
+            Some(ICMPV6) => Ok(()),
+            Some(_) => Err(Unsupported::PortWithoutProtocol),
+            None => {
+                self.proto = Some(ICMPV6);
+                self.need_protocol(Protocol::Ip(Family::V6))?;
+                self.load(Expr::L4Proto, SCRATCH);
+                self.cmp(NFT_CMP_EQ, &[ICMPV6]);
                 Ok(())
             }
         }
+    }
+
+    fn compare_protocol(&mut self, protocol: Protocol) -> Result<(), Unsupported> {
+        match (self.table, protocol) {
+            (TableFamily::Inet, Protocol::Ip(family)) => {
+                self.load(Expr::NfProto, SCRATCH);
+                self.cmp(NFT_CMP_EQ, &[family.nfproto()]);
+            }
+            // A bridge's packets are all of NFPROTO_BRIDGE. Which of the two `nft` asks depends on the field.
+            (TableFamily::Bridge, Protocol::Ip(_)) if self.proto != Some(ICMPV6) => {
+                self.meta(NFT_META_PROTOCOL, SCRATCH);
+                self.cmp(NFT_CMP_EQ, &protocol.ether_type().to_be_bytes());
+            }
+            (TableFamily::Bridge, _) => {
+                self.load(Expr::EtherType, SCRATCH);
+                self.cmp(NFT_CMP_EQ, &protocol.ether_type().to_be_bytes());
+            }
+            (TableFamily::Inet, Protocol::Arp) => return Err(Unsupported::TwoFamilies),
+        }
+        Ok(())
     }
 
     fn load(&mut self, expr: Expr, into: u32) {
@@ -151,9 +224,7 @@ impl Rule<'_> {
             Expr::Oifname => self.meta(NFT_META_OIFNAME, into),
             Expr::NfProto => self.meta(NFT_META_NFPROTO, into),
             Expr::L4Proto => self.meta(NFT_META_L4PROTO, into),
-            Expr::Saddr(_) | Expr::Daddr(_) | Expr::Sport | Expr::Dport => {
-                self.payload(expr, size(expr.field()), into);
-            }
+            _ => self.payload(expr, size(expr.field()), into),
         }
     }
 
@@ -174,6 +245,16 @@ impl Rule<'_> {
             Expr::Daddr(Family::V6) => (NFT_PAYLOAD_NETWORK_HEADER, 24),
             Expr::Sport => (NFT_PAYLOAD_TRANSPORT_HEADER, SPORT),
             Expr::Dport => (NFT_PAYLOAD_TRANSPORT_HEADER, DPORT),
+            // struct ethhdr
+            Expr::EtherSaddr => (NFT_PAYLOAD_LL_HEADER, 6),
+            Expr::EtherType => (NFT_PAYLOAD_LL_HEADER, 12),
+            // struct arphdr and the addresses of Ethernet and IPv4 behind it
+            Expr::ArpOp => (NFT_PAYLOAD_NETWORK_HEADER, 6),
+            Expr::ArpSha => (NFT_PAYLOAD_NETWORK_HEADER, 8),
+            Expr::ArpSpa => (NFT_PAYLOAD_NETWORK_HEADER, 14),
+            // struct icmp6hdr and struct nd_msg
+            Expr::Icmp6Type => (NFT_PAYLOAD_TRANSPORT_HEADER, 0),
+            Expr::NdTarget => (NFT_PAYLOAD_TRANSPORT_HEADER, 8),
             // Not in a header: load() sends them to meta().
             Expr::Iifname | Expr::Oifname | Expr::NfProto | Expr::L4Proto => return,
         };
@@ -197,7 +278,7 @@ impl Rule<'_> {
         if left.field() != right.field() {
             return Err(Unsupported::Types);
         }
-        if matches!(left, Expr::Sport | Expr::Dport) && self.proto.is_none() {
+        if matches!(left, Expr::Sport | Expr::Dport) && !matches!(self.proto, Some(TCP | UDP)) {
             return Err(Unsupported::PortWithoutProtocol);
         }
         self.need(left)?;
@@ -205,9 +286,7 @@ impl Rule<'_> {
         let value = wire::encode(std::slice::from_ref(right));
         self.cmp(if invert { NFT_CMP_NEQ } else { NFT_CMP_EQ }, &value);
         if let (Expr::L4Proto, Datum::L4Proto(number), false) = (left, right, invert) {
-            self.proto = [Proto::Tcp, Proto::Udp]
-                .into_iter()
-                .find(|p| p.number() == *number);
+            self.proto = Some(*number);
         }
         Ok(())
     }
@@ -273,6 +352,15 @@ impl Rule<'_> {
         });
     }
 
+    /// The map has put the address into the register.
+    fn snat(&mut self, family: Family) {
+        self.expression("nat", |w| {
+            w.put_u32(NFTA_NAT_TYPE, NFT_NAT_SNAT);
+            w.put_u32(NFTA_NAT_FAMILY, u32::from(family.nfproto()));
+            w.put_u32(NFTA_NAT_REG_ADDR_MIN, SCRATCH);
+        });
+    }
+
     /// Goes on where one of these bits is set. They are kept in the host's byte order.
     fn conntrack(&mut self, key: u32, bits: u32) {
         self.expression("ct", |w| {
@@ -293,10 +381,11 @@ impl Rule<'_> {
     }
 
     fn set_port(&mut self, offset: u32, port: u16) -> Result<(), Unsupported> {
-        let checksum = match self.proto.ok_or(Unsupported::PortWithoutProtocol)? {
+        let checksum = match self.proto {
             // struct tcphdr and struct udphdr; the kernel leaves a UDP checksum of zero alone.
-            Proto::Tcp => 16,
-            Proto::Udp => 6,
+            Some(TCP) => 16,
+            Some(UDP) => 6,
+            _ => return Err(Unsupported::PortWithoutProtocol),
         };
         self.expression("immediate", |w| {
             w.put_u32(NFTA_IMMEDIATE_DREG, SCRATCH);

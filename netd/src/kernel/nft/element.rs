@@ -6,6 +6,7 @@
 //! element.
 
 use netd_model::Owner;
+use netd_model::counters::Count;
 use netd_model::nft::{
     Datum, Element, ElementData, ElementKey, Field, SetKind, SetSpec, TableRef, Verdict, wire,
 };
@@ -13,6 +14,9 @@ use netd_model::nft::{
 use super::abi::*;
 use super::attr::{Attrs, Writer};
 use super::{compile, userdata};
+
+/// The expression that counts.
+const COUNTER: &str = "counter";
 
 /// Why an element is not one of a set.
 pub(super) fn mismatch(spec: &SetSpec, element: &Element) -> Option<&'static str> {
@@ -60,6 +64,9 @@ pub(super) fn write(spec: &SetSpec, element: &Element, w: &mut Writer) {
             userdata::owner(&element.owner)
         };
         w.put(NFTA_SET_ELEM_USERDATA, &mark);
+        if spec.counter {
+            put_counter(w);
+        }
     });
     if in_bounds(spec) {
         put_end(end.as_deref(), w);
@@ -90,6 +97,30 @@ fn put_end(end: Option<&[u8]>, w: &mut Writer) {
         put_key(NFTA_SET_ELEM_KEY, end, w);
         w.put_u32(NFTA_SET_ELEM_FLAGS, NFT_SET_ELEM_INTERVAL_END);
     });
+}
+
+fn put_counter(w: &mut Writer) {
+    w.nest(NFTA_SET_ELEM_EXPR, |w| {
+        w.put_text(NFTA_EXPR_NAME, COUNTER);
+        w.nest(NFTA_EXPR_DATA, |w| {
+            w.put(NFTA_COUNTER_BYTES, &0_u64.to_be_bytes());
+            w.put(NFTA_COUNTER_PACKETS, &0_u64.to_be_bytes());
+        });
+    });
+}
+
+/// What an element has counted; none if it has no counter.
+pub(super) fn read_counter(item: Attrs<'_>) -> Option<Count> {
+    let expression = item.inside(NFTA_SET_ELEM_EXPR);
+    if expression.text(NFTA_EXPR_NAME) != Some(COUNTER) {
+        return None;
+    }
+    let data = expression.inside(NFTA_EXPR_DATA);
+    let number = |kind| Some(u64::from_be_bytes(data.get(kind)?.try_into().ok()?));
+    Some(Count {
+        packets: number(NFTA_COUNTER_PACKETS)?,
+        bytes: number(NFTA_COUNTER_BYTES)?,
+    })
 }
 
 fn put_data(data: &ElementData, w: &mut Writer) {

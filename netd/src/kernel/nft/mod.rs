@@ -10,8 +10,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::net::IpAddr;
 use std::sync::LazyLock;
 
+use netd_model::counters::Both;
 use netd_model::nft::digest::RulesetDigest;
 use netd_model::nft::{Element, Ruleset};
 use netd_model::{Ns, Object, Op, skeleton};
@@ -61,6 +63,8 @@ impl Known {
 
 /// The host's ruleset: the same all the time, and needed for each element.
 static HOST: LazyLock<Known> = LazyLock::new(|| Known::new(skeleton::host()));
+/// The ruleset of the bridges, likewise.
+static BRIDGE: LazyLock<Known> = LazyLock::new(|| Known::new(skeleton::bridge()));
 
 /// What one operation comes down to.
 #[derive(Clone, Copy, Debug)]
@@ -125,11 +129,30 @@ impl NftSocket {
         })
     }
 
+    /// Whether the kernel has tables for bridges with chains that filter frames: it is asked to make one, in a batch that
+    /// is not committed.
+    pub fn has_bridge_tables(&mut self) -> Result<bool, KernelError> {
+        let mut batch = Batch::new(self.transport.next_seq(), Packing::Singly);
+        table::probe(&skeleton::bridge(), &mut batch);
+        let sealed = batch.leave_open();
+        let failures = self
+            .transport
+            .commit(sealed.bytes(), sealed.messages())
+            .map_err(|error| KernelError::new("ask for nftables of bridges", error))?;
+        Ok(failures.is_empty())
+    }
+
     /// What is ours in this socket's namespace, which is called `ns`.
     pub fn observe(&mut self, ns: &Ns) -> Result<NftView, KernelError> {
         observe::observe(&mut self.transport, ns).map_err(|error| {
             KernelError::new(format_args!("read the nftables rules in {ns}"), error)
         })
+    }
+
+    /// What the published ports of the host have counted, by the container's address, protocol and port.
+    pub fn counters(&mut self) -> Result<BTreeMap<(IpAddr, u8, u16), Both>, KernelError> {
+        observe::counters(&mut self.transport)
+            .map_err(|error| KernelError::new("read the counters of published ports", error))
     }
 
     /// Carries out operations as one batch; false if that is too long to be sent.
@@ -248,16 +271,16 @@ fn encode_element(
     let invalid = |why| refused(step.op, io::ErrorKind::InvalidInput, why);
     let key = &element.key;
     // The tables of containers have no sets.
-    let spec = HOST
-        .ruleset
-        .set(&key.set)
-        .filter(|_| key.table == HOST.ruleset.table);
+    let spec = [&*HOST, &*BRIDGE]
+        .into_iter()
+        .find(|known| known.ruleset.table == key.table)
+        .and_then(|known| known.ruleset.set(&key.set));
     let spec = spec.ok_or_else(|| invalid("netd has no such set"))?;
     // What is to be removed was observed, and may have been put there by someone else with other data.
     if let Some(why) = element::mismatch(spec, element).filter(|_| add) {
         return Err(invalid(why));
     }
-    let place = (key.table.name.as_str(), key.set.as_str());
+    let place = (&key.table, key.set.as_str());
     if add {
         batch.element(index, NFT_MSG_NEWSETELEM, place, |w| {
             element::write(spec, element, w);

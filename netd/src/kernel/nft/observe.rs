@@ -1,14 +1,18 @@
 //! What nf_tables holds of ours in one namespace.
 
+use std::collections::BTreeMap;
 use std::io;
+use std::net::IpAddr;
 
+use netd_model::counters::Both;
 use netd_model::net::Family;
+use netd_model::nft::Datum;
 use netd_model::{Ns, Object, skeleton};
 
 use super::abi::*;
 use super::table::Table;
 use super::transport::Transport;
-use super::{HOST, Known, element, shape};
+use super::{BRIDGE, HOST, Known, element, shape};
 
 /// How often everything is read again when a set vanished while it was read.
 const ATTEMPTS: usize = 4;
@@ -37,7 +41,8 @@ pub(super) fn observe(transport: &mut Transport, ns: &Ns) -> io::Result<NftView>
 
 fn observe_once(transport: &mut Transport, ns: &Ns) -> io::Result<NftView> {
     let Ns::Container(id) = ns else {
-        let objects = read_ours(transport, &HOST)?;
+        let mut objects = read_ours(transport, &HOST)?;
+        objects.extend(read_ours(transport, &BRIDGE)?);
         return Ok(NftView {
             objects,
             forward_drop: read_forward_drop(transport)?,
@@ -75,10 +80,14 @@ fn read_ours(transport: &mut Transport, known: &Known) -> io::Result<Vec<Object>
         .iter()
         .filter(|set| table.has_set(&known.digest, &set.name))
     {
-        let dump = transport.dump(NFT_MSG_GETSETELEM, NFPROTO_INET, |w| {
-            w.put_text(NFTA_SET_ELEM_LIST_TABLE, &ruleset.table.name);
-            w.put_text(NFTA_SET_ELEM_LIST_SET, &set.name);
-        })?;
+        let dump = transport.dump(
+            NFT_MSG_GETSETELEM,
+            shape::nfproto(ruleset.table.family),
+            |w| {
+                w.put_text(NFTA_SET_ELEM_LIST_TABLE, &ruleset.table.name);
+                w.put_text(NFTA_SET_ELEM_LIST_SET, &set.name);
+            },
+        )?;
         let items = dump
             .iter()
             .flat_map(|m| m.attrs().list(NFTA_SET_ELEM_LIST_ELEMENTS));
@@ -89,6 +98,47 @@ fn read_ours(transport: &mut Transport, known: &Known) -> io::Result<Vec<Object>
         objects.extend(found.elements.into_iter().map(Object::Element));
     }
     Ok(objects)
+}
+
+/// Reads the counting sets. Without our table nothing was counted.
+pub(super) fn counters(transport: &mut Transport) -> io::Result<BTreeMap<(IpAddr, u8, u16), Both>> {
+    let mut counted: BTreeMap<(IpAddr, u8, u16), Both> = BTreeMap::new();
+    let table = &HOST.ruleset.table;
+    for set in HOST.ruleset.sets.iter().filter(|set| set.counter) {
+        let dump = transport.dump(NFT_MSG_GETSETELEM, NFPROTO_INET, |w| {
+            w.put_text(NFTA_SET_ELEM_LIST_TABLE, &table.name);
+            w.put_text(NFTA_SET_ELEM_LIST_SET, &set.name);
+        });
+        let dump = match dump {
+            Err(error) if error.raw_os_error() == Some(nix::libc::ENOENT) => continue,
+            dump => dump?,
+        };
+        let items = dump
+            .iter()
+            .flat_map(|m| m.attrs().list(NFTA_SET_ELEM_LIST_ELEMENTS));
+        for item in items {
+            let found = element::read(table, set, std::iter::once(item)).elements;
+            let (Some(element), Some(count)) = (found.first(), element::read_counter(item)) else {
+                continue;
+            };
+            let (ip, proto, port) = match element.key.first[..] {
+                [Datum::Ip4(ip), Datum::L4Proto(proto), Datum::Port(port)] => {
+                    (IpAddr::V4(ip), proto, port)
+                }
+                [Datum::Ip6(ip), Datum::L4Proto(proto), Datum::Port(port)] => {
+                    (IpAddr::V6(ip), proto, port)
+                }
+                _ => continue,
+            };
+            let both = counted.entry((ip, proto, port)).or_default();
+            if set.name.starts_with(skeleton::COUNT_IN) {
+                both.received = count;
+            } else {
+                both.sent = count;
+            }
+        }
+    }
+    Ok(counted)
 }
 
 /// Our table has no such chain, so every one that is found is someone else's.

@@ -1,14 +1,23 @@
 //! Chains and sets to attributes and back into what [`netd_model::nft::digest`] compares.
 
 use netd_model::nft::digest::{ChainShape, SetShape};
-use netd_model::nft::{ChainKind, Field, Hook, HookPoint, SetKind, SetSpec, wire};
+use netd_model::nft::{ChainKind, Field, Hook, HookPoint, SetKind, SetSpec, TableFamily, wire};
 
 use super::abi::*;
 use super::attr::{Attrs, Writer};
 use super::userdata::{self, Order};
 
+/// The number of a table's family.
+pub(super) const fn nfproto(family: TableFamily) -> u8 {
+    match family {
+        TableFamily::Inet => NFPROTO_INET,
+        TableFamily::Bridge => NFPROTO_BRIDGE,
+    }
+}
+
 /// Names of chain types and hooks, with the numbers of the latter.
 const KINDS: [(ChainKind, &str); 2] = [(ChainKind::Filter, "filter"), (ChainKind::Nat, "nat")];
+/// The bridge family numbers its hooks alike (`NF_BR_*`, linux/netfilter_bridge.h).
 const POINTS: [(HookPoint, u32); 5] = [
     (HookPoint::Prerouting, NF_INET_PRE_ROUTING),
     (HookPoint::Input, NF_INET_LOCAL_IN),
@@ -19,12 +28,16 @@ const POINTS: [(HookPoint, u32); 5] = [
 
 /// Numbers of the types of `nft` (`enum datatypes`, include/datatype.h in its sources). The kernel keeps and never
 /// reads them: they let `nft list` print values, and tell us that a set is of the types that are wanted.
-const TYPES: [(Field, u32); 6] = [
+const TYPES: [(Field, u32); 10] = [
     (Field::NfProto, 2),
     (Field::Ip4, 7),
     (Field::Ip6, 8),
+    (Field::Mac, 9),
+    (Field::EtherType, 10),
+    (Field::ArpOp, 11),
     (Field::L4Proto, 12),
     (Field::Port, 13),
+    (Field::Icmp6Type, 29),
     (Field::Ifname, 41),
 ];
 /// Bits of one type in the number of a concatenation (`TYPE_BITS`).
@@ -199,7 +212,11 @@ mod tests {
 
     #[test]
     fn sets_read_back_as_they_were_written() {
-        for spec in skeleton::host().sets {
+        for spec in skeleton::host()
+            .sets
+            .into_iter()
+            .chain(skeleton::bridge().sets)
+        {
             let mut w = Writer::default();
             write_set(&spec, 1, &mut w);
             assert_eq!(
@@ -213,7 +230,11 @@ mod tests {
 
     #[test]
     fn chains_read_back_as_they_were_written() {
-        for chain in skeleton::host().chains {
+        for chain in skeleton::host()
+            .chains
+            .into_iter()
+            .chain(skeleton::bridge().chains)
+        {
             let mut w = Writer::default();
             if let Some(hook) = chain.hook {
                 write_hook(hook, &mut w);

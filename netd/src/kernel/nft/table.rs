@@ -29,7 +29,7 @@ impl Table {
     /// Reads the table of a ruleset; `None` if there is none of its name.
     pub(super) fn read(transport: &mut Transport, ruleset: &Ruleset) -> io::Result<Option<Self>> {
         let name = ruleset.table.name.as_str();
-        let tables = transport.dump(NFT_MSG_GETTABLE, NFPROTO_INET, |_| ())?;
+        let tables = transport.dump(NFT_MSG_GETTABLE, family(ruleset), |_| ())?;
         let is_it = |attrs: &Attrs<'_>| attrs.text(NFTA_TABLE_NAME) == Some(name);
         let Some(attrs) = tables.iter().map(|message| message.attrs()).find(is_it) else {
             return Ok(None);
@@ -84,14 +84,19 @@ impl Table {
     }
 }
 
+/// The number of the table's family.
+const fn family(ruleset: &Ruleset) -> u8 {
+    shape::nfproto(ruleset.table.family)
+}
+
 fn read_chains(
     transport: &mut Transport,
     ruleset: &Ruleset,
     digest: &mut RulesetDigest,
 ) -> io::Result<()> {
     let table = ruleset.table.name.as_str();
-    let chains = transport.dump(NFT_MSG_GETCHAIN, NFPROTO_INET, |_| ())?;
-    let rules = transport.dump(NFT_MSG_GETRULE, NFPROTO_INET, |w| {
+    let chains = transport.dump(NFT_MSG_GETCHAIN, family(ruleset), |_| ())?;
+    let rules = transport.dump(NFT_MSG_GETRULE, family(ruleset), |w| {
         w.put_text(NFTA_RULE_TABLE, table);
     })?;
     let mut tags: BTreeMap<&str, Vec<String>> = BTreeMap::new();
@@ -135,7 +140,7 @@ fn read_sets(
     digest: &mut RulesetDigest,
 ) -> io::Result<()> {
     let table = ruleset.table.name.as_str();
-    let sets = transport.dump(NFT_MSG_GETSET, NFPROTO_INET, |w| {
+    let sets = transport.dump(NFT_MSG_GETSET, family(ruleset), |w| {
         w.put_text(NFTA_SET_TABLE, table);
     })?;
     for attrs in sets.iter().map(|message| message.attrs()) {
@@ -167,11 +172,11 @@ pub(super) fn install(
     if table.is_none() {
         add_table(ruleset, step, batch);
     }
-    let name = ruleset.table.name.as_str();
+    let (name, family) = (ruleset.table.name.as_str(), ruleset.table.family);
     for (set, id) in ruleset.sets.iter().zip(1..) {
         if !have.sets.contains_key(&set.name) {
             let label = Label::part(step, format!("set {}", set.name));
-            batch.message(label, NFT_MSG_NEWSET, NLM_F_CREATE, |w| {
+            batch.message(label, family, (NFT_MSG_NEWSET, NLM_F_CREATE), |w| {
                 w.put_text(NFTA_SET_TABLE, name);
                 shape::write_set(set, id, w);
             });
@@ -191,11 +196,16 @@ pub(super) fn install(
 
 /// Adds the table, or switches an existing one on.
 fn add_table(ruleset: &Ruleset, step: usize, batch: &mut Batch) {
-    batch.message(Label::step(step), NFT_MSG_NEWTABLE, NLM_F_CREATE, |w| {
-        w.put_text(NFTA_TABLE_NAME, &ruleset.table.name);
-        w.put_u32(NFTA_TABLE_FLAGS, 0);
-        w.put(NFTA_TABLE_USERDATA, &userdata::owner(&ruleset.owner));
-    });
+    batch.message(
+        Label::step(step),
+        ruleset.table.family,
+        (NFT_MSG_NEWTABLE, NLM_F_CREATE),
+        |w| {
+            w.put_text(NFTA_TABLE_NAME, &ruleset.table.name);
+            w.put_u32(NFTA_TABLE_FLAGS, 0);
+            w.put(NFTA_TABLE_USERDATA, &userdata::owner(&ruleset.owner));
+        },
+    );
 }
 
 /// Decides what of an existing table can stay; removes it as a whole where nothing in it is the administrator's.
@@ -242,27 +252,32 @@ fn in_the_way(ruleset: &Ruleset, table: &Table) -> Option<String> {
 
 /// Takes away all rules of netd, and the chains and sets that are not wanted any more or cannot be changed.
 fn clear(ruleset: &Ruleset, have: &RulesetDigest, step: usize, batch: &mut Batch) {
-    let table = ruleset.table.name.as_str();
+    let (table, family) = (ruleset.table.name.as_str(), ruleset.table.family);
     let label = |what: &str, name: &str| Label::part(step, format!("{what} {name}"));
     for (name, _) in have.chains.iter().filter(|(_, chain)| chain.tags.is_some()) {
-        batch.message(label("rules of chain", name), NFT_MSG_DELRULE, 0, |w| {
-            w.put_text(NFTA_RULE_TABLE, table);
-            w.put_text(NFTA_RULE_CHAIN, name);
-        });
+        batch.message(
+            label("rules of chain", name),
+            family,
+            (NFT_MSG_DELRULE, 0),
+            |w| {
+                w.put_text(NFTA_RULE_TABLE, table);
+                w.put_text(NFTA_RULE_CHAIN, name);
+            },
+        );
     }
     for (name, shape) in &have.chains {
         let wanted = ruleset.chains.iter().find(|chain| chain.name == *name);
         // Where a chain is hooked in cannot be changed, only its policy can.
         let unreadable = shape.hook.is_none() && !shape.accepts;
         if wanted.is_none_or(|chain| chain.hook != shape.hook || unreadable) {
-            batch.message(label("chain", name), NFT_MSG_DELCHAIN, 0, |w| {
+            batch.message(label("chain", name), family, (NFT_MSG_DELCHAIN, 0), |w| {
                 w.put_text(NFTA_CHAIN_TABLE, table);
                 w.put_text(NFTA_CHAIN_NAME, name);
             });
         }
     }
     for name in have.sets.keys().filter(|name| ruleset.set(name).is_none()) {
-        batch.message(label("set", name), NFT_MSG_DELSET, 0, |w| {
+        batch.message(label("set", name), family, (NFT_MSG_DELSET, 0), |w| {
             w.put_text(NFTA_SET_TABLE, table);
             w.put_text(NFTA_SET_NAME, name);
         });
@@ -272,16 +287,21 @@ fn clear(ruleset: &Ruleset, have: &RulesetDigest, step: usize, batch: &mut Batch
 /// Adds a chain, or gives an existing one the policy it should have.
 fn add_chain(ruleset: &Ruleset, chain: &Chain, step: usize, batch: &mut Batch) {
     let label = Label::part(step, format!("chain {}", chain.name));
-    batch.message(label, NFT_MSG_NEWCHAIN, NLM_F_CREATE, |w| {
-        w.put_text(NFTA_CHAIN_TABLE, &ruleset.table.name);
-        w.put_text(NFTA_CHAIN_NAME, &chain.name);
-        if let Some(hook) = chain.hook {
-            shape::write_hook(hook, w);
-        }
-        if chain.rules.is_some() {
-            w.put(NFTA_CHAIN_USERDATA, &userdata::chain());
-        }
-    });
+    batch.message(
+        label,
+        ruleset.table.family,
+        (NFT_MSG_NEWCHAIN, NLM_F_CREATE),
+        |w| {
+            w.put_text(NFTA_CHAIN_TABLE, &ruleset.table.name);
+            w.put_text(NFTA_CHAIN_NAME, &chain.name);
+            if let Some(hook) = chain.hook {
+                shape::write_hook(hook, w);
+            }
+            if chain.rules.is_some() {
+                w.put(NFTA_CHAIN_USERDATA, &userdata::chain());
+            }
+        },
+    );
 }
 
 fn add_rules(
@@ -296,12 +316,14 @@ fn add_rules(
         let flags = NLM_F_CREATE | NLM_F_APPEND;
         batch.message(
             Label::part(step, part.as_str()),
-            NFT_MSG_NEWRULE,
-            flags,
+            ruleset.table.family,
+            (NFT_MSG_NEWRULE, flags),
             |w| {
                 w.put_text(NFTA_RULE_TABLE, &ruleset.table.name);
                 w.put_text(NFTA_RULE_CHAIN, &chain.name);
-                w.nest(NFTA_RULE_EXPRESSIONS, |w| compiled = compile::rule(rule, w));
+                w.nest(NFTA_RULE_EXPRESSIONS, |w| {
+                    compiled = compile::rule(ruleset.table.family, rule, w)
+                });
                 w.put(NFTA_RULE_USERDATA, &userdata::tag(&tag(rule)));
             },
         );
@@ -310,9 +332,27 @@ fn add_rules(
     Ok(())
 }
 
+/// Adds to a batch a table of a ruleset's family, of a name of its own, with the hooks of the ruleset.
+pub(super) fn probe(ruleset: &Ruleset, batch: &mut Batch) {
+    let mut scratch = Ruleset {
+        sets: Vec::new(),
+        ..ruleset.clone()
+    };
+    scratch.table.name.push_str("-probe");
+    add_table(&scratch, 0, batch);
+    for chain in ruleset.chains.iter().filter(|chain| chain.hook.is_some()) {
+        add_chain(&scratch, chain, 0, batch);
+    }
+}
+
 /// Adds to a batch what removes the table with all that is in it.
 pub(super) fn remove(ruleset: &Ruleset, step: usize, batch: &mut Batch) {
-    batch.message(Label::step(step), NFT_MSG_DELTABLE, 0, |w| {
-        w.put_text(NFTA_TABLE_NAME, &ruleset.table.name);
-    });
+    batch.message(
+        Label::step(step),
+        ruleset.table.family,
+        (NFT_MSG_DELTABLE, 0),
+        |w| {
+            w.put_text(NFTA_TABLE_NAME, &ruleset.table.name);
+        },
+    );
 }

@@ -1,12 +1,12 @@
 //! Facts about the host.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs;
 use std::net::{IpAddr, UdpSocket};
 use std::path::Path;
 
 use netd_model::net::Family;
-use netd_model::observed::HostFacts;
+use netd_model::observed::{HostFacts, Way};
 use netd_model::{IfName, Ns, Prefix};
 
 use super::inet::{self, BY_KERNEL, LOCAL, MAIN, PROTOCOL, RouteView, UNICAST};
@@ -36,6 +36,7 @@ pub(super) fn read(space: &mut Space, resolv_conf: &Path) -> Result<HostFacts, K
         .filter(|route| !is_ours(route, &ours))
         .collect();
     let forward_drop = space.nft()?.observe(&Ns::Host)?.forward_drop;
+    let bridge_tables = space.nft()?.has_bridge_tables()?;
     let settings = |refusal: Refusal| refusal.on("read kernel settings");
     Ok(HostFacts {
         ipv6: ipv6_works().map_err(settings)?,
@@ -46,6 +47,16 @@ pub(super) fn read(space: &mut Space, resolv_conf: &Path) -> Result<HostFacts, K
             .map(|route| route.dst)
             .collect(),
         resolvers: resolvers(&read_resolv_conf(resolv_conf)),
+        addresses: addresses(&foreign, &links),
+        ways: foreign
+            .iter()
+            .filter_map(|route| way(route, &links))
+            .collect(),
+        links: links
+            .iter()
+            .filter_map(|view| IfName::parse(&view.name).ok())
+            .collect(),
+        strict_rp_filter: is_on("net/ipv4/conf/all/rp_filter").map_err(settings)?,
         uplink_mtu: uplink(&foreign)
             .and_then(|index| links.iter().find(|view| view.index == index))
             .map(|view| view.mtu),
@@ -53,7 +64,48 @@ pub(super) fn read(space: &mut Space, resolv_conf: &Path) -> Result<HostFacts, K
         forwarding6: is_on("net/ipv6/conf/all/forwarding").map_err(settings)?,
         accept_ra: accept_ra(&links).map_err(settings)?,
         forward_drop,
+        bridge_tables,
+        local_ports: read_sysctl("net/ipv4/ip_local_port_range")
+            .map_err(settings)?
+            .and_then(|text| port_range(&text)),
+        reserved_ports: read_sysctl("net/ipv4/ip_local_reserved_ports")
+            .map_err(settings)?
+            .map(|text| text.split(',').filter_map(port_range).collect())
+            .unwrap_or_default(),
+        sctp: has_sctp(),
     })
+}
+
+/// The host's own addresses, as its table of local routes has them; not those of `lo`.
+fn addresses(routes: &[RouteView], links: &[LinkView]) -> Vec<IpAddr> {
+    let lo = links
+        .iter()
+        .find(|view| view.name == "lo")
+        .map(|lo| lo.index);
+    let is_single = |route: &&RouteView| {
+        let dst = route.dst;
+        let whole = if dst.base().is_ipv4() { 32 } else { 128 };
+        route.kind == LOCAL && dst.len() == whole && (route.oif != lo || !dst.base().is_loopback())
+    };
+    routes
+        .iter()
+        .filter(is_single)
+        .map(|route| route.dst.base())
+        .collect()
+}
+
+/// A route to others.
+fn way(route: &RouteView, links: &[LinkView]) -> Option<Way> {
+    let index = route
+        .oif
+        .filter(|_| route.kind == UNICAST && route.table == MAIN)?;
+    let dev = links.iter().find(|view| view.index == index)?;
+    Some(Way {
+        to: route.dst,
+        dev: IfName::parse(&dev.name).ok()?,
+        metric: route.metric,
+    })
+    .filter(|way| !every_link_has(way.to))
 }
 
 fn is_on(path: &str) -> Result<bool, Refusal> {
@@ -66,9 +118,36 @@ fn ipv6_works() -> Result<bool, Refusal> {
     Ok(has_ipv6() && socket && !is_on("net/ipv6/conf/default/disable_ipv6")?)
 }
 
-fn bridge_netfilter() -> Result<bool, Refusal> {
-    Ok(is_on("net/bridge/bridge-nf-call-iptables")?
-        || is_on("net/bridge/bridge-nf-call-ip6tables")?)
+fn bridge_netfilter() -> Result<BTreeSet<Family>, Refusal> {
+    let mut families = BTreeSet::new();
+    for (family, path) in [
+        (Family::V4, "net/bridge/bridge-nf-call-iptables"),
+        (Family::V6, "net/bridge/bridge-nf-call-ip6tables"),
+    ] {
+        if is_on(path)? {
+            families.insert(family);
+        }
+    }
+    Ok(families)
+}
+
+/// Two ports, or one twice: `32768 60999`, `8080-8090`, `8080`.
+fn port_range(text: &str) -> Option<(u16, u16)> {
+    let mut ports = text
+        .split(|c: char| c == '-' || c.is_whitespace())
+        .filter(|word| !word.is_empty());
+    let first = ports.next()?.parse().ok()?;
+    let last = ports.next().map_or(Some(first), |word| word.parse().ok())?;
+    (first <= last).then_some((first, last))
+}
+
+/// Whether the kernel has loaded SCTP. Asking for a socket would load it, on a host that may well not want it.
+fn has_sctp() -> bool {
+    let protocols = fs::read_to_string("/proc/net/protocols").unwrap_or_default();
+    let mut names = protocols
+        .lines()
+        .filter_map(|line| line.split_whitespace().next());
+    names.any(|name| name == "SCTP")
 }
 
 fn routes(space: &mut Space) -> Result<Vec<RouteView>, Refusal> {
@@ -156,6 +235,16 @@ fn accept_ra(links: &[LinkView]) -> Result<Vec<IfName>, Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn port_ranges_are_read_in_each_form() {
+        assert_eq!(port_range("32768\t60999"), Some((32768, 60999)));
+        assert_eq!(port_range("8080-8090"), Some((8080, 8090)));
+        assert_eq!(port_range("9000"), Some((9000, 9000)));
+        for text in ["", "x", "9-8", "1 x"] {
+            assert_eq!(port_range(text), None, "{text:?}");
+        }
+    }
 
     #[test]
     fn resolvers_are_the_nameserver_lines() {

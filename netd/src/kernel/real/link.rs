@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use netd_model::counters::{Both, Count, LinkCount};
 use netd_model::object::{Link, LinkKind};
 use netd_model::{IfName, Mac, Ns, Owner};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
@@ -38,6 +39,7 @@ const MTU: u16 = 4;
 const MASTER: u16 = 10;
 const LINKINFO: u16 = 18;
 const IFALIAS: u16 = 20;
+const STATS64: u16 = 23;
 const GROUP: u16 = 27;
 const INFO_KIND: u16 = 1;
 const INFO_PORT_KIND: u16 = 4;
@@ -45,6 +47,8 @@ const INFO_PORT_DATA: u16 = 5;
 const LINK: u16 = 5;
 const PORT_STATE: u16 = 1;
 const PORT_HAIRPIN: u16 = 4;
+/// IFLA_BRPORT_ISOLATED.
+const PORT_ISOLATED: u16 = 33;
 
 /// What netd reads of a link.
 #[derive(Clone, Debug)]
@@ -61,10 +65,39 @@ pub(super) struct LinkView {
     pub(super) peer: Option<u32>,
     /// Whether it is a bridge port that sends frames back out of itself; none if it is no bridge port.
     pub(super) hairpin: Option<bool>,
+    /// Whether it is a bridge port that sends nothing to others of its kind.
+    pub(super) isolated: bool,
     /// Whether it is a bridge port that passes frames.
     pub(super) forwarding: bool,
     /// The owner that its alias names.
     pub(super) owner: Option<Owner>,
+}
+
+/// The name and the counters of a link of netd's that is a container's end on the host, as the container sees them.
+pub(super) fn read_count(body: &[u8]) -> Option<(IfName, LinkCount)> {
+    let attrs = Attrs::behind(body, IFINFOMSG);
+    let alias = attrs.find(IFALIAS).map(text)?;
+    Owner::from_mark(&alias)?.container()?;
+    // struct rtnl_link_stats64 (linux/if_link.h): rx_packets, tx_packets, rx_bytes, tx_bytes, .., tx_dropped.
+    let stats = attrs.find(STATS64)?;
+    let number = |at: usize| {
+        let bytes = stats.get(at * 8..at * 8 + 8)?;
+        Some(u64::from_ne_bytes(bytes.try_into().ok()?))
+    };
+    let count = |packets, bytes| {
+        Some(Count {
+            packets: number(packets)?,
+            bytes: number(bytes)?,
+        })
+    };
+    let count = LinkCount {
+        both: Both {
+            received: count(1, 3)?,
+            sent: count(0, 2)?,
+        },
+        dropped: number(7)?,
+    };
+    Some((IfName::parse(&text(attrs.find(IFNAME)?)).ok()?, count))
 }
 
 impl LinkView {
@@ -88,6 +121,7 @@ impl LinkView {
             group: attrs.u32(GROUP).unwrap_or(0),
             peer: attrs.u32(LINK),
             hairpin: is_port.then(|| first(PORT_HAIRPIN) == Some(1)),
+            isolated: first(PORT_ISOLATED) == Some(1),
             forwarding: is_port && first(PORT_STATE) == Some(FORWARDING),
             owner: attrs
                 .find(IFALIAS)
@@ -233,12 +267,13 @@ pub(super) fn change(index: u32, link: &Link, master: Option<u32>) -> Request {
 }
 
 /// Sets the flags of a bridge port. RTM_SETLINK would ignore them.
-pub(super) fn set_port(index: u32, hairpin: bool) -> Request {
+pub(super) fn set_port(index: u32, hairpin: bool, isolated: bool) -> Request {
     let message = LinkUnspec::new_with_index(index)
         .set_port_kind(InfoPortKind::Bridge)
-        .set_port_data(InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(
-            hairpin,
-        )]))
+        .set_port_data(InfoPortData::BridgePort(vec![
+            InfoBridgePort::HairpinMode(hairpin),
+            InfoBridgePort::Isolated(isolated),
+        ]))
         .build();
     Request::set(&RouteNetlinkMessage::NewLink(message), 0)
 }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
+use netd_model::counters::Counters;
 use netd_model::observed::{HostFacts, Observed};
 use netd_model::{ContainerId, Ns, Object};
 use nix::errno::Errno;
@@ -35,6 +36,7 @@ mod ns;
 mod observe;
 mod ops;
 mod ports;
+mod relay;
 mod removal;
 mod space;
 mod watch;
@@ -182,6 +184,19 @@ impl Kernel for RealKernel {
         // A second one would only tell everything twice.
         let _ = self.watch.set(watch);
         Ok(())
+    }
+
+    fn counters(&self) -> Result<Counters, KernelError> {
+        let mut host = self.shared.host_space()?;
+        let nft = host.nft()?.counters()?;
+        let links = host.route.dump(&link::all(), link::read_count);
+        Ok(Counters {
+            ports: nft,
+            links: links
+                .map_err(|refusal| refusal.on("list links"))?
+                .into_iter()
+                .collect(),
+        })
     }
 
     fn facts(&self) -> Result<HostFacts, KernelError> {

@@ -141,11 +141,12 @@ fn look_at_links(ns: &Ns, links: &[LinkView], wanted: &[&Object], observed: &mut
         };
         if let Some(hairpin) = view.hairpin
             && is_host(ns)
-            && (hairpin || ports.contains(&link.name))
+            && (hairpin || view.isolated || ports.contains(&link.name))
         {
             let port = BridgePort {
                 ifname: link.name.clone(),
                 hairpin,
+                isolated: view.isolated,
                 owner: link.owner.clone(),
             };
             observed.insert(Object::BridgePort(port));

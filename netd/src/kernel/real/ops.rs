@@ -145,7 +145,7 @@ pub(super) fn change_link(space: &mut Space, to: &Link) -> Done {
 /// Sets the flags of a bridge port.
 pub(super) fn set_port(host: &mut Space, port: &BridgePort) -> Done {
     let index = host.index(&port.ifname)?;
-    all(host, &[link::set_port(index, port.hairpin)])
+    all(host, &[link::set_port(index, port.hairpin, port.isolated)])
 }
 
 /// Brings `lo` up.

@@ -240,7 +240,7 @@ async fn connect_and_disconnect_change_routes_names_and_ports() {
         Code::EndpointExists
     );
     assert_eq!(
-        code(lab.handle.ask(join("none"), false).await),
+        code(lab.handle.ask(join("nothing"), false).await),
         Code::NetworkNotFound
     );
     lab.assert_healthy().await;

@@ -1,13 +1,14 @@
 //! Containers: what an attach reserves and a detach gives back.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use netd_model::desired::{self, FAMILIES};
 use netd_model::error::{Code, Error, Result};
 use netd_model::id::shorten;
-use netd_model::net::{IfName, Mac};
-use netd_model::record::{Container, Endpoint, Phase};
-use netd_model::request::{Attach, Join};
+use netd_model::net::{IfName, Mac, Prefix, Proto};
+use netd_model::record::{Container, Endpoint, Network, Phase};
+use netd_model::request::{Attach, Join, Publish};
 use netd_model::{ContainerId, NetworkId};
 
 use super::pools::ipam_error;
@@ -39,23 +40,27 @@ impl World {
         )
     }
 
-    /// Reserves everything an attach needs; on an error nothing is reserved.
+    /// Reserves everything an attach needs; on an error nothing is reserved. `avoid` are host ports that another program
+    /// turned out to hold: netd does not choose them.
     pub(crate) fn reserve(
         &mut self,
         attach: Attach,
         id: ContainerId,
         identity: (u64, u64),
         now: Duration,
+        avoid: &[(Proto, u16)],
     ) -> Result<&Container> {
         self.check_free(&attach, &id, identity)?;
+        let ports = self.ports.choose(&attach.publish, avoid, &self.facts)?;
         let mut container = Container {
             name: attach.name.clone(),
             hostname: attach.hostname.clone(),
             netns: attach.netns.clone(),
             netns_identity: identity,
             endpoints: Vec::new(),
-            ports: attach.publish.clone(),
+            ports,
             dns: attach.dns.clone(),
+            extra_hosts: attach.extra_hosts.clone(),
             labels: attach.labels.clone(),
             phase: Phase::Attaching,
             unknown: serde_json::Map::new(),
@@ -109,14 +114,8 @@ impl World {
                 ),
             ));
         }
-        for port in &attach.publish {
-            let holders = self
-                .ports
-                .get(&(port.proto, port.host_port))
-                .into_iter()
-                .flatten();
-            if let Some((other, held)) = holders.into_iter().find(|(_, held)| held.conflicts(port))
-            {
+        for port in attach.publish.iter().filter_map(Publish::exact) {
+            if let Some((other, held)) = self.ports.holder(&port) {
                 let name = self
                     .containers
                     .get(other)
@@ -134,15 +133,13 @@ impl World {
     fn check_publish(&self, container: &Container) -> Result<()> {
         let network = |id: &NetworkId| self.network(id);
         for port in &container.ports {
-            let served = FAMILIES.into_iter().any(|family| {
-                desired::port_serves(port, family)
-                    && desired::gateway_endpoint(container, family, network).is_some()
-            });
+            let way = |family| desired::way(container, port, family, network, &self.facts);
+            let served = FAMILIES.into_iter().any(|family| way(family).is_some());
             if !served {
                 return Err(Error::new(
                     Code::InvalidPublish,
                     format!(
-                        "port {port} cannot be published: {} has no address of that family on a network that is not internal",
+                        "port {port} cannot be published: {} has no address of that family on a network that it can leave (not internal, not isolated)",
                         container.name
                     ),
                 ));
@@ -188,11 +185,17 @@ impl World {
             ));
         }
         let ifname = free_ifname(container, join)?;
-        let ips = net.addresses(join, now)?;
+        check_allowed(&net.record, join)?;
+        let join = &net.with_kept(&container.name, join);
+        let ips = net.addresses(join, &container.name, now)?;
         let mac = join
             .mac
             .or_else(|| ips.first().map(|ip| Mac::of_address(*ip)));
-        let Some(mac) = mac.filter(|mac| !net.macs.contains(mac)) else {
+        let is_free = |mac: &Mac| {
+            let kept = net.mac_kept_for(*mac);
+            !net.macs.contains(mac) && kept.is_none_or(|name| *name == container.name)
+        };
+        let Some(mac) = mac.filter(is_free) else {
             net.give_back(&ips, GiveBack::Unused);
             let text = mac.map_or_else(String::new, |mac| mac.to_string());
             return Err(Error::new(
@@ -209,6 +212,9 @@ impl World {
             host_ifname: Endpoint::host_ifname(&container.id, &id),
             network: id,
             aliases: join.aliases.clone(),
+            allow: join.allow.clone(),
+            gw_priority: join.gw_priority,
+            sysctls: join.sysctls.clone(),
             unknown: serde_json::Map::new(),
             ifname,
             mac,
@@ -221,10 +227,7 @@ impl World {
             .insert(container.name.clone(), container.id.clone());
         self.sandboxes
             .insert(container.netns_identity, container.id.clone());
-        for port in &container.ports {
-            let entry = self.ports.entry((port.proto, port.host_port)).or_default();
-            entry.push((container.id.clone(), port.clone()));
-        }
+        self.ports.enter(&container.id, &container.ports);
         let id = container.id.clone();
         self.containers.entry(id).insert_entry(container).into_mut()
     }
@@ -241,7 +244,11 @@ impl World {
                     ),
                 ));
             };
-            for ip in &endpoint.ips {
+            let free = endpoint
+                .ips
+                .iter()
+                .filter(|ip| net.kept_for(**ip).is_none());
+            for ip in free.copied().collect::<Vec<_>>().iter() {
                 if let Some(pool) = net.pools.iter_mut().find(|pool| pool.contains(*ip)) {
                     pool.adopt(*ip).map_err(ipam_error)?;
                     // The round goes on behind the highest, for the last one released is not known.
@@ -253,6 +260,12 @@ impl World {
             net.macs.insert(endpoint.mac);
             net.members.insert(container.id.clone());
         }
+        let asked = container.request.publish.iter().zip(&container.ports);
+        let chosen = asked.filter(|(asked, _)| asked.choice().is_none());
+        // As with addresses: behind the highest.
+        let highest = chosen.map(|(_, port)| port.host_port).max();
+        self.ports
+            .set_last(self.ports.last().max(highest.unwrap_or(0)));
         self.insert(container);
         Ok(())
     }
@@ -272,12 +285,7 @@ impl World {
         let container = self.containers.remove(id)?;
         self.container_names.remove(&container.name);
         self.sandboxes.remove(&container.netns_identity);
-        for port in &container.ports {
-            if let Some(list) = self.ports.get_mut(&(port.proto, port.host_port)) {
-                list.retain(|(holder, _)| holder != id);
-            }
-        }
-        self.ports.retain(|_, list| !list.is_empty());
+        self.ports.leave(id, &container.ports);
         self.give_back(&container, how);
         Some(container)
     }
@@ -361,6 +369,31 @@ fn vanished(id: &ContainerId) -> Error {
         Code::ContainerNotFound,
         format!("container {} is gone", id.short()),
     )
+}
+
+/// Nobody may speak for the gateway.
+fn check_allowed(network: &Network, join: &Join) -> Result<()> {
+    let held = |prefix: &Prefix| {
+        let gateway = |ip: &IpAddr| prefix.contains(*ip);
+        FAMILIES
+            .into_iter()
+            .filter_map(|family| network.gateway(family))
+            .find(gateway)
+    };
+    match join
+        .allow
+        .iter()
+        .find_map(|prefix| Some((prefix, held(prefix)?)))
+    {
+        Some((prefix, gateway)) => Err(Error::new(
+            Code::InvalidAllow,
+            format!(
+                "{prefix} holds {gateway}, the gateway of network {}: allow prefixes without it",
+                network.name
+            ),
+        )),
+        None => Ok(()),
+    }
 }
 
 /// The interface name asked for, or the first free `ethN`.

@@ -14,14 +14,17 @@ use netd_model::error::{Code, Error, Result};
 use netd_model::id::{Name, shorten};
 use netd_model::net::{Family, Proto};
 use netd_model::observed::HostFacts;
-use netd_model::record::{Container, Phase, Port};
+use netd_model::record::{Container, Phase};
 use netd_model::{ContainerId, NetworkId, Object, Owner};
 
 mod containers;
 mod networks;
 mod pools;
+mod ports;
+mod reservations;
 
 use pools::Net;
+use ports::HostPorts;
 
 /// Ports of one bridge: the kernel numbers them with 10 bits and keeps 0 (net/bridge/br_private.h, BR_MAX_PORTS).
 pub(crate) const BRIDGE_PORTS_MAX: usize = 1023;
@@ -40,7 +43,7 @@ pub(crate) struct World {
     containers: BTreeMap<ContainerId, Container>,
     container_names: HashMap<Name, ContainerId>,
     sandboxes: HashMap<(u64, u64), ContainerId>,
-    ports: HashMap<(Proto, u16), Vec<(ContainerId, Port)>>,
+    ports: HostPorts,
 }
 
 /// How an address is given back.
@@ -52,9 +55,9 @@ pub(crate) enum GiveBack {
     Used(Duration),
 }
 
-/// Where the round of each pool stands.
+/// Where the round of each pool, and that of the host ports, stands.
 #[derive(Debug)]
-pub(crate) struct Rounds(Vec<(NetworkId, Vec<IpAddr>)>);
+pub(crate) struct Rounds(Vec<(NetworkId, Vec<IpAddr>)>, u16);
 
 impl World {
     pub(crate) fn new(facts: HostFacts, ula_seed: [u8; 5]) -> Self {
@@ -69,7 +72,7 @@ impl World {
             containers: BTreeMap::new(),
             container_names: HashMap::new(),
             sandboxes: HashMap::new(),
-            ports: HashMap::new(),
+            ports: HostPorts::default(),
         }
     }
 
@@ -95,11 +98,13 @@ impl World {
     pub(crate) fn rounds(&self) -> Rounds {
         let pools = |net: &Net| net.pools.iter().map(netd_ipam::Pool::cursor).collect();
         let rounds = self.networks.iter();
-        Rounds(rounds.map(|(id, net)| (id.clone(), pools(net))).collect())
+        let pools = rounds.map(|(id, net)| (id.clone(), pools(net))).collect();
+        Rounds(pools, self.ports.last())
     }
 
     /// Goes on where the rounds stood: a dry run leaves no trace.
-    pub(crate) fn set_rounds(&mut self, Rounds(rounds): Rounds) {
+    pub(crate) fn set_rounds(&mut self, Rounds(rounds, port): Rounds) {
+        self.ports.set_last(port);
         for (id, cursors) in rounds {
             let pools = self.networks.get_mut(&id).map(|net| net.pools.iter_mut());
             let pools = pools.into_iter().flatten();
@@ -114,7 +119,7 @@ impl World {
         if self.purged {
             Vec::new()
         } else {
-            desired::host(&self.host_changes)
+            desired::host(&self.host_changes, &self.facts)
         }
     }
 
@@ -165,15 +170,7 @@ impl World {
 
     /// Local addresses on which a wildcard UDP port belongs to a publish of its own.
     pub(crate) fn exact_publishes(&self, family: Family, port: u16) -> Vec<IpAddr> {
-        self.ports
-            .get(&(Proto::Udp, port))
-            .into_iter()
-            .flatten()
-            .filter_map(|(_, port)| {
-                port.host_ip
-                    .filter(|ip| Family::of(*ip) == family && !ip.is_unspecified())
-            })
-            .collect()
+        self.ports.exact(Proto::Udp, family, port)
     }
 }
 

@@ -2,11 +2,10 @@
 
 use ipnetwork::IpNetwork;
 use netd_ipam::{AutoRange, Pool};
-use netd_model::desired::FAMILIES;
 use netd_model::error::{Code, Error, Result};
-use netd_model::net::{Family, Mac, Prefix};
-use netd_model::record::{Driver, Mode, Network, PREDEFINED, Phase, Subnet};
-use netd_model::request::CreateNetwork;
+use netd_model::net::{Family, Prefix};
+use netd_model::record::{Driver, Network, PREDEFINED, Phase, Subnet};
+use netd_model::request::{CreateNetwork, check_gateways, meaning};
 use netd_model::{ContainerId, NetworkId};
 use std::collections::BTreeSet;
 
@@ -36,6 +35,9 @@ impl World {
         }
         if let Some(id) = self.network_names.get(reference) {
             return Ok(id.clone());
+        }
+        if let Some(error) = meaning(reference) {
+            return Err(error);
         }
         find(
             reference,
@@ -70,12 +72,20 @@ impl World {
                 ),
             ));
         }
+        let subnets = self.subnets(request)?;
+        let prefixes: Vec<Prefix> = subnets.iter().map(|s| s.subnet).collect();
+        check_gateways(&request.routes, &prefixes)?;
         Ok(Network {
-            subnets: self.subnets(request)?,
+            subnets,
+            routes: request.routes.clone(),
+            access: request.access.clone(),
+            reservations: std::collections::BTreeMap::new(),
             name: request.name.clone(),
             driver: Driver::Bridge,
             internal: request.internal,
-            mode: Mode::Nat,
+            mode: request.modes[0],
+            mode6: Some(request.modes[1]).filter(|mode6| *mode6 != request.modes[0]),
+            policy: request.policy.clone(),
             mtu: request.mtu.or(self.facts.uplink_mtu).unwrap_or(1500),
             dns: request.dns.clone(),
             naming: request.naming.clone(),
@@ -87,7 +97,7 @@ impl World {
     }
 
     fn subnets(&self, request: &CreateNetwork) -> Result<Vec<Subnet>> {
-        if request.ipv6 && !self.facts.ipv6 {
+        if request.families.contains(&Family::V6) && !self.facts.ipv6 {
             return Err(Error::new(
                 Code::InvalidIpv6,
                 format!(
@@ -97,10 +107,7 @@ impl World {
             ));
         }
         let mut subnets = Vec::new();
-        for family in FAMILIES
-            .into_iter()
-            .filter(|family| *family == Family::V4 || request.ipv6)
-        {
+        for family in request.families.iter().copied() {
             match request
                 .subnets
                 .iter()
@@ -185,7 +192,7 @@ impl World {
                 Pool::new(
                     s.subnet.network(),
                     s.ip_range.map(Prefix::network),
-                    Some(s.gateway),
+                    record.gateway(s.subnet.family()),
                     &[],
                 )
                 .map_err(ipam_error)
@@ -193,21 +200,15 @@ impl World {
             .collect::<Result<Vec<_>>>()?;
         self.network_names
             .insert(record.name.clone(), record.id.clone());
-        let macs = record
-            .subnets
-            .first()
-            .map(|s| Mac::of_address(s.gateway))
-            .into_iter()
-            .collect();
-        self.networks.insert(
-            record.id.clone(),
-            Net {
-                record,
-                pools,
-                members: BTreeSet::new(),
-                macs,
-            },
-        );
+        let macs = [record.mac()].into();
+        let mut net = Net {
+            record,
+            pools,
+            members: BTreeSet::new(),
+            macs,
+        };
+        net.keep_all()?;
+        self.networks.insert(net.record.id.clone(), net);
         Ok(())
     }
 

@@ -26,14 +26,19 @@ pub(super) struct Net {
 
 impl Net {
     /// One address for each family of the network: the one asked for, else the next.
-    pub(super) fn addresses(&mut self, join: &Join, now: Duration) -> Result<Vec<IpAddr>> {
+    pub(super) fn addresses(
+        &mut self,
+        join: &Join,
+        name: &Name,
+        now: Duration,
+    ) -> Result<Vec<IpAddr>> {
         let mut ips: Vec<IpAddr> = Vec::new();
         for family in FAMILIES {
             let asked = match family {
                 Family::V4 => join.ip.map(IpAddr::V4),
                 Family::V6 => join.ip6.map(IpAddr::V6),
             };
-            match self.address(family, asked, now) {
+            match self.address(family, asked, name, now) {
                 Ok(ip) => ips.extend(ip),
                 Err(error) => {
                     self.give_back(&ips, GiveBack::Unused);
@@ -48,8 +53,19 @@ impl Net {
         &mut self,
         family: Family,
         asked: Option<IpAddr>,
+        container: &Name,
         now: Duration,
     ) -> Result<Option<IpAddr>> {
+        if let Some((ip, kept)) = asked.and_then(|ip| Some((ip, self.kept_for(ip)?))) {
+            if kept == container {
+                return Ok(Some(ip));
+            }
+            let text = format!("address {ip} is kept for container {kept}: choose another");
+            return Err(in_network(
+                Error::new(Code::AddressInUse, text),
+                &self.record.name,
+            ));
+        }
         let pool = self
             .pools
             .iter_mut()
@@ -75,7 +91,8 @@ impl Net {
     }
 
     pub(super) fn give_back(&mut self, ips: &[IpAddr], how: GiveBack) {
-        for ip in ips {
+        let kept: Vec<bool> = ips.iter().map(|ip| self.kept_for(*ip).is_some()).collect();
+        for (ip, _) in ips.iter().zip(kept).filter(|(_, is_kept)| !is_kept) {
             let Some(pool) = self.pools.iter_mut().find(|pool| pool.contains(*ip)) else {
                 continue;
             };

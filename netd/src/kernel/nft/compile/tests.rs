@@ -6,7 +6,7 @@ use super::*;
 
 fn compiled(stmts: &[Stmt]) -> Result<Writer, Unsupported> {
     let mut w = Writer::default();
-    rule(stmts, &mut w).map(|()| w)
+    rule(TableFamily::Inet, stmts, &mut w).map(|()| w)
 }
 
 #[test]

@@ -1,6 +1,6 @@
 use std::net::{IpAddr, Ipv4Addr};
 
-use netd_model::net::{Family, IfName};
+use netd_model::net::{Family, IfName, Mac};
 use netd_model::skeleton;
 use proptest::prelude::*;
 
@@ -97,6 +97,7 @@ fn elements_that_do_not_fit_their_set_are_refused() {
     let name = || Datum::Ifname(IfName::parse("br0").unwrap());
     let bridges = spec(skeleton::BRIDGES);
     let other = || Datum::Ifname(IfName::parse("br1").unwrap());
+    let in_family = || vec![name(), Datum::NfProto(2)];
     let with = |first, last, data| element("x", vec![first], vec![last], data);
     for (spec, element, why) in [
         (
@@ -115,8 +116,8 @@ fn elements_that_do_not_fit_their_set_are_refused() {
             "data",
         ),
         (
-            &spec(skeleton::FROM),
-            with(name(), name(), ElementData::None),
+            &spec(skeleton::EGRESS),
+            element("x", in_family(), in_family(), ElementData::None),
             "data",
         ),
         (&spec("guard4"), guard(9, 8), "empty"),
@@ -134,8 +135,14 @@ fn every_set_keeps_its_elements() {
         Field::L4Proto => Datum::L4Proto(6),
         Field::Port => Datum::Port(u16::from(seed)),
         Field::NfProto => Datum::NfProto(Family::V4.nfproto()),
+        Field::Mac => Datum::Mac(Mac::new([2, 0, 0, 0, 0, seed]).unwrap()),
+        Field::EtherType | Field::ArpOp | Field::Icmp6Type => panic!("{field:?} is in no key"),
     };
-    for spec in skeleton::host().sets {
+    for spec in skeleton::host()
+        .sets
+        .into_iter()
+        .chain(skeleton::bridge().sets)
+    {
         let values = |fields: &[Field], seed| fields.iter().map(|f| datum(f, seed)).collect();
         let data = match &spec.kind {
             SetKind::Set => ElementData::None,

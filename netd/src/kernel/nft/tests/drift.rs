@@ -180,10 +180,10 @@ fn other_version() -> Ruleset {
         point: HookPoint::Input,
         priority: 0,
     };
-    other.sets.push(other_set("nohost", vec![Field::Ifname]));
+    other.sets.push(other_set("gone", vec![Field::Ifname]));
     let lookup = netd_model::nft::Stmt::Lookup {
         key: vec![netd_model::nft::Expr::Iifname],
-        set: "nohost".to_owned(),
+        set: "gone".to_owned(),
         invert: false,
     };
     let drop = netd_model::nft::Stmt::Verdict(Verdict::Drop);
@@ -241,7 +241,7 @@ kernel_test! {
         by_hand(|batch| flush(batch, "raw"));
         let before = snapshot(&mut nft);
         let nowhere = ElementData::Verdict(Verdict::Goto("no-such-chain".to_owned()));
-        let bad = Op::Add(Object::Element(single("from", vec![name("br9")], nowhere)));
+        let bad = Op::Add(Object::Element(single("egress", vec![name("br9"), Datum::NfProto(2)], nowhere)));
         nft.apply(&[install(), bad]).unwrap_err();
         assert_eq!(snapshot(&mut nft), before);
     }

@@ -123,11 +123,11 @@ kernel_test! {
     fn a_batch_with_one_bad_operation_leaves_nothing() {
         let mut nft = installed();
         let nowhere = ElementData::Verdict(Verdict::Goto("no-such-chain".to_owned()));
-        let bad = single(skeleton::FROM, vec![name("br9")], nowhere);
+        let bad = single(skeleton::EGRESS, vec![name("br9"), Datum::NfProto(2)], nowhere);
         let mut ops = add(&of_every_kind());
         ops.insert(ops.len() / 2, Op::Add(Object::Element(bad)));
         let error = nft.apply(&ops).unwrap_err();
-        assert!(error.to_string().starts_with("add element from { br9 : "), "{error}");
+        assert!(error.to_string().starts_with("add element egress { br9 . ipv4 : "), "{error}");
         assert!(holds(&mut nft, &[]));
         // And without a table nothing is made at all.
         by_hand(|batch| delete_table(batch, skeleton::TABLE));
@@ -173,10 +173,10 @@ kernel_test! {
         // One bad one among the last is named, and everything stays as it was.
         let mut ops = remove(&many);
         let nowhere = ElementData::Verdict(Verdict::Goto("no-such-chain".to_owned()));
-        let bad = Op::Add(Object::Element(single("from", vec![name("br9")], nowhere)));
+        let bad = Op::Add(Object::Element(single("egress", vec![name("br9"), Datum::NfProto(2)], nowhere)));
         ops.insert(9_990, bad);
         let error = nft.apply(&ops).unwrap_err();
-        assert!(error.to_string().starts_with("add element from { br9 : "), "{error}");
+        assert!(error.to_string().starts_with("add element egress { br9 . ipv4 : "), "{error}");
         assert_eq!(elements(&mut nft).len(), 10_000);
         nft.apply(&remove(&many)).unwrap();
         assert_eq!(elements(&mut nft), []);
@@ -220,9 +220,9 @@ kernel_test! {
         assert!(holds(&mut nft, &many));
         let nowhere = ElementData::Verdict(Verdict::Goto("no-such-chain".to_owned()));
         let mut bad = remove(&many);
-        bad.extend(add(&[single("from", vec![name("br9")], nowhere)]));
+        bad.extend(add(&[single("egress", vec![name("br9"), Datum::NfProto(2)], nowhere)]));
         let error = nft.apply(&bad).unwrap_err();
-        assert!(error.to_string().starts_with("add element from { br9 : "), "{error}");
+        assert!(error.to_string().starts_with("add element egress { br9 . ipv4 : "), "{error}");
         assert!(holds(&mut nft, &many));
         nft.apply(&remove(&many)).unwrap();
         assert!(holds(&mut nft, &[]));

@@ -63,13 +63,13 @@ kernel_test! {
     fn an_element_without_a_mark_is_observed_as_the_hosts() {
         let mut nft = installed();
         by_hand(|batch| {
-            batch.element(0, NFT_MSG_NEWSETELEM, (skeleton::TABLE, skeleton::BRIDGES), |w| {
+            batch.element(0, NFT_MSG_NEWSETELEM, (&skeleton::host_table(), skeleton::BRIDGES), |w| {
                 w.nest(NFTA_LIST_ELEM, |w| {
                     w.nest(NFTA_SET_ELEM_KEY, |w| w.put(NFTA_DATA_VALUE, b"eth0\0\0\0\0\0\0\0\0\0\0\0\0"));
                 });
             });
             // No interface can have this name, so no operation could remove it.
-            batch.element(0, NFT_MSG_NEWSETELEM, (skeleton::TABLE, skeleton::BRIDGES), |w| {
+            batch.element(0, NFT_MSG_NEWSETELEM, (&skeleton::host_table(), skeleton::BRIDGES), |w| {
                 w.nest(NFTA_LIST_ELEM, |w| {
                     w.nest(NFTA_SET_ELEM_KEY, |w| w.put(NFTA_DATA_VALUE, &[b'*'; 16]));
                 });

@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
-use netd_model::nft::text;
+use netd_model::nft::{Expr, Stmt, text};
 
 use super::*;
 
@@ -35,9 +35,9 @@ fn nft(arguments: &[&str], input: &str) -> Option<String> {
 /// Elements are left out: `nft` adds one to a set of intervals that says nothing.
 fn bytecode() -> Option<String> {
     let all = nft(&["--debug=netlink", "list", "ruleset"], "")?;
-    let lines = all.split("table inet").next().unwrap().lines();
-    let of_rule =
-        |line: &&str| line.starts_with("  [") || (line.starts_with("inet") && !line.contains('@'));
+    let lines = all.split("\ntable ").next().unwrap().lines();
+    let family = |line: &str| line.starts_with("inet") || line.starts_with("bridge");
+    let of_rule = |line: &&str| line.starts_with("  [") || (family(line) && !line.contains('@'));
     let less_handles = |line: &str| {
         line.trim_end_matches(|c: char| c == ' ' || c.is_ascii_digit())
             .to_owned()
@@ -80,7 +80,7 @@ fn agrees_with_nft(ruleset: &Ruleset, elements: &[Element]) {
     assert_eq!(
         our_bytecode
             .lines()
-            .filter(|line| line.starts_with("inet"))
+            .filter(|line| !line.starts_with("  ["))
             .count(),
         rules
     );
@@ -120,7 +120,8 @@ fn add_element(element: &Element) -> String {
     };
     let comment = element.owner.mark();
     format!(
-        "add element inet netd {} {{ {interval} comment \"{comment}\"{data} }}\n",
+        "add element {} netd {} {{ {interval} comment \"{comment}\"{data} }}\n",
+        key.table.family.as_str(),
         key.set
     )
 }
@@ -128,6 +129,20 @@ fn add_element(element: &Element) -> String {
 kernel_test! {
     fn the_hosts_rules_are_what_nft_makes_of_them() {
         agrees_with_nft(&skeleton::host(), &[]);
+    }
+}
+
+kernel_test! {
+    fn the_rules_of_bridges_are_what_nft_makes_of_them() {
+        // nft 1.0.6 has no word for the target of an advertisement.
+        let mut ruleset = skeleton::bridge();
+        for chain in &mut ruleset.chains {
+            let has_target = |rule: &Vec<Stmt>| rule.iter().any(|stmt| {
+                matches!(stmt, Stmt::Lookup { key, .. } if key.contains(&Expr::NdTarget))
+            });
+            chain.rules.iter_mut().for_each(|rules| rules.retain(|rule| !has_target(rule)));
+        }
+        agrees_with_nft(&ruleset, &of_every_port());
     }
 }
 

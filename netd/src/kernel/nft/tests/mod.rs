@@ -3,8 +3,10 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::mpsc;
 
-use netd_model::net::{Family, IfName};
-use netd_model::nft::{Datum, Element, ElementData, ElementKey, Field, SetKind, SetSpec, Verdict};
+use netd_model::net::{Family, IfName, Mac};
+use netd_model::nft::{
+    Datum, Element, ElementData, ElementKey, Field, SetKind, SetSpec, TableFamily, Verdict,
+};
 use netd_model::{ContainerId, NetworkId, Object, Op, Owner};
 use nix::sched::{CloneFlags, unshare};
 
@@ -194,7 +196,12 @@ fn by_hand(messages: impl FnOnce(&mut Batch)) {
 
 /// A message of another program.
 fn message(batch: &mut Batch, kind: u16, body: impl FnOnce(&mut Writer)) {
-    batch.message(Label::step(0), kind, NLM_F_CREATE, body);
+    batch.message(
+        Label::step(0),
+        TableFamily::Inet,
+        (kind, NLM_F_CREATE),
+        body,
+    );
 }
 
 /// Adds a rule of another program that accepts everything to a chain.
@@ -203,7 +210,8 @@ fn foreign_rule(batch: &mut Batch, chain: &str) {
         w.put_text(NFTA_RULE_TABLE, skeleton::TABLE);
         w.put_text(NFTA_RULE_CHAIN, chain);
         w.nest(NFTA_RULE_EXPRESSIONS, |w| {
-            compile::rule(&[netd_model::nft::Stmt::Verdict(Verdict::Accept)], w).unwrap();
+            let accept = [netd_model::nft::Stmt::Verdict(Verdict::Accept)];
+            compile::rule(TableFamily::Inet, &accept, w).unwrap();
         });
     });
 }
@@ -252,12 +260,39 @@ fn of_every_kind() -> Vec<Element> {
         single("masq", vec![name("br0"), proto(Family::V4)], none()),
         single("masq", vec![name("br0"), proto(Family::V6)], none()),
         single("forwarding", vec![proto(Family::V6)], none()),
-        single("from", vec![name("br1")], verdict(Verdict::Drop)),
-        single("from", vec![name("br2")], verdict(Verdict::Accept)),
-        single("from", vec![name("br3")], verdict(Verdict::Return)),
+        single("apart", vec![name("br7"), name("br7")], none()),
+        single("nohost", vec![name("br1"), proto(Family::V4)], none()),
+        single("trusted", vec![name("wg0"), name("br0")], none()),
         single(
-            "from",
-            vec![name("br4")],
+            "snat4",
+            vec![name("br0")],
+            ElementData::Values(vec![ip4(9)]),
+        ),
+        single(
+            "snat6",
+            vec![name("br0")],
+            ElementData::Values(vec![ip6(9)]),
+        ),
+        single("open4", vec![ip4(1), tcp(), port(80)], none()),
+        single("open6", vec![ip6(1), udp(), port(80)], none()),
+        single(
+            "egress",
+            vec![name("br1"), proto(Family::V4)],
+            verdict(Verdict::Drop),
+        ),
+        single(
+            "egress",
+            vec![name("br2"), proto(Family::V4)],
+            verdict(Verdict::Accept),
+        ),
+        single(
+            "egress",
+            vec![name("br3"), proto(Family::V4)],
+            verdict(Verdict::Return),
+        ),
+        single(
+            "egress",
+            vec![name("br4"), proto(Family::V6)],
             verdict(Verdict::Jump("to_nat".to_owned())),
         ),
         single("to", vec![name("br0"), proto(Family::V4)], goto()),
@@ -323,6 +358,29 @@ fn of_every_kind() -> Vec<Element> {
     ]
 }
 
+/// Elements of every set of the bridges' table.
+fn of_every_port() -> Vec<Element> {
+    let mac = || Datum::Mac(Mac::of_address([10, 0, 0, 2].into()));
+    let port = || name("ndv-1");
+    let ip4 = |d| Datum::Ip4(Ipv4Addr::new(10, 0, 0, d));
+    let ip6 = |d| Datum::Ip6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, d));
+    let none = || ElementData::None;
+    let interval = |set, first, last| element(set, vec![port(), first], vec![port(), last], none());
+    let mut elements = vec![
+        single("ports", vec![port()], none()),
+        single("macs", vec![port(), mac()], none()),
+        single("senders", vec![port(), mac(), mac(), ip4(2)], none()),
+        single("src4", vec![port(), mac(), ip4(2)], none()),
+        single("src6", vec![port(), mac(), ip6(2)], none()),
+        interval("allow4", ip4(8), ip4(15)),
+        interval("allow6", ip6(8), ip6(15)),
+    ];
+    for element in &mut elements {
+        element.key.table = skeleton::bridge_table();
+    }
+    elements
+}
+
 /// A set that no version of netd makes.
 fn other_set(set: &str, key: Vec<Field>) -> SetSpec {
     SetSpec {
@@ -330,6 +388,7 @@ fn other_set(set: &str, key: Vec<Field>) -> SetSpec {
         key,
         kind: SetKind::Set,
         interval: false,
+        counter: false,
     }
 }
 

@@ -110,3 +110,27 @@ kernel_test! {
         assert_eq!(error.to_string(), "add lo up in host: it is not for nftables");
     }
 }
+
+kernel_test! {
+    fn the_table_of_bridges_stands_beside_the_hosts() {
+        let mut nft = socket();
+        assert!(nft.has_bridge_tables().unwrap());
+        assert!(snapshot(&mut nft).is_empty(), "asking leaves nothing");
+        let bridges = || Op::Add(Object::Ruleset(skeleton::bridge()));
+        let mut ops = vec![install(), bridges()];
+        ops.extend(add(&of_every_kind()));
+        ops.extend(add(&of_every_port()));
+        nft.apply(&ops).unwrap();
+        let before = snapshot(&mut nft);
+        nft.apply(&ops).unwrap();
+        assert_eq!(snapshot(&mut nft), before, "what is held is not written again");
+        let all = sorted([of_every_kind(), of_every_port()].concat());
+        assert_eq!(elements(&mut nft), all);
+        let observed = objects(&mut nft);
+        assert!(observed.contains(&Object::Ruleset(skeleton::bridge())));
+        assert!(observed.contains(&Object::Ruleset(skeleton::host())));
+
+        nft.apply(&[Op::Remove(Object::Ruleset(skeleton::bridge()))]).unwrap();
+        assert!(holds(&mut nft, &of_every_kind()));
+    }
+}

@@ -284,6 +284,7 @@ fn ports_are_hairpins_only_where_wanted() {
         let port = |hairpin| BridgePort {
             ifname: both.0.name.clone(),
             hairpin,
+            isolated: hairpin,
             owner: both.0.owner.clone(),
         };
         assert!(lab.holds(&port(false)));

@@ -16,6 +16,7 @@ fn port(address: &str, proto: Proto, port: u16) -> HostPort {
         ip: ip(address),
         proto,
         port,
+        relay: None,
         owner,
     }
 }
