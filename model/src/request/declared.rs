@@ -184,6 +184,7 @@ mod tests {
             mode: Mode::Nat,
             mode6: None,
             policy: crate::record::Policy::default(),
+            naming: crate::naming::Naming::default(),
             mtu: 1400,
             dns: Vec::new(),
             labels: BTreeMap::new(),

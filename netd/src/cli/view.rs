@@ -68,6 +68,16 @@ pub(super) fn network(network: &api::Network) -> String {
     page.finish()
 }
 
+/// What a name resolves to.
+pub(super) fn dns(answer: &api::DnsAnswer) -> String {
+    let mut page = Fields::default();
+    page.line("code", &answer.code);
+    page.lines("answers", answer.answers.clone());
+    page.line("source", &answer.source);
+    page.lines("why", answer.steps.clone());
+    page.finish()
+}
+
 /// What was found, each with its remedy.
 pub(super) fn findings(found: &api::Findings) -> String {
     let line = |f: &netd_model::doctor::Finding| {

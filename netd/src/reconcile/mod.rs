@@ -8,6 +8,7 @@ pub mod handle;
 mod job;
 pub mod journal;
 mod making;
+mod naming;
 mod notices;
 mod outcomes;
 mod owner;
@@ -128,7 +129,7 @@ impl Owner {
             loaded.host.purged && loaded.networks.is_empty() && loaded.containers.is_empty();
         for network in loaded.networks {
             self.zone
-                .update(|zone| zone.set_network(&network.id, &network.name));
+                .update(|zone| zone.set_network(&network.id, naming::of_network(&network)));
             self.enter_network(network)?;
         }
         if !self.world.purged

@@ -15,6 +15,7 @@ use netd_model::diff::diff;
 use netd_model::doctor;
 use netd_model::error::{Code, Error, Result};
 use netd_model::id::Name;
+use netd_model::naming::Naming;
 use netd_model::net::Family;
 use netd_model::observed::Observed;
 use netd_model::record::{Container, Mode, Network, PREDEFINED, Phase, Policy, Unknown};
@@ -502,6 +503,7 @@ pub(crate) fn predefined(world: &World) -> Result<Network> {
         dns: Vec::new(),
         labels: BTreeMap::new(),
         bridge: None,
+        naming: Naming::default(),
         routes: Vec::new(),
         access: netd_model::access::Access::default(),
     };

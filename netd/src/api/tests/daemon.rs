@@ -83,6 +83,8 @@ impl Daemon {
                 handle,
                 kernel: no_kernel(),
                 notices: Notices::default(),
+                names: None,
+                metrics: crate::api::metrics::Registry::default(),
             },
             Limits::of(1024),
             std::future::pending(),

@@ -88,6 +88,7 @@ impl World {
             policy: request.policy.clone(),
             mtu: request.mtu.or(self.facts.uplink_mtu).unwrap_or(1500),
             dns: request.dns.clone(),
+            naming: request.naming.clone(),
             labels: request.labels.clone(),
             unknown: serde_json::Map::new(),
             interface,
