@@ -166,6 +166,7 @@ pub struct Join {
 /// A network.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the keys are those of contract.md")]
+#[expect(clippy::struct_excessive_bools, reason = "each is a key of its own")]
 pub struct Network {
     pub id: String,
     pub name: String,
