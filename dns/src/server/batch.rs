@@ -117,15 +117,27 @@ impl Batch {
             let (to, replies) = (&self.to[sent..], &self.replies[sent..]);
             // An error is about the first of them, which is given up.
             let count = if to[0].is_ipv4() {
-                send(socket, &mut self.to_v4, replies, to, |address| match address {
-                    SocketAddr::V4(v4) => Some((*v4).into()),
-                    SocketAddr::V6(_) => None,
-                })
+                send(
+                    socket,
+                    &mut self.to_v4,
+                    replies,
+                    to,
+                    |address| match address {
+                        SocketAddr::V4(v4) => Some((*v4).into()),
+                        SocketAddr::V6(_) => None,
+                    },
+                )
             } else {
-                send(socket, &mut self.to_v6, replies, to, |address| match address {
-                    SocketAddr::V4(_) => None,
-                    SocketAddr::V6(v6) => Some((*v6).into()),
-                })
+                send(
+                    socket,
+                    &mut self.to_v6,
+                    replies,
+                    to,
+                    |address| match address {
+                        SocketAddr::V4(_) => None,
+                        SocketAddr::V6(v6) => Some((*v6).into()),
+                    },
+                )
             };
             sent += count.unwrap_or(0).max(1);
         }

@@ -325,7 +325,9 @@ async fn a_flood_is_answered_to_its_end() {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         socket.connect(address).unwrap();
         // A question that is never answered is what this test is about.
-        socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        socket
+            .set_read_timeout(Some(Duration::from_secs(20)))
+            .unwrap();
         let mut query = question("web", RecordType::A).to_vec().unwrap();
         let mut answered = vec![false; usize::from(QUERIES)];
         let mut buffer = [0; 512];
@@ -343,5 +345,7 @@ async fn a_flood_is_answered_to_its_end() {
         }
         assert!(answered.iter().all(|answered| *answered));
     });
-    tokio::task::spawn_blocking(|| client.join().unwrap()).await.unwrap();
+    tokio::task::spawn_blocking(|| client.join().unwrap())
+        .await
+        .unwrap();
 }

@@ -5,12 +5,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use netd_dns::{Asker, Details, Upstream, Zone, container_names};
+use netd_model::NetworkId;
 use netd_model::api;
 use netd_model::desired;
 use netd_model::net::Family;
 use netd_model::record::{Container, Endpoint, Network, Reservation, StaticRoute};
 use netd_model::skeleton::DNS_ADDRESS;
-use netd_model::NetworkId;
 
 use crate::reconcile::naming;
 use crate::reconcile::world::World;
