@@ -327,6 +327,12 @@ pub struct Endpoint {
     pub gateway: Option<IpAddr>,
     pub gateway6: Option<IpAddr>,
     pub aliases: Vec<String>,
+    /// The CNI network that the endpoint was made for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cni_network: Option<String>,
+    /// netd keeps the address, and another plugin made the interface.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub address_only: bool,
     /// What it may send from beside its own addresses.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub allow: Vec<String>,

@@ -102,6 +102,7 @@ codes! {
     InvalidSysctl = "invalid_sysctl", 400, "A setting of an interface is not one that may be set there.";
     InvalidHost = "invalid_host", 400, "An extra host is not NAME:IP or NAME:host-gateway.";
     InvalidNetwork = "invalid_network", 400, "A network attachment is malformed.";
+    InvalidBandwidth = "invalid_bandwidth", 400, "A rate or burst of an attachment is out of range, or one is given without the other.";
     InvalidApply = "invalid_apply", 400, "A file of networks cannot be read, or says two things of one network.";
     InvalidReservation = "invalid_reservation", 400, "A reservation names no address and no MAC.";
     ReservationNotFound = "reservation_not_found", 404, "Nothing is reserved for that container on that network.";

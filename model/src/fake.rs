@@ -274,6 +274,7 @@ pub(crate) mod tests {
                 mac: Mac::of_address(ips[0]),
                 ips,
                 aliases: Vec::new(),
+                cni: None,
                 allow: vec!["10.99.0.0/24".parse().unwrap()],
                 // The default route changes hands as networks come and go.
                 gw_priority: i32::from(u8::from(network.id[..2] == *"02")),

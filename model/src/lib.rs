@@ -7,6 +7,8 @@
 
 pub mod access;
 pub mod api;
+pub mod attachment;
+pub mod cni;
 pub mod counters;
 pub mod desired;
 pub mod diff;

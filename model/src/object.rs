@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
 use crate::access::Access;
+use crate::attachment::{Redirect, Shaper};
 use crate::id::{ContainerId, NetworkId};
 use crate::net::{Family, IfName, Mac, Prefix, Proto};
 use crate::nft::{Element, ElementKey, Ruleset, TableRef};
@@ -111,6 +112,8 @@ impl TryFrom<String> for Owner {
 pub enum LinkKind {
     /// A bridge.
     Bridge,
+    /// An intermediate functional block: packets that come in elsewhere are led through it, to be queued.
+    Ifb,
     /// One end of a veth pair. The two ends are two objects with the same owner; one request makes both.
     Veth,
 }
@@ -135,6 +138,9 @@ pub struct Link {
     /// Whether the kernel makes an IPv6 link-local address on it (EUI-64), or none. Set at creation only: it is
     /// not compared, since reading it back tells nothing on a link that is down.
     pub link_local: bool,
+    /// Whether others may change its MTU: plugins after netd's in a CNI chain do. Then it is not compared.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tunable: bool,
     /// What it serves; written into its alias.
     pub owner: Owner,
 }
@@ -246,6 +252,10 @@ pub enum Object {
     Address(Address),
     /// A route.
     Route(Route),
+    /// A limit of a link's rate.
+    Shaper(Shaper),
+    /// Packets that come in on a link are led to another.
+    Redirect(Redirect),
     /// A kernel setting.
     Sysctl(Sysctl),
     /// An nftables element.
@@ -308,6 +318,8 @@ pub enum Key {
         local: bool,
         metric: u32,
     },
+    Shaper(IfName),
+    Redirect(IfName),
     Sysctl {
         ns: Ns,
         path: String,
@@ -343,6 +355,8 @@ impl Object {
                 local: r.local,
                 metric: r.metric,
             },
+            Self::Shaper(s) => Key::Shaper(s.ifname.clone()),
+            Self::Redirect(r) => Key::Redirect(r.ifname.clone()),
             Self::Sysctl(s) => Key::Sysctl {
                 ns: s.ns.clone(),
                 path: s.path.clone(),
@@ -361,6 +375,8 @@ impl Object {
             Self::BridgePort(p) => &p.owner,
             Self::Address(a) => &a.owner,
             Self::Route(r) => &r.owner,
+            Self::Shaper(s) => &s.owner,
+            Self::Redirect(r) => &r.owner,
             Self::Sysctl(s) => &s.owner,
             Self::Element(e) => &e.owner,
             Self::Loopback(owner) | Self::DnsSocket(owner) => owner,
@@ -370,7 +386,9 @@ impl Object {
     /// The namespace it lives in.
     pub fn ns(&self) -> Ns {
         match self {
-            Self::HostPort(_) | Self::BridgePort(_) => Ns::Host,
+            Self::HostPort(_) | Self::BridgePort(_) | Self::Shaper(_) | Self::Redirect(_) => {
+                Ns::Host
+            }
             Self::Ruleset(r) => r.table.ns.clone(),
             Self::Link(l) => l.ns.clone(),
             Self::Address(a) => a.ns.clone(),
@@ -387,6 +405,8 @@ impl Object {
             Self::Address(a) => (a.ns.clone(), a.ifname.clone()),
             Self::Route(r) => (r.ns.clone(), r.dev.clone()),
             Self::BridgePort(p) => (Ns::Host, p.ifname.clone()),
+            Self::Shaper(s) => (Ns::Host, s.ifname.clone()),
+            Self::Redirect(r) => (Ns::Host, r.ifname.clone()),
             Self::Sysctl(s) => (s.ns.clone(), s.ifname.clone()?),
             _ => return None,
         };
@@ -397,8 +417,11 @@ impl Object {
     pub fn is_held_as(&self, observed: &Self) -> bool {
         match (self, observed) {
             (Self::Link(want), Self::Link(have)) => {
+                let tuned = if want.tunable { want } else { have };
                 Link {
                     link_local: want.link_local,
+                    tunable: want.tunable,
+                    mtu: tuned.mtu,
                     ..have.clone()
                 } == *want
             }

@@ -169,6 +169,12 @@ impl fmt::Display for Object {
                 }
                 write!(f, " dev {} in {}", r.dev, r.ns)
             }
+            Self::Shaper(s) => write!(
+                f,
+                "limit of {} to {} bytes/s, burst {}",
+                s.ifname, s.rate, s.burst
+            ),
+            Self::Redirect(r) => write!(f, "redirect of what comes in on {} to {}", r.ifname, r.to),
             Self::Sysctl(s) => write!(f, "sysctl {}={} in {}", s.path, s.value, s.ns),
             Self::Element(e) => write!(f, "element {e}"),
             Self::DnsSocket(owner) => {

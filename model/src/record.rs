@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::access::Access;
+use crate::cni::CniEndpoint;
 use crate::id::{ContainerId, Name, NetworkId, digest};
 use crate::naming::Naming;
 use crate::net::{Family, IfName, Mac, Prefix, Proto};
@@ -109,6 +110,18 @@ pub struct ExtraHost {
 pub enum Driver {
     /// A bridge on this host.
     Bridge,
+    /// Addresses only: another program makes the interfaces (CNI plugins with `ipam.type: netd`).
+    Ipam,
+}
+
+impl Driver {
+    /// Its name.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Bridge => "bridge",
+            Self::Ipam => "ipam",
+        }
+    }
 }
 
 /// How a network is reached from outside.
@@ -312,6 +325,9 @@ pub struct Endpoint {
     pub ips: Vec<IpAddr>,
     /// Further names on this network.
     pub aliases: Vec<String>,
+    /// What a CNI attachment has beyond that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cni: Option<CniEndpoint>,
     /// Further addresses that it may send from.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub allow: Vec<Prefix>,
@@ -333,6 +349,13 @@ impl Endpoint {
             .iter()
             .copied()
             .find(|ip| Family::of(*ip) == family)
+    }
+
+    /// The name of the device that what the container sends is led through, where that is limited: `ndi-` and the digits
+    /// of the host's end.
+    pub fn ifb(&self) -> IfName {
+        let digits = self.host_ifname.as_str().trim_start_matches("ndv-");
+        derived_ifname("ndi-", digits)
     }
 
     /// The name of the host's end of a pair: `ndv-` and 10 hex digits.

@@ -7,12 +7,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::access::{Access, sources};
 use crate::api;
+use crate::cni::CniEndpoint;
 use crate::error::{Code, Error, Result};
 use crate::id::{ContainerId, Name, shorten};
 use crate::naming::Naming;
 use crate::net::{Family, IfName, Mac, Prefix, Proto};
 use crate::options::{self, Options};
-use crate::record::{ExtraHost, Mode, PREDEFINED, Policy, Port, StaticRoute, Subnet};
+use crate::record::{Driver, ExtraHost, Mode, PREDEFINED, Policy, Port, StaticRoute, Subnet};
 
 pub use crate::publish::{Publish, parse_publish};
 
@@ -39,6 +40,8 @@ pub const MTU_MAX: u32 = 65_535;
 pub struct CreateNetwork {
     /// Its name.
     pub name: Name,
+    /// What it is made of.
+    pub driver: Driver,
     /// The subnets asked for; a family without one gets an automatic subnet.
     pub subnets: Vec<SubnetSpec>,
     /// Its families; never empty.
@@ -135,6 +138,9 @@ pub struct Join {
     pub ifname: Option<IfName>,
     /// Further names.
     pub aliases: Vec<String>,
+    /// What a CNI attachment has beyond that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cni: Option<CniEndpoint>,
     /// Further addresses it may send from.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub allow: Vec<Prefix>,
@@ -151,6 +157,7 @@ impl TryFrom<api::NetworkCreate> for CreateNetwork {
 
     fn try_from(raw: api::NetworkCreate) -> Result<Self> {
         let name = Name::parse(&raw.name)?;
+        let driver = driver(&raw)?;
         refuse_meaning(&raw.name)?;
         supported(&raw)?;
         let subnets = subnets(&raw)?;
@@ -176,6 +183,7 @@ impl TryFrom<api::NetworkCreate> for CreateNetwork {
             },
             internal: raw.internal,
             name,
+            driver,
             subnets,
             families,
         })
@@ -202,19 +210,21 @@ fn refuse_meaning(name: &str) -> Result<()> {
     meaning(name).map_or(Ok(()), Err)
 }
 
-fn supported(raw: &api::NetworkCreate) -> Result<()> {
+fn driver(raw: &api::NetworkCreate) -> Result<Driver> {
     match raw.driver.as_deref() {
-        None | Some("bridge") => {}
-        Some(other) => {
-            return Err(Error::new(
-                Code::InvalidDriver,
-                format!(
-                    "driver {:?} is not available in this version: use bridge",
-                    shorten(other)
-                ),
-            ));
-        }
+        None | Some("bridge") => Ok(Driver::Bridge),
+        Some("ipam") => Ok(Driver::Ipam),
+        Some(other) => Err(Error::new(
+            Code::InvalidDriver,
+            format!(
+                "driver {:?} is not available in this version: use bridge",
+                shorten(other)
+            ),
+        )),
     }
+}
+
+fn supported(raw: &api::NetworkCreate) -> Result<()> {
     if raw.encrypted {
         return Err(Error::new(
             Code::InvalidEncrypted,
@@ -469,6 +479,7 @@ impl Join {
             mac: None,
             ifname: None,
             aliases: Vec::new(),
+            cni: None,
             allow: Vec::new(),
             gw_priority: 0,
             sysctls: BTreeMap::new(),
@@ -517,6 +528,7 @@ impl TryFrom<api::Join> for Join {
             gw_priority: raw.gw_priority.unwrap_or(0),
             sysctls: details::sysctls(raw.sysctls)?,
             ifname,
+            cni: None,
         })
     }
 }

@@ -16,6 +16,7 @@ use netd_model::error::Error;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::api::cni::Spool;
 use crate::api::metrics::{Collect, Registry};
 use crate::api::{ApiState, Notices};
 use crate::cli::args::PurgeOptions;
@@ -101,6 +102,7 @@ fn run(
     let store = Arc::new(Disk::open(&config.state_dir, &config.run_dir)?);
     let (handle, owner) = reconcile::start(Arc::clone(&kernel), store, zone, Timing::default())?;
     let notices = Notices::default();
+    let config_socket = config.socket.clone();
     runtime.block_on(async {
         let listener = socket::listen(passed, &config.socket)?;
         tracing::info!(address = ?listener.local_addr(), version = env!("CARGO_PKG_VERSION"), "listening");
@@ -112,7 +114,9 @@ fn run(
         let metrics = Registry::default();
         metrics.add(Arc::clone(&names) as Arc<dyn Collect>);
         tokio::spawn(names::gateway::follow(Arc::clone(&names), handle.clone()));
-        let state = ApiState { handle, kernel, notices, names: Some(names), metrics };
+        let spool = Arc::new(Spool::beside(&config_socket));
+        tokio::spawn(drain(Arc::clone(&spool), handle.clone()));
+        let state = ApiState { handle, kernel, spool, notices, names: Some(names), metrics };
         crate::api::serve(listener, state, limits, stop).await.context("the API stopped")
     })?;
     tracing::info!("stopped; networks and containers stay as they are");
@@ -120,6 +124,13 @@ fn run(
     runtime.shutdown_timeout(Duration::from_secs(1));
     dns.shutdown_timeout(Duration::from_secs(1));
     Ok(())
+}
+
+/// Carries out what the CNI plugin left while no daemon answered.
+async fn drain(spool: Arc<Spool>, handle: Handle) {
+    if handle.ready().await {
+        spool.drain(&handle).await;
+    }
 }
 
 /// Tells the service manager when netd is ready, and from then on that it lives.

@@ -29,7 +29,7 @@ fn with_name(name: &str, args: &[String]) -> impl Iterator<Item = std::ffi::OsSt
 }
 
 /// `ExitCode` cannot be read, but it can be compared.
-fn exit_code(code: std::process::ExitCode) -> i32 {
+pub(crate) fn exit_code(code: std::process::ExitCode) -> i32 {
     (0..=255u8)
         .find(|n| format!("{:?}", std::process::ExitCode::from(*n)) == format!("{code:?}"))
         .map_or(1, i32::from)

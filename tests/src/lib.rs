@@ -25,6 +25,8 @@
     reason = "test code: a panic is how a test fails, and its words belong on the terminal"
 )]
 
+pub mod cni;
+pub mod cri;
 pub mod host;
 pub mod lab;
 pub mod load;

@@ -124,6 +124,7 @@ pub fn difference(asked: &CreateNetwork, have: &Network) -> Option<String> {
     });
     let differs = |what: &str, is: bool| is.then(|| what.to_owned());
     subnet
+        .or_else(|| differs("driver", asked.driver != have.driver))
         .or_else(|| {
             let other =
                 |family: &Family| asked.families.contains(family) != have.subnet(*family).is_some();

@@ -28,6 +28,7 @@ impl Lab {
         let with = |n, internal, mode, policy| Network {
             mode,
             policy,
+            access: crate::access::Access::default(),
             ..network(n, true, internal)
         };
         let apart = Policy {
@@ -51,6 +52,7 @@ impl Lab {
             host_ip: None,
             host_port,
             container_port: 80,
+            access: crate::access::Access::default(),
         };
         let mut containers = Vec::new();
         for (at, network) in (0_u8..).zip(&networks) {

@@ -283,6 +283,9 @@ impl<'a> Walk<'a> {
         }
         match self.network_of(packet.dst) {
             Some(network) => self.out_of_bridge(network, &packet),
+            None if self.way_out(packet.dst).is_none() => {
+                self.stop(format!("the host has no route to {}", packet.dst))
+            }
             None => self.deliver("leaves the host"),
         }
     }

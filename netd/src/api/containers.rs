@@ -105,7 +105,7 @@ pub(super) async fn disconnect(
 
 /// Opens a namespace on a thread that may block: the path is the client's, and may lie on a dead file system. A process's
 /// own entry cannot block, and saves the way there and back, a tenth of an attach.
-async fn open(kernel: Arc<dyn Kernel>, path: PathBuf) -> Result<Sandbox> {
+pub(super) async fn open(kernel: Arc<dyn Kernel>, path: PathBuf) -> Result<Sandbox> {
     if is_in_procfs(&path) {
         return kernel
             .open_sandbox(&path)

@@ -54,6 +54,9 @@ impl Registry {
     }
 }
 
+/// Takes one number out of two directions.
+type Value = fn(&Both) -> u64;
+
 /// All metrics of this host.
 fn page(snapshot: &Snapshot, counters: &Counters) -> Page {
     let mut page = Page::default();
@@ -76,7 +79,7 @@ fn page(snapshot: &Snapshot, counters: &Counters) -> Page {
         .iter()
         .map(|container| (container.name.as_str(), counters.of(container)))
         .collect();
-    let ways: [(&str, fn(&Both) -> u64, fn(&Both) -> u64); 2] = [
+    let ways: [(&str, Value, Value); 2] = [
         ("receive", |b| b.received.packets, |b| b.received.bytes),
         ("transmit", |b| b.sent.packets, |b| b.sent.bytes),
     ];

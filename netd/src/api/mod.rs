@@ -24,6 +24,7 @@ use crate::reconcile::handle::Handle;
 
 mod answer;
 pub(crate) mod apply;
+pub(crate) mod cni;
 mod containers;
 mod dns;
 mod events;
@@ -46,6 +47,8 @@ pub struct ApiState {
     pub handle: Handle,
     /// Opens the namespaces of attaches.
     pub kernel: Arc<dyn Kernel>,
+    /// DELs of the CNI plugin that came while no daemon answered.
+    pub spool: Arc<cni::Spool>,
     /// What `status` warns of beside the owner's warnings.
     pub notices: Notices,
     /// The DNS of the containers, to be asked why it answers as it does.
@@ -105,6 +108,11 @@ pub fn router(state: ApiState) -> Router {
             "/v1/containers/{container}/endpoints/{network}",
             delete(containers::disconnect),
         )
+        .route("/v1/cni/add", post(cni::add))
+        .route("/v1/cni/del", post(cni::del))
+        .route("/v1/cni/check", post(cni::check))
+        .route("/v1/cni/gc", post(cni::gc))
+        .route("/v1/cni/status", post(cni::status))
         .route(
             "/v1/networks/{network}/reservations/{container}",
             put(networks::reserve).delete(networks::unreserve),

@@ -34,6 +34,8 @@ pub(crate) enum Purpose {
     Repair { reply: Option<Reply> },
     /// To repair what somebody changed in these places.
     Drift { places: Places, begun: Instant },
+    /// To tell what differs on one container.
+    Check { id: ContainerId, reply: Reply },
     /// To remove everything.
     Purge { dry_run: bool, reply: Reply },
 }
@@ -73,6 +75,7 @@ impl Owner {
         let wanted = self.world.all_objects();
         let only = match &purpose {
             Purpose::Drift { places, .. } => Some(Self::insides(places)),
+            Purpose::Check { id, .. } => Some([id.clone()].into()),
             _ => None,
         };
         self.submit(
@@ -99,6 +102,12 @@ impl Owner {
         };
         let (facts, observed) = *seen;
         self.world.facts = facts;
+        let now = self.now();
+        let stable = |owner: &ObjectOwner| !touched.holds(owner);
+        self.world.set_orphans(&observed, stable, now);
+        if stable(&ObjectOwner::Host) {
+            self.world.forget_gone_changes(&observed);
+        }
         match purpose {
             Purpose::Purge { dry_run, reply } => self.purge_observed(&observed, dry_run, reply),
             Purpose::Plan { reply } => {
@@ -106,6 +115,10 @@ impl Owner {
                 self.orphans = plan.orphans.iter().map(ToString::to_string).collect();
                 self.publish();
                 answer(reply, Ok(Answer::Plan(Box::new(shown(&plan)))));
+            }
+            Purpose::Check { id, reply } => {
+                let differences = self.differences(&id, observed, &touched);
+                answer(reply, Ok(Answer::Plan(Box::new(shown(&differences)))));
             }
             Purpose::Trace { question, reply } => {
                 let traced = self.traced(&question, &observed);
@@ -123,6 +136,7 @@ impl Owner {
         self.failures = vec![format!("the last audit failed: {}", error.message)];
         match purpose {
             Purpose::Plan { reply }
+            | Purpose::Check { reply, .. }
             | Purpose::Trace { reply, .. }
             | Purpose::Repair { reply: Some(reply) } => {
                 answer(reply, Err(error));
@@ -158,7 +172,9 @@ impl Owner {
         observed.objects.retain(|_, object| stable(object.owner()));
         let mut wanted = self.world.all_objects();
         wanted.retain(|object| stable(object.owner()));
-        diff(&wanted, &observed, |owner| self.world.knows(owner))
+        diff(&wanted, &observed, |owner| {
+            self.world.knows(owner) || self.world.has_ended(owner)
+        })
     }
 
     fn repair(&mut self, observed: Observed, touched: &Touches, why: Why) {
@@ -173,6 +189,7 @@ impl Owner {
             // A request that brought it back could not write it.
             before.extend(self.predefined_write());
         }
+        before.extend(self.adopt_macs(&observed, touched));
         let plan = self.audit_plan(observed, touched);
         self.orphans = plan.orphans.iter().map(ToString::to_string).collect();
         for op in &plan.ops {
@@ -372,6 +389,8 @@ impl Owner {
         self.world.host_changes.clear();
         self.host_held.clear();
         self.predefined_saved = false;
+        let now = self.now();
+        self.world.forget_orphans(now);
         let containers: Vec<ContainerId> = self.world.containers().map(|c| c.id.clone()).collect();
         for id in containers {
             self.hide(&id);

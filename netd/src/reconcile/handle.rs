@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use netd_model::api;
+use netd_model::cni::{AddRequest, Attachment};
 use netd_model::doctor::Finding;
 use netd_model::error::{Code, Error, Result};
 use netd_model::id::Name;
@@ -78,6 +79,19 @@ pub enum Request {
         /// The network.
         network: String,
     },
+    /// Make a CNI attachment; one that exists is refused.
+    CniAdd {
+        /// What is asked for.
+        request: Box<AddRequest>,
+        /// The namespace of the container, opened and checked.
+        sandbox: Sandbox,
+    },
+    /// Remove a CNI attachment; one that does not exist is removed.
+    CniDel(Attachment),
+    /// What differs from what a CNI attachment should be.
+    CniCheck(Attachment),
+    /// Whether a network of this name can take one more container.
+    CniStatus(String),
     /// Nothing: the answer says that the first audit is done.
     Ready,
     /// Nothing: the answer says that the owner takes messages, ready or not.

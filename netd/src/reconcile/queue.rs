@@ -111,6 +111,18 @@ impl Owner {
                 needs.push(self.network_subject(network));
                 needs
             }
+            Request::CniAdd { request, .. } => {
+                let attach = &request.attach;
+                let mut needs = vec![Subject::ContainerName(attach.name.clone())];
+                needs.extend(attach.id.iter().flat_map(|id| self.container_subjects(id)));
+                let joined = attach.networks.iter();
+                needs.extend(joined.map(|join| self.network_subject(&join.network)));
+                needs
+            }
+            Request::CniDel(attachment) | Request::CniCheck(attachment) => {
+                self.container_subjects(&attachment.container)
+            }
+            Request::CniStatus(network) => vec![self.network_subject(network)],
             Request::PruneNetworks
             | Request::Ready
             | Request::Alive

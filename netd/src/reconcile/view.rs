@@ -20,7 +20,7 @@ pub(crate) fn network(record: &Network) -> Arc<api::Network> {
     Arc::new(api::Network {
         id: record.id.to_string(),
         name: record.name.to_string(),
-        driver: "bridge".to_owned(),
+        driver: record.driver.as_str().to_owned(),
         subnets: record
             .subnets
             .iter()
@@ -145,6 +145,8 @@ fn endpoint(world: &World, endpoint: &Endpoint) -> Option<api::Endpoint> {
         gateway: gateway(Family::V4),
         gateway6: gateway(Family::V6),
         aliases: endpoint.aliases.clone(),
+        address_only: endpoint.cni.as_ref().is_some_and(|cni| cni.address_only),
+        cni_network: endpoint.cni.as_ref().map(|cni| cni.network.clone()),
         allow: endpoint.allow.iter().map(ToString::to_string).collect(),
         gw_priority: endpoint.gw_priority,
         sysctls: endpoint

@@ -79,6 +79,7 @@ impl Daemon {
         runtime.spawn(serve(
             listener,
             ApiState {
+                spool: std::sync::Arc::default(),
                 handle,
                 kernel: no_kernel(),
                 notices: Notices::default(),
@@ -292,6 +293,13 @@ impl Kernel for NoKernel {
 
     fn observe(&self, _: &[Object]) -> Result<Observed, KernelError> {
         unreachable!("the API observes nothing")
+    }
+
+    fn settings(
+        &self,
+        _wanted: Vec<netd_model::object::Sysctl>,
+    ) -> Vec<netd_model::object::Sysctl> {
+        Vec::new()
     }
 
     fn facts(&self) -> Result<HostFacts, KernelError> {

@@ -331,6 +331,7 @@ fn a_dead_owner_is_not_healthy() {
         .runtime
         .block_on(async { tokio::net::UnixListener::bind(&socket).unwrap() });
     let state = super::super::ApiState {
+        spool: std::sync::Arc::default(),
         handle,
         kernel: super::daemon::no_kernel(),
         notices: crate::api::Notices::default(),

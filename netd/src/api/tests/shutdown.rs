@@ -43,6 +43,7 @@ fn serve_with(grace: Duration) -> Server {
         let _ = stopped.await;
     };
     let state = ApiState {
+        spool: std::sync::Arc::default(),
         handle,
         kernel: no_kernel(),
         notices: Notices::default(),

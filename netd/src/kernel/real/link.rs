@@ -8,7 +8,7 @@ use netd_model::{IfName, Mac, Ns, Owner};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridgePort, InfoData, InfoPortData,
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridgePort, InfoData, InfoKind, InfoPortData,
     InfoPortKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkMessage,
 };
 use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth};
@@ -41,6 +41,7 @@ const LINKINFO: u16 = 18;
 const IFALIAS: u16 = 20;
 const STATS64: u16 = 23;
 const GROUP: u16 = 27;
+const LINK_NETNSID: u16 = 37;
 const INFO_KIND: u16 = 1;
 const INFO_PORT_KIND: u16 = 4;
 const INFO_PORT_DATA: u16 = 5;
@@ -63,6 +64,8 @@ pub(super) struct LinkView {
     pub(super) group: u32,
     /// Of a veth, the index of its other end, in whatever namespace that is.
     pub(super) peer: Option<u32>,
+    /// The number of the namespace that the other end is in, if it is another one.
+    pub(super) peer_ns: Option<i32>,
     /// Whether it is a bridge port that sends frames back out of itself; none if it is no bridge port.
     pub(super) hairpin: Option<bool>,
     /// Whether it is a bridge port that sends nothing to others of its kind.
@@ -120,6 +123,7 @@ impl LinkView {
             master: attrs.u32(MASTER),
             group: attrs.u32(GROUP).unwrap_or(0),
             peer: attrs.u32(LINK),
+            peer_ns: attrs.u32(LINK_NETNSID).map(u32::cast_signed),
             hairpin: is_port.then(|| first(PORT_HAIRPIN) == Some(1)),
             isolated: first(PORT_ISOLATED) == Some(1),
             forwarding: is_port && first(PORT_STATE) == Some(FORWARDING),
@@ -134,6 +138,7 @@ impl LinkView {
         let kind = match self.kind.as_str() {
             "bridge" => LinkKind::Bridge,
             "veth" => LinkKind::Veth,
+            "ifb" => LinkKind::Ifb,
             _ => return None,
         };
         Some(Link {
@@ -145,6 +150,7 @@ impl LinkView {
             up: self.up,
             master,
             link_local: false,
+            tunable: false,
             owner: self.owner.clone()?,
         })
     }
@@ -179,12 +185,32 @@ pub(super) fn all() -> Request {
     Request::list(&get(LinkMessageBuilder::<LinkUnspec>::new()))
 }
 
+/// Reads all links of the namespace that has this number here.
+pub(super) fn all_in(ns: i32) -> Request {
+    let there = LinkAttribute::IfNetnsId(ns);
+    let message = LinkMessageBuilder::<LinkUnspec>::new().append_extra_attribute(there);
+    Request::list(&get(message))
+}
+
 /// Makes a bridge, down and without a mark.
 ///
 /// An option that the kernel was built without is refused even with its default value, so none is sent. The MTU is
 /// set later: given at creation it would be forgotten with the last port (net/bridge/br_if.c, br_mtu_auto_adjust).
 pub(super) fn create_bridge(link: &Link) -> Request {
     let message = LinkMessageBuilder::<LinkBridge>::new(link.name.as_str())
+        .address(link.mac.bytes().to_vec())
+        .link_group(GROUPS)
+        .build();
+    Request::set(
+        &RouteNetlinkMessage::NewLink(message),
+        NLM_F_CREATE | NLM_F_EXCL,
+    )
+}
+
+/// Makes an ifb device, down and without a mark.
+pub(super) fn create_ifb(link: &Link) -> Request {
+    let message = LinkMessageBuilder::<LinkUnspec>::new_with_info_kind(InfoKind::Ifb)
+        .name(link.name.to_string())
         .address(link.mac.bytes().to_vec())
         .link_group(GROUPS)
         .build();
@@ -226,7 +252,7 @@ pub(super) fn create_pair(
 /// request of its own: within one, it would come before the address mode (do_setlink).
 pub(super) fn complete(link: &Link, ipv6: bool) -> Vec<Request> {
     let mut builder = named(&link.name).alias(link.owner.mark()).link_group(0);
-    if link.kind == LinkKind::Bridge {
+    if link.kind != LinkKind::Veth {
         builder = builder.mtu(link.mtu);
     }
     // Without IPv6 in the kernel the attribute is refused (EAFNOSUPPORT).

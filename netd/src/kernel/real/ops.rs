@@ -30,12 +30,15 @@ fn all(space: &mut Space, requests: &[Request]) -> Done {
     Ok(())
 }
 
-/// Makes a link that stands alone: a bridge.
+/// Makes a link that stands alone: a bridge or an ifb device.
 pub(super) fn add_link(space: &mut Space, link: &Link) -> Done {
-    if link.kind != LinkKind::Bridge {
-        return Err(Refusal::from(Errno::EINVAL).because("a veth is made as a pair"));
-    }
-    let request = link::create_bridge(link);
+    let request = match link.kind {
+        LinkKind::Bridge => link::create_bridge(link),
+        LinkKind::Ifb => link::create_ifb(link),
+        LinkKind::Veth => {
+            return Err(Refusal::from(Errno::EINVAL).because("a veth is made as a pair"));
+        }
+    };
     create(space, &link.name, &request)?;
     complete(space, link)
 }

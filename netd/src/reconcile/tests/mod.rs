@@ -18,10 +18,13 @@ use crate::kernel::faulty::{Fault, Faults, FaultyKernel};
 use crate::kernel::{Kernel, Sandbox};
 use crate::state::{Memory, Store};
 
+mod attachments;
 mod crashes;
 mod lasting;
 mod limits;
+mod orphans;
 mod requests;
+mod settings;
 
 /// A daemon's inside, with a handle to everything.
 struct Lab {
@@ -35,6 +38,7 @@ struct Lab {
 const FOREVER: Timing = Timing {
     audit: Duration::from_hours(24),
     sweep: Duration::from_hours(24),
+    settings: Duration::from_hours(24),
     retry: Duration::from_millis(1),
     pause: |_| {},
 };

@@ -81,7 +81,7 @@ impl World {
             access: request.access.clone(),
             reservations: std::collections::BTreeMap::new(),
             name: request.name.clone(),
-            driver: Driver::Bridge,
+            driver: request.driver,
             internal: request.internal,
             mode: request.modes[0],
             mode6: Some(request.modes[1]).filter(|mode6| *mode6 != request.modes[0]),
@@ -114,7 +114,7 @@ impl World {
                 .find(|spec| spec.subnet.family() == family)
             {
                 Some(spec) => {
-                    self.check_overlap(spec.subnet)?;
+                    self.check_overlap(request, spec.subnet)?;
                     subnets.push(spec.with_gateway());
                 }
                 None => subnets.push(self.automatic_subnet(family)?),
@@ -125,7 +125,7 @@ impl World {
 
     /// An automatic subnet avoids every network, every route of the host and its resolvers; one that was asked for
     /// may cover a route (a VPN's default route in two halves does that), but no other network.
-    fn check_overlap(&self, subnet: Prefix) -> Result<()> {
+    fn check_overlap(&self, request: &CreateNetwork, subnet: Prefix) -> Result<()> {
         let other = self.networks().find_map(|other| {
             other
                 .subnets
@@ -133,6 +133,15 @@ impl World {
                 .find(|s| s.subnet.overlaps(subnet))
                 .map(|s| (other, s.subnet))
         });
+        if let Some(theirs) = self.orphans.subnets.iter().find(|s| s.overlaps(subnet)) {
+            return Err(Error::new(
+                Code::SubnetInUse,
+                format!(
+                    "subnet {subnet} overlaps {theirs} of a bridge of netd's that is on no record: choose another, or \
+                     remove what is left with `netctl purge`"
+                ),
+            ));
+        }
         if let Some((other, theirs)) = other {
             return Err(Error::new(
                 Code::SubnetInUse,
@@ -141,6 +150,10 @@ impl World {
                     other.name
                 ),
             ));
+        }
+        if request.driver == Driver::Ipam {
+            // Its addresses do live somewhere else, such as in the host's own LAN.
+            return Ok(());
         }
         // A connected route of the same or a smaller prefix means the addresses live somewhere else.
         if let Some(route) = self
@@ -169,6 +182,7 @@ impl World {
             self.networks()
                 .flat_map(|net| net.subnets.iter().map(|s| s.subnet.network())),
         );
+        avoid.extend(self.orphans.subnets.iter().map(|subnet| subnet.network()));
         let picked = match family {
             Family::V4 => netd_ipam::pick(&AutoRange::default_v4(), &avoid),
             Family::V6 => {
@@ -232,6 +246,18 @@ impl World {
                 ),
             ));
         }
+        let orphans: Vec<&str> = self.orphans.on(id).map(ContainerId::short).collect();
+        if net.members.is_empty() && !orphans.is_empty() {
+            return Err(Error::new(
+                Code::NetworkInUse,
+                format!(
+                    "network {} has containers on no record ({}): end them first, attach them again with their ids, or \
+                     remove everything with `netctl purge`",
+                    net.record.name,
+                    orphans.join(", ")
+                ),
+            ));
+        }
         if net.members.is_empty() {
             return Ok(());
         }
@@ -258,6 +284,31 @@ impl World {
         ))
     }
 
+    /// Whether one more container finds a port of the bridge and an address.
+    pub(crate) fn check_room(&self, id: &NetworkId) -> Result<()> {
+        let Some(net) = self.networks.get(id) else {
+            return Ok(());
+        };
+        let name = &net.record.name;
+        if net.members.len() >= super::BRIDGE_PORTS_MAX && net.record.driver != Driver::Ipam {
+            return Err(Error::new(
+                Code::NetworkFull,
+                format!("network {name} has as many containers as a bridge takes"),
+            ));
+        }
+        match net
+            .pools
+            .iter()
+            .find(|pool| pool.len_used_in_range() >= pool.capacity())
+        {
+            Some(pool) => Err(Error::new(
+                Code::PoolExhausted,
+                format!("network {name}: no address of {} is free", pool.prefix()),
+            )),
+            None => Ok(()),
+        }
+    }
+
     /// Whether a network's objects are in the kernel: the predefined network's come with its first container and leave
     /// with its last, so that a host on which nothing is attached holds nothing.
     pub(crate) fn is_present(&self, id: &NetworkId) -> bool {
@@ -266,10 +317,14 @@ impl World {
                 .get(id)
                 .is_none_or(|c| c.phase != Phase::Detaching)
         };
-        self.networks
-            .get(id)
-            .is_some_and(|net| !net.record.is_predefined() || net.members.iter().any(stays))
-            && !self.going.contains(id)
+        self.networks.get(id).is_some_and(|net| {
+            !net.record.is_predefined() || net.members.iter().any(stays) || self.has_orphans(id)
+        }) && !self.going.contains(id)
+    }
+
+    /// Whether containers on no record are on it: they run on, so it stays.
+    pub(crate) fn has_orphans(&self, id: &NetworkId) -> bool {
+        self.orphans.on(id).next().is_some()
     }
 
     /// Nothing of this network is wanted any more: it goes as soon as that can be done.

@@ -196,6 +196,7 @@ fn bridge(number: u8) -> Link {
         up: true,
         master: None,
         link_local: false,
+        tunable: false,
         owner: Owner::Network(network(number)),
     }
 }
