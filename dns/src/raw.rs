@@ -95,7 +95,11 @@ fn name_end(message: &[u8], mut at: usize) -> Option<usize> {
         match *message.get(at)? {
             0 => return Some(at + 1),
             length @ 1..=63 => at += 1 + usize::from(length),
-            0xc0.. => return Some(at + 2),
+            // A pointer into the header would change its meaning with the id.
+            high @ 0xc0.. => {
+                let target = usize::from(u16::from_be_bytes([high & 0x3f, *message.get(at + 1)?]));
+                return (target >= HEADER).then_some(at + 2);
+            }
             _ => return None,
         }
     }

@@ -111,11 +111,11 @@ fn run(
         tokio::spawn(names::follow(resolvers, Arc::clone(&reload.resolv_conf_changed)));
         tokio::spawn(tell(handle.clone(), notices.clone(), reload.networks_dir()));
         let stop = signals.until_stop(reload, handle.clone(), notices.clone());
-        let spool = Arc::new(Spool::beside(&config_socket));
-        tokio::spawn(drain(Arc::clone(&spool), handle.clone()));
         let metrics = Registry::default();
         metrics.add(Arc::clone(&names) as Arc<dyn Collect>);
         tokio::spawn(names::gateway::follow(Arc::clone(&names), handle.clone()));
+        let spool = Arc::new(Spool::beside(&config_socket));
+        tokio::spawn(drain(Arc::clone(&spool), handle.clone()));
         let state = ApiState { handle, kernel, spool, notices, names: Some(names), metrics };
         crate::api::serve(listener, state, limits, stop).await.context("the API stopped")
     })?;

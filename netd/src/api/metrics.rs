@@ -27,8 +27,6 @@ fn answer(text: String) -> Response {
     ([(header::CONTENT_TYPE, kind)], text).into_response()
 }
 
-/// Takes one number out of two directions.
-type Value = fn(&Both) -> u64;
 /// A part of the daemon that counts by itself. Must not wait: it is asked on the runtime, when somebody reads.
 pub trait Collect: fmt::Debug + Send + Sync {
     /// Writes its metrics.
@@ -55,6 +53,9 @@ impl Registry {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// Takes one number out of two directions.
+type Value = fn(&Both) -> u64;
 
 /// All metrics of this host.
 fn page(snapshot: &Snapshot, counters: &Counters) -> Page {
