@@ -51,6 +51,7 @@ impl Lab {
             host_ip: None,
             host_port,
             container_port: 80,
+            access: crate::access::Access::default(),
         };
         let mut containers = Vec::new();
         for (at, network) in (0_u8..).zip(&networks) {
