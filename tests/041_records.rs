@@ -510,7 +510,7 @@ fn ten_thousand_pairs() {
             let length = socket.recv(&mut buffer).unwrap_or_else(|error| {
                 panic!(
                     "{error}: {} have no answer",
-                    answered.iter().filter(|n| **n == 0).count()
+                    answered.iter().filter(|n| matches!(**n, 0)).count()
                 )
             });
             let reply = Message::from_vec(&buffer[..length]).unwrap();
