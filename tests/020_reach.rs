@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use netd_tests::host::{Host, PROGRAMS};
 use netd_tests::lab::{self, Netns, PATIENCE, Proto};
 use netd_tests::reach::{
-    Circumstances, Report, World, check, check_forged, foreign, has_ipv6, host_netns,
+    Circumstances, Report, World, check, check_forged, check_traces, foreign, has_ipv6, host_netns,
     serve_everywhere, strings, wire,
 };
 use socket2::{Domain, Socket, Type};
@@ -47,6 +47,7 @@ fn plain(test: &str, bridge_nf: bool) {
     let world = World::new(now, |_| ());
     let mut report = Report::default();
     check(&world, now, "the table", &mut report);
+    check_traces(&world, now, "the table", &mut report);
     check_forged(&world, "the table", &mut report);
     finish(&world.host, test, report);
 }
@@ -67,6 +68,7 @@ fn forward_drop(test: &str, bridge_nf: bool) {
     let warning = about_the_chain(&warnings);
     assert_eq!(warning.len(), 1, "{warnings:?}");
     check(&world, dropping, "before the remedy", &mut report);
+    check_traces(&world, dropping, "before the remedy", &mut report);
 
     foreign::obey(&world.host.netns, warning[0]);
     let open = Circumstances {

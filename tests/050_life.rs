@@ -17,6 +17,8 @@ use serde_json::Value;
 
 #[path = "life/drift.rs"]
 mod drift;
+#[path = "life/firewalls.rs"]
+mod firewalls;
 #[path = "life/records.rs"]
 mod records;
 
@@ -34,6 +36,10 @@ fn main() -> ExitCode {
         lab::test("vanished_while_the_daemon_was_dead", vanished_meanwhile),
         lab::test("a_reboot", records::a_reboot),
         lab::test("a_wiped_run_dir", records::a_wiped_run_dir),
+        lab::test(
+            "an_orphan_keeps_its_address",
+            records::an_orphan_keeps_its_address,
+        ),
         lab::test("records_of_the_future", records::of_the_future),
         lab::test("a_damaged_record", records::damaged),
         lab::test("two_daemons", records::two_daemons),
@@ -41,6 +47,7 @@ fn main() -> ExitCode {
         lab::test("purge_without_a_daemon", purge_without_a_daemon),
         lab::test("forwarding_is_given_back", forwarding_is_given_back),
         lab::test("changes_by_others", drift::changes_by_others),
+        lab::test("beside_firewalld", firewalls::firewalld),
         lab::test("what_is_not_ours_stays", drift::what_is_not_ours_stays),
     ])
 }

@@ -12,6 +12,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use netd_tests::host::{Host, PROGRAMS, assert_same};
@@ -36,10 +39,13 @@ const BETWEEN: u64 = 500;
 /// A flow that waits so much longer than without restarts has stalled.
 const STALLED: Duration = Duration::from_secs(2);
 
-/// A resolver asks again after a second, so a restart has to be quicker. On a machine that is busy with other namespaces
-/// the kernel may hold up one restart for seconds, in its end or its start: then the queries of that time are lost and
-/// not the daemon's fault. Half of the restarts have to be quick on any machine.
+/// A resolver asks again after a second, so a restart has to be quicker.
 const QUICK: Duration = Duration::from_millis(900);
+
+/// The kernel has one lock for the links of all namespaces, and a process that waits for it cannot even be killed. On a
+/// machine that is busy with other namespaces it is held for seconds. While the restarts go on, somebody else lists links
+/// of a namespace of its own all the time: only if that ever took so long too, lost queries are not the daemon's fault.
+const HELD_UP: Duration = Duration::from_millis(300);
 
 /// A dual-stack network with a server behind published ports and a client; a host outside.
 struct Stage {
@@ -169,6 +175,7 @@ fn restarts_under_load() {
     loads.go_on(5 * BETWEEN);
     let calm = loads.pauses();
     let mut down = Vec::new();
+    let lists = Lists::start();
     for end in [Host::stop_daemon, Host::kill_daemon] {
         for _ in 0..each {
             let begin = Instant::now();
@@ -178,7 +185,8 @@ fn restarts_under_load() {
             let all = begin.elapsed();
             if all > QUICK {
                 println!(
-                    "a slow restart: ended after {ended:?}, ready after {all:?}\n{}",
+                    "a slow restart: ended after {ended:?}, ready after {all:?}; a list of links took up to {:?}\n{}",
+                    lists.longest(),
                     stage.host.log()
                 );
             }
@@ -196,8 +204,12 @@ fn restarts_under_load() {
         "restarts: {each} in order, {each} by kill -9; half of them within {half:?}, all within {longest:?}"
     );
     println!("segments sent again: outside, server, client {again:?}; SYNs sent again {syns}");
-    judge(loads, &calm, &restarts, longest < QUICK);
-    assert!(half < QUICK, "restarts are too slow");
+    let floor = lists.longest();
+    drop(lists);
+    println!("somebody else's list of links took up to {floor:?}");
+    let held_up = longest >= QUICK && floor >= HELD_UP;
+    judge(loads, &calm, &restarts, held_up);
+    assert!(half < QUICK || held_up, "restarts are too slow");
     assert_eq!(syns, 0, "the first packets of connections were lost");
     assert_same("all these daemons", &before, &stage.host.state());
     drop(servers);
@@ -206,7 +218,7 @@ fn restarts_under_load() {
 }
 
 /// Prints what the loads counted, and panics when any lost something.
-fn judge(loads: Loads, calm: &[Duration], restarts: &[Duration], quick: bool) {
+fn judge(loads: Loads, calm: &[Duration], restarts: &[Duration], held_up: bool) {
     let streams = loads.streams.len();
     let Loads {
         connects,
@@ -234,9 +246,9 @@ fn judge(loads: Loads, calm: &[Duration], restarts: &[Duration], quick: bool) {
             "{name}: {done} done, {bytes} bytes, {retried} retried, {lost} lost; longest pause {:?}, without restarts {:?}",
             restarts[n], calm[n]
         );
-        let excused = !quick && failure.as_deref() == Some(NO_ANSWER);
+        let excused = held_up && failure.as_deref() == Some(NO_ANSWER);
         if excused {
-            println!("{name}: not judged, the machine held up a restart for longer than {QUICK:?}");
+            println!("{name}: not judged, the kernel held up others too");
         } else if lost > 0 || failure.is_some() {
             wrong.push(format!("{name}: {lost} lost: {failure:?}"));
         }
@@ -245,6 +257,51 @@ fn judge(loads: Loads, calm: &[Duration], restarts: &[Duration], quick: bool) {
         }
     }
     assert_eq!(wrong, Vec::<String>::new());
+}
+
+/// Lists the links of a namespace of its own again and again, and keeps the longest time that one list took.
+struct Lists {
+    longest: Arc<AtomicU64>,
+    over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Lists {
+    fn start() -> Self {
+        let netns = Netns::new("somebody");
+        let (longest, over) = (
+            Arc::new(AtomicU64::new(0)),
+            Arc::new(AtomicBool::new(false)),
+        );
+        let (of_thread, until) = (Arc::clone(&longest), Arc::clone(&over));
+        let thread = std::thread::spawn(move || {
+            while !until.load(Ordering::Relaxed) {
+                let begin = Instant::now();
+                netns.links();
+                let took = u64::try_from(begin.elapsed().as_micros()).unwrap();
+                of_thread.fetch_max(took, Ordering::Relaxed);
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
+        Self {
+            longest,
+            over,
+            thread: Some(thread),
+        }
+    }
+
+    fn longest(&self) -> Duration {
+        Duration::from_micros(self.longest.load(Ordering::Relaxed))
+    }
+}
+
+impl Drop for Lists {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
 }
 
 /// A counter of the kernel's TCP: `/proc/net/snmp` and `/proc/net/netstat` have a line of names above a line of values.

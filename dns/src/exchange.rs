@@ -86,7 +86,7 @@ pub(crate) fn framed(message: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn with_random_id(query: &[u8]) -> Vec<u8> {
+pub(crate) fn with_random_id(query: &[u8]) -> Vec<u8> {
     let mut message = query.to_vec();
     message[..2].copy_from_slice(&rand::random::<[u8; 2]>());
     message

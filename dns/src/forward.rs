@@ -1,8 +1,8 @@
-//! Owns the choice among upstreams: order, time, what counts as an answer, which ones are down.
+//! Owns the questions that go upstream: what is known of them already, who waits for the same answer, and what the client
+//! gets in the end.
 //!
-//! IO, by way of `exchange`. Never parses what upstreams say beyond the response code and the TC bit, so
-//! unknown types, the DO bit and signatures pass. Keeps nothing running between queries: whether an
-//! upstream is worth another try is worked out when the next query comes.
+//! IO, by way of `exchange`. Never parses what upstreams say beyond the response code, the TC bit and, for the cache, the
+//! places of TTLs, so unknown types, the DO bit and signatures pass. The choice among upstreams is `health`'s.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -10,43 +10,94 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::time::{Instant, timeout_at};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::answer::Transport;
-use crate::resolv::EMBEDDED;
-use crate::wire::{self, EDE_NETWORK_ERROR, EDE_NO_REACHABLE_AUTHORITY};
-use crate::{exchange, raw};
+use crate::cache::{Cache, Hit, Key};
+use crate::exchange;
+use crate::health::Health;
+use crate::raw;
+use crate::reply::{ExtendedError, ede, servfail};
+use crate::request::Request;
+use crate::resolv::Upstream;
+use crate::tls::Tls;
+
+/// Upstreams in the order in which they are to be asked.
+pub type Upstreams = Arc<Vec<Upstream>>;
 
 /// How long the forwarder waits for what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {
     /// For one reply from one upstream.
     pub attempt: Duration,
+    /// Until the next upstream is asked beside one that has not answered yet.
+    pub hedge: Duration,
     /// For all of one query. Below the two seconds in which the client must hear from us.
     pub budget: Duration,
-    /// How long an upstream that did not answer is asked only after the others.
+    /// How long an upstream that did not answer is asked only after the others; then it is asked beside them, and stands in
+    /// its place again once it answers. Nobody waits for that.
     pub avoid: Duration,
+    /// How long a client waits for the upstreams where a stale answer is there (RFC 8767 section 5).
+    pub stale: Duration,
 }
 
 impl Default for Timing {
     fn default() -> Self {
         Self {
             attempt: Duration::from_millis(700),
+            hedge: Duration::from_millis(300),
             budget: Duration::from_millis(1800),
             avoid: Duration::from_secs(10),
+            stale: Duration::from_millis(900),
         }
     }
 }
 
-/// Asks upstreams on behalf of containers, from the namespace of the daemon.
+/// Bytes that the cache takes at most, unless it is said otherwise.
+pub const CACHE_BYTES: usize = 8 << 20;
+
+/// Where an answer that is not from the zone came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// This upstream, just now.
+    Upstream(Upstream),
+    /// The cache; asked an upstream so long ago.
+    Cache(Duration),
+    /// The cache, although the TTL is over, since no upstream answered.
+    Stale(Duration),
+    /// Nobody: why.
+    Nobody(&'static str),
+}
+
+/// Asks upstreams on behalf of containers, from the namespace of the daemon. Cloning shares.
+#[derive(Clone, Debug)]
+pub struct Forwarder(Arc<Inner>);
+
 #[derive(Debug)]
-pub struct Forwarder {
+struct Inner {
     /// The host's upstreams, for containers that have none of their own. Another task swaps them when
     /// the host's configuration changes.
-    host: Arc<ArcSwap<Vec<SocketAddr>>>,
+    host: Arc<ArcSwap<Vec<Upstream>>>,
     timing: Timing,
-    /// Upstreams that did not answer, and when that was seen last. Never locked across an await.
-    silent: Mutex<HashMap<SocketAddr, Instant>>,
+    tls: Tls,
+    /// When the cache's clock began.
+    start: Instant,
+    health: Health,
+    /// Never locked across an await, as the next.
+    cache: Mutex<Cache>,
+    /// Questions that are with upstreams. Their tasks end by themselves, so a question that comes back to us (a loop
+    /// among name servers) waits here for its own end instead of going round once more.
+    asked: Mutex<HashMap<Key, watch::Receiver<Option<Fetched>>>>,
+}
+
+/// What the upstreams said to one question.
+#[derive(Clone, Debug)]
+enum Fetched {
+    /// This one, these bytes: NOERROR, NXDOMAIN and the like.
+    Reply(Upstream, Arc<[u8]>),
+    /// None gave an answer.
+    Failure(Failure),
 }
 
 /// What became of one question to one upstream.
@@ -64,157 +115,364 @@ enum Attempt {
 }
 
 /// What the upstreams asked so far have come to, none of them having answered.
-#[derive(Default)]
+#[derive(Clone, Debug, Default)]
 struct Failure {
-    servfail: Option<Vec<u8>>,
+    servfail: Option<Arc<[u8]>>,
     refused: bool,
     silent: bool,
     unreachable: bool,
+    nobody: bool,
+}
+
+/// A query that nothing here answers at once.
+#[derive(Debug)]
+pub struct Ask {
+    upstreams: Upstreams,
+    key: Option<Key>,
+    /// What the client gets if the upstreams fail.
+    stale: Option<(Vec<u8>, Duration)>,
+}
+
+/// What is to be done with a query for upstreams.
+#[derive(Debug)]
+pub enum Begun {
+    /// The reply is here.
+    Reply(Vec<u8>, Source),
+    /// It is to be waited for: [`Forwarder::finish`].
+    Ask(Ask),
 }
 
 impl Forwarder {
-    /// A forwarder with the default [`Timing`].
-    pub fn new(host: Arc<ArcSwap<Vec<SocketAddr>>>) -> Self {
-        Self::with_timing(host, Timing::default())
+    /// A forwarder with the default [`Timing`] and a cache of this many bytes.
+    pub fn new(host: Arc<ArcSwap<Vec<Upstream>>>, cache_bytes: usize, tls: Tls) -> Self {
+        Self::with(host, Timing::default(), cache_bytes, tls)
     }
 
-    /// A forwarder that waits as long as `timing` says.
-    pub fn with_timing(host: Arc<ArcSwap<Vec<SocketAddr>>>, timing: Timing) -> Self {
-        Self {
+    /// A forwarder without a cache that waits as long as `timing` says.
+    pub fn with_timing(host: Arc<ArcSwap<Vec<Upstream>>>, timing: Timing) -> Self {
+        Self::with(host, timing, 0, Tls::default())
+    }
+
+    /// A forwarder with all of its settings.
+    pub fn with(
+        host: Arc<ArcSwap<Vec<Upstream>>>,
+        timing: Timing,
+        cache_bytes: usize,
+        tls: Tls,
+    ) -> Self {
+        Self(Arc::new(Inner {
             host,
             timing,
-            silent: Mutex::default(),
+            tls,
+            start: Instant::now(),
+            health: Health::new(timing.avoid),
+            cache: Mutex::new(Cache::new(cache_bytes)),
+            asked: Mutex::default(),
+        }))
+    }
+
+    /// Answers kept in the cache, and about how many bytes they take.
+    pub fn cache_size(&self) -> (usize, usize) {
+        self.0.cache().size()
+    }
+
+    /// Forgets all answers.
+    pub fn flush(&self) {
+        self.0.cache().clear();
+    }
+
+    /// Upstreams that did not answer last time.
+    pub fn silent(&self) -> Vec<Upstream> {
+        self.0.health.silent()
+    }
+
+    /// Looks into the cache. Does not wait; call it on a tokio runtime, since a popular answer that is about to expire is
+    /// fetched anew in the background.
+    pub fn begin(
+        &self,
+        query: &[u8],
+        transport: Transport,
+        upstreams: Option<&Upstreams>,
+    ) -> Begun {
+        let upstreams = upstreams.map_or_else(|| self.0.host.load_full(), Arc::clone);
+        let mut ask = Ask {
+            upstreams,
+            key: None,
+            stale: None,
+        };
+        let Some((request, _)) = Request::read(query) else {
+            return Begun::Ask(ask);
+        };
+        let mut cache = self.0.cache();
+        if !cache.is_on() {
+            return Begun::Ask(ask);
+        }
+        ask.key = Key::of(&request, &ask.upstreams);
+        let Some(key) = &ask.key else {
+            return Begun::Ask(ask);
+        };
+        let hit = cache.get(key, &request, self.0.now());
+        drop(cache);
+        match hit {
+            Hit::Fresh { reply, age, fetch } => {
+                if fetch {
+                    drop(self.0.fetch(key, query, &ask.upstreams));
+                }
+                Begun::Reply(raw::fit(&request, reply, transport), Source::Cache(age))
+            }
+            Hit::Stale {
+                reply,
+                age,
+                at_once: true,
+            } => Begun::Reply(raw::fit(&request, reply, transport), Source::Stale(age)),
+            Hit::Stale { reply, age, .. } => {
+                ask.stale = Some((raw::fit(&request, reply, transport), age));
+                Begun::Ask(ask)
+            }
+            Hit::Failed => {
+                let why = (
+                    ede::NO_REACHABLE_AUTHORITY,
+                    "no upstream answered a moment ago",
+                );
+                Begun::Reply(servfail(query, Some(why)), Source::Nobody(why.1))
+            }
+            Hit::Unknown => Begun::Ask(ask),
         }
     }
 
-    /// Asks `upstreams` (`None`: the host's) and gives what goes to the client, in the client's own id
-    /// and spelling: an upstream's reply, or SERVFAIL with an extended error (RFC 8914) after at most
-    /// [`Timing::budget`].
+    /// Waits for the upstreams and gives what goes to the client, in the client's own id and spelling: an upstream's reply,
+    /// a stale answer, or SERVFAIL with an extended error (RFC 8914) after at most [`Timing::budget`].
     ///
     /// `query` is a well-formed query, as the pure `answer` passes it on; for anything else the result
     /// is a SERVFAIL, or empty where there is nobody to reply to.
+    pub async fn finish(&self, query: &[u8], transport: Transport, ask: Ask) -> (Vec<u8>, Source) {
+        let Some((request, _)) = Request::read(query) else {
+            return (Vec::new(), Source::Nobody("no query"));
+        };
+        if request.question.is_none() {
+            return (servfail(query, None), Source::Nobody("no question"));
+        }
+        let fetched = match &ask.key {
+            None => Some(self.0.ask_all(query, &ask.upstreams).await),
+            Some(key) => {
+                let wait = if ask.stale.is_some() {
+                    self.0.timing.stale
+                } else {
+                    self.0.timing.budget * 2
+                };
+                let fetched = self.0.fetch(key, query, &ask.upstreams);
+                timeout_at(Instant::now() + wait, received(fetched))
+                    .await
+                    .ok()
+                    .flatten()
+            }
+        };
+        match (fetched, ask.stale) {
+            (Some(Fetched::Reply(from, reply)), _) => (
+                raw::restore(&request, &reply, transport),
+                Source::Upstream(from),
+            ),
+            (_, Some((reply, age))) => {
+                // The others need not wait as long for the same.
+                if let Some(key) = &ask.key {
+                    self.0.cache().fail(key, self.0.now());
+                }
+                (reply, Source::Stale(age))
+            }
+            (Some(Fetched::Failure(failure)), None) => failure.reply(&request, query, transport),
+            (None, None) => {
+                let failure = Failure {
+                    silent: true,
+                    ..Failure::default()
+                };
+                failure.reply(&request, query, transport)
+            }
+        }
+    }
+
+    /// [`begin`](Self::begin) and [`finish`](Self::finish) in one. `upstreams` is `None` for the host's.
     pub async fn forward(
         &self,
         query: &[u8],
         transport: Transport,
         upstreams: Option<&[SocketAddr]>,
     ) -> Vec<u8> {
-        let order = match upstreams {
-            Some(upstreams) => self.order(upstreams),
-            None => self.order(&self.host.load()),
-        };
-        if raw::question_end(query).is_none() {
-            return wire::servfail(query, None);
-        }
-        match self.ask_all(query, transport, order).await {
-            Ok(reply) => raw::restore(query, reply, transport),
-            Err(failure) => failure.reply(query, transport),
+        let own =
+            upstreams.map(|list| Arc::new(list.iter().copied().map(Upstream::from).collect()));
+        match self.begin(query, transport, own.as_ref()) {
+            Begun::Reply(reply, _) => reply,
+            Begun::Ask(ask) => self.finish(query, transport, ask).await.0,
         }
     }
+}
 
-    /// Asks one after the other, and again those that stay silent, until one answers or the time is up.
-    async fn ask_all(
-        &self,
+async fn received(mut fetched: watch::Receiver<Option<Fetched>>) -> Option<Fetched> {
+    // An error means that the task died: then nothing was fetched.
+    let there = fetched.wait_for(Option::is_some).await.ok()?;
+    there.clone()
+}
+
+impl Inner {
+    fn now(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    fn cache(&self) -> MutexGuard<'_, Cache> {
+        // Plain maps: after a panic they serve on, and an odd count is the worst that is in them.
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn asked(&self) -> MutexGuard<'_, HashMap<Key, watch::Receiver<Option<Fetched>>>> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks the upstreams in a task of its own, or joins those who wait for the same answer.
+    fn fetch(
+        self: &Arc<Self>,
+        key: &Key,
         query: &[u8],
-        transport: Transport,
-        mut upstreams: Vec<SocketAddr>,
-    ) -> Result<Vec<u8>, Failure> {
-        let end = Instant::now() + self.timing.budget;
-        let mut failure = Failure::default();
-        while !upstreams.is_empty() && !failure.heard() {
-            let mut again = Vec::new();
-            for upstream in upstreams {
-                match self.ask(upstream, query, transport, end).await {
-                    Attempt::Final(reply) => return Ok(reply),
-                    Attempt::Failed(reply) => failure.servfail = Some(reply),
-                    Attempt::Refused => failure.refused = true,
-                    Attempt::Silent => {
-                        failure.silent = true;
-                        again.push(upstream);
-                    }
-                    Attempt::Unreachable => failure.unreachable = true,
-                }
-                if Instant::now() >= end {
-                    return Err(failure);
-                }
+        upstreams: &Upstreams,
+    ) -> watch::Receiver<Option<Fetched>> {
+        let mut asked = self.asked();
+        if let Some(waiting) = asked.get(key) {
+            return waiting.clone();
+        }
+        let (told, waiting) = watch::channel(None);
+        asked.insert(key.clone(), waiting.clone());
+        drop(asked);
+        let (inner, key, query, upstreams) = (
+            Arc::clone(self),
+            key.clone(),
+            query.to_vec(),
+            Arc::clone(upstreams),
+        );
+        tokio::spawn(async move {
+            let fetched = inner.ask_all(&query, &upstreams).await;
+            let now = inner.now();
+            match &fetched {
+                Fetched::Reply(_, reply) => inner.cache().insert(key.clone(), reply, now),
+                Fetched::Failure(_) => inner.cache().fail(&key, now),
             }
-            upstreams = again;
-        }
-        Err(failure)
+            inner.asked().remove(&key);
+            let _ = told.send(Some(fetched));
+        });
+        waiting
     }
 
-    /// Asks one upstream: over UDP, and over TCP if the reply was cut and the client can take all of it.
-    async fn ask(
-        &self,
-        upstream: SocketAddr,
-        query: &[u8],
-        transport: Transport,
-        end: Instant,
-    ) -> Attempt {
-        let mut limit = self.limit(end);
-        let mut result = timeout_at(limit, exchange::udp(upstream, query)).await;
-        if let Ok(Ok(reply)) = &result
-            && transport == Transport::Tcp
-            && raw::is_truncated(reply)
-        {
-            limit = self.limit(end);
-            result = timeout_at(limit, exchange::tcp(upstream, query)).await;
+    /// Asks one upstream after the other, each a little later than the one before, and again those that stay silent,
+    /// until one answers or the time is up.
+    async fn ask_all(self: &Arc<Self>, query: &[u8], upstreams: &[Upstream]) -> Fetched {
+        let end = Instant::now() + self.timing.budget;
+        let (mut order, due) = self.health.order(upstreams);
+        let query: Arc<[u8]> = query.into();
+        let (told, mut results) = mpsc::unbounded_channel();
+        for upstream in due {
+            // Nobody waits for this one, but if it answers first, so much the better.
+            self.ask(upstream, &query, end, &told);
         }
-        let attempt = match result {
-            Err(_) => Attempt::Silent,
+        let mut failure = Failure {
+            nobody: order.is_empty(),
+            ..Failure::default()
+        };
+        let mut again = Vec::new();
+        let mut running: Vec<Upstream> = Vec::new();
+        order.reverse();
+        loop {
+            if running.is_empty() && order.is_empty() {
+                if failure.heard() || again.is_empty() {
+                    return Fetched::Failure(failure);
+                }
+                order.append(&mut again);
+                order.reverse();
+            }
+            if let Some(upstream) = order.pop() {
+                running.push(upstream.clone());
+                self.ask(upstream, &query, end, &told);
+            }
+            let hedge = end.min(Instant::now() + self.timing.hedge);
+            let result = tokio::select! {
+                result = results.recv() => result,
+                () = sleep_until(hedge), if !order.is_empty() => {
+                    // It may answer yet; until it does, others go first.
+                    running.iter().for_each(|upstream| self.health.is_silent(upstream));
+                    None
+                }
+                () = sleep_until(end) => {
+                    failure.silent = true;
+                    return Fetched::Failure(failure);
+                }
+            };
+            let Some((upstream, attempt)) = result else {
+                continue;
+            };
+            running.retain(|other| *other != upstream);
+            match attempt {
+                Attempt::Final(reply) => return Fetched::Reply(upstream, reply.into()),
+                Attempt::Failed(reply) => failure.servfail = Some(reply.into()),
+                Attempt::Refused => failure.refused = true,
+                Attempt::Silent => {
+                    failure.silent = true;
+                    again.push(upstream);
+                }
+                Attempt::Unreachable => failure.unreachable = true,
+            }
+            if Instant::now() >= end {
+                return Fetched::Failure(failure);
+            }
+        }
+    }
+
+    /// Asks one upstream in a task of its own, which ends by itself and notes what it learnt, whether or not anybody still
+    /// waits for the answer.
+    fn ask(
+        self: &Arc<Self>,
+        upstream: Upstream,
+        query: &Arc<[u8]>,
+        end: Instant,
+        told: &mpsc::UnboundedSender<(Upstream, Attempt)>,
+    ) {
+        let (inner, query, told) = (Arc::clone(self), Arc::clone(query), told.clone());
+        tokio::spawn(async move {
+            let limit = end.min(Instant::now() + inner.timing.attempt);
+            let attempt = inner.attempt(&upstream, &query, limit).await;
+            match attempt {
+                // Silence is held against an upstream only if the budget left it its whole time.
+                Attempt::Silent if limit == end => {}
+                Attempt::Silent | Attempt::Unreachable => inner.health.is_silent(&upstream),
+                _ => inner.health.is_heard(&upstream),
+            }
+            let _ = told.send((upstream, attempt));
+        });
+    }
+
+    /// Asks one upstream: over UDP, and over TCP if the reply was cut; or over TLS.
+    async fn attempt(&self, upstream: &Upstream, query: &[u8], limit: Instant) -> Attempt {
+        let result = match &upstream.tls {
+            Some(name) => timeout_at(limit, self.tls.ask(upstream.address, name, query)).await,
+            None => timeout_at(limit, exchange::udp(upstream.address, query)).await,
+        };
+        let reply = match result {
+            Err(_) => return Attempt::Silent,
             Ok(Err(error)) => {
                 tracing::debug!(%upstream, %error, "upstream unreachable");
-                Attempt::Unreachable
+                return Attempt::Unreachable;
             }
-            Ok(Ok(reply)) => match raw::rcode(&reply) {
-                raw::SERVFAIL => Attempt::Failed(reply),
-                raw::REFUSED => Attempt::Refused,
-                _ => Attempt::Final(reply),
-            },
+            Ok(Ok(reply)) => reply,
         };
-        // Silence is held against an upstream only if the budget left it its whole time.
-        if limit < end || !matches!(attempt, Attempt::Silent) {
-            self.note(upstream, &attempt);
+        let reply = if raw::is_truncated(&reply) && upstream.tls.is_none() {
+            // A cut reply is better than none.
+            match timeout_at(limit, exchange::tcp(upstream.address, query)).await {
+                Ok(Ok(whole)) => whole,
+                _ => reply,
+            }
+        } else {
+            reply
+        };
+        match raw::rcode(&reply) {
+            raw::SERVFAIL => Attempt::Failed(reply),
+            raw::REFUSED => Attempt::Refused,
+            _ => Attempt::Final(reply),
         }
-        attempt
-    }
-
-    fn limit(&self, end: Instant) -> Instant {
-        end.min(Instant::now() + self.timing.attempt)
-    }
-
-    /// The upstreams as they are to be asked: those that answered last time first, in the order given,
-    /// then the silent ones, the one that has been avoided longest first. Never ourselves.
-    fn order(&self, upstreams: &[SocketAddr]) -> Vec<SocketAddr> {
-        let others = upstreams
-            .iter()
-            .filter(|u| u.ip().to_canonical() != EMBEDDED);
-        let mut order: Vec<SocketAddr> = others.copied().collect();
-        let silent = self.silent();
-        if !silent.is_empty() {
-            let now = Instant::now();
-            let avoided = |since: &&Instant| now.duration_since(**since) < self.timing.avoid;
-            // `None` sorts before every instant, and the sort keeps the order of equals.
-            order.sort_by_key(|upstream| silent.get(upstream).filter(avoided).copied());
-        }
-        order
-    }
-
-    fn note(&self, upstream: SocketAddr, attempt: &Attempt) {
-        let mut silent = self.silent();
-        if matches!(attempt, Attempt::Silent | Attempt::Unreachable) {
-            let now = Instant::now();
-            // Whatever is no longer avoided need not be remembered: the map stays as small as the outage.
-            silent.retain(|_, since| now.duration_since(*since) < self.timing.avoid);
-            silent.insert(upstream, now);
-        } else if !silent.is_empty() {
-            silent.remove(&upstream);
-        }
-    }
-
-    fn silent(&self) -> MutexGuard<'_, HashMap<SocketAddr, Instant>> {
-        // It only guides the order: half a change does no harm.
-        self.silent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -225,18 +483,26 @@ impl Failure {
     }
 
     /// An upstream's own SERVFAIL, since it may say why (a bogus signature, say), else ours.
-    fn reply(self, query: &[u8], transport: Transport) -> Vec<u8> {
+    fn reply(self, request: &Request<'_>, query: &[u8], transport: Transport) -> (Vec<u8>, Source) {
+        let (code, text) = self.extended_error();
         if let Some(reply) = self.servfail {
-            return raw::restore(query, reply, transport);
+            return (
+                raw::restore(request, &reply, transport),
+                Source::Nobody("an upstream failed"),
+            );
         }
-        wire::servfail(query, Some(self.extended_error()))
+        (servfail(query, Some((code, text))), Source::Nobody(text))
     }
 
-    fn extended_error(&self) -> u16 {
-        if self.unreachable && !self.refused && !self.silent {
-            EDE_NETWORK_ERROR
+    fn extended_error(&self) -> ExtendedError {
+        if self.nobody {
+            (ede::NO_REACHABLE_AUTHORITY, "there is no upstream to ask")
+        } else if self.unreachable && !self.refused && !self.silent {
+            (ede::NETWORK_ERROR, "no upstream can be reached")
+        } else if self.refused && !self.silent {
+            (ede::NO_REACHABLE_AUTHORITY, "all upstreams refused")
         } else {
-            EDE_NO_REACHABLE_AUTHORITY
+            (ede::NO_REACHABLE_AUTHORITY, "no upstream answered in time")
         }
     }
 }

@@ -11,20 +11,32 @@
 //! Never makes sockets in namespaces, never reads the host's configuration: both are handed in.
 
 pub mod answer;
+mod cache;
 mod exchange;
 pub mod forward;
+#[cfg(fuzzing)]
+pub mod fuzzing;
+mod health;
 mod name;
 mod raw;
+mod reply;
+mod request;
 pub mod resolv;
 pub mod server;
-mod wire;
+pub mod stats;
+mod tls;
 pub mod zone;
 
-pub use answer::{Outcome, Transport, answer};
-pub use forward::{Forwarder, Timing};
-pub use resolv::{DNS_PORT, EMBEDDED, ResolvConf};
-pub use server::{ListenError, Server, Stats};
-pub use zone::{Asker, DEFAULT_TTL, Zone, ZoneHandle, container_names};
+pub use answer::{Outcome, Transport, Verdict, answer, answer_into};
+pub use forward::{Begun, CACHE_BYTES, Forwarder, Source, Timing, Upstreams};
+pub use resolv::{DNS_PORT, EMBEDDED, ResolvConf, Upstream};
+pub use server::{Explanation, ListenError, Server};
+pub use stats::{Counters, Stats};
+pub use tls::{Tls, TlsError};
+pub use zone::{
+    Asker, DEFAULT_TTL, Details, HOST_NAME, Hosts, NamedPort, NetworkSpec, View, Zone, ZoneHandle,
+    container_names,
+};
 
 #[cfg(test)]
 mod tests {
@@ -33,11 +45,15 @@ mod tests {
     fn pure_modules_stay_pure() {
         let modules = [
             ("answer", include_str!("answer.rs")),
+            ("answer/service", include_str!("answer/service.rs")),
+            ("cache", include_str!("cache.rs")),
             ("name", include_str!("name.rs")),
             ("raw", include_str!("raw.rs")),
+            ("reply", include_str!("reply.rs")),
+            ("request", include_str!("request.rs")),
             ("resolv", include_str!("resolv.rs")),
-            ("wire", include_str!("wire.rs")),
             ("zone", include_str!("zone.rs")),
+            ("zone/view", include_str!("zone/view.rs")),
         ];
         let banned = [
             "tokio",

@@ -3,13 +3,97 @@
 //! Pure: the caller reads the file. Never decides which upstreams are usable, except that netd's own
 //! address is not one.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::str::FromStr;
+use std::sync::Arc;
 
 /// The port upstreams are asked on.
 pub const DNS_PORT: u16 = 53;
 
 /// Where containers find netd. Never an upstream: forwarding to it would ask ourselves.
 pub const EMBEDDED: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 11));
+
+/// The port upstreams are asked on over TLS (RFC 7858 section 3.1).
+pub const TLS_PORT: u16 = 853;
+
+/// Where systemd-resolved answers for others: a hop that its own list of servers saves.
+const RESOLVED_STUBS: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(127, 0, 0, 53)),
+    IpAddr::V4(Ipv4Addr::new(127, 0, 0, 54)),
+];
+
+/// One name server that is asked for others.
+///
+/// As text `IP`, `IP:PORT` (`[IP]:PORT` in IPv6) or, over TLS, `tls://IP[:PORT][#NAME]`, where NAME is what its
+/// certificate must hold instead of the address.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Upstream {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Over TLS, and whose certificate it must show.
+    pub tls: Option<Arc<str>>,
+}
+
+impl From<SocketAddr> for Upstream {
+    fn from(address: SocketAddr) -> Self {
+        Self { address, tls: None }
+    }
+}
+
+impl From<IpAddr> for Upstream {
+    fn from(ip: IpAddr) -> Self {
+        SocketAddr::new(ip, DNS_PORT).into()
+    }
+}
+
+impl fmt::Display for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.tls {
+            None => write!(f, "{}", self.address),
+            Some(name) => write!(f, "tls://{}#{name}", self.address),
+        }
+    }
+}
+
+/// A text that is no name server.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no name server: give an IP address, IP:PORT, or tls://IP[:PORT][#NAME]")]
+pub struct NoUpstream(String);
+
+impl FromStr for Upstream {
+    type Err = NoUpstream;
+
+    fn from_str(text: &str) -> Result<Self, NoUpstream> {
+        let wrong = || NoUpstream(text.chars().take(80).collect());
+        let Some(rest) = text.strip_prefix("tls://") else {
+            return endpoint(text, DNS_PORT).map(Self::from).ok_or_else(wrong);
+        };
+        let (place, name) = rest
+            .split_once('#')
+            .map_or((rest, None), |(a, n)| (a, Some(n)));
+        let address = endpoint(place, TLS_PORT).ok_or_else(wrong)?;
+        let name = match name {
+            Some(name) => crate::name::normalize(name).ok_or_else(wrong)?.into(),
+            None => address.ip().to_string().into(),
+        };
+        Ok(Self {
+            address,
+            tls: Some(name),
+        })
+    }
+}
+
+fn endpoint(text: &str, port: u16) -> Option<SocketAddr> {
+    let bare = text.strip_prefix('[').and_then(|t| t.strip_suffix(']'));
+    let ip = bare
+        .unwrap_or(text)
+        .parse()
+        .map(|ip| SocketAddr::new(ip, port));
+    let address = ip.or_else(|_| text.parse()).ok()?;
+    (!address.ip().is_unspecified() && !address.ip().is_multicast() && address.port() > 0)
+        .then_some(address)
+}
 
 /// What a `resolv.conf` says. Lists are in file order; unknown lines are skipped.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,9 +117,18 @@ impl ResolvConf {
     }
 
     /// The name servers as upstreams: port 53, without netd's own address.
-    pub fn upstreams(&self) -> Vec<SocketAddr> {
+    pub fn upstreams(&self) -> Vec<Upstream> {
         let foreign = self.nameservers.iter().filter(|&&ip| ip != EMBEDDED);
-        foreign.map(|&ip| SocketAddr::new(ip, DNS_PORT)).collect()
+        foreign.map(|&ip| ip.into()).collect()
+    }
+
+    /// Whether all it names is systemd-resolved on this host: then the servers stand in resolved's own file.
+    pub fn is_resolved(&self) -> bool {
+        !self.nameservers.is_empty()
+            && self
+                .nameservers
+                .iter()
+                .all(|ip| RESOLVED_STUBS.contains(ip))
     }
 
     fn read_line(&mut self, line: &str) {
@@ -100,7 +193,52 @@ mod tests {
     #[test]
     fn netd_itself_is_no_upstream() {
         let conf = ResolvConf::parse("nameserver 127.0.0.11\nnameserver 127.0.0.53\n");
-        assert_eq!(conf.upstreams(), ["127.0.0.53:53".parse().unwrap()]);
+        assert_eq!(conf.upstreams(), ["127.0.0.53".parse().unwrap()]);
+    }
+
+    #[test]
+    fn systemd_resolved_is_known_by_its_addresses() {
+        let resolved = |text: &str| ResolvConf::parse(text).is_resolved();
+        assert!(resolved("nameserver 127.0.0.53\noptions edns0 trust-ad\n"));
+        assert!(!resolved("nameserver 127.0.0.53\nnameserver 192.0.2.1\n"));
+        assert!(!resolved("") && !resolved("nameserver 127.0.0.1\n"));
+    }
+
+    #[test]
+    fn upstreams_are_read_and_written() {
+        for (text, written) in [
+            ("192.0.2.1", Some("192.0.2.1:53")),
+            ("192.0.2.1:5353", Some("192.0.2.1:5353")),
+            ("2001:db8::1", Some("[2001:db8::1]:53")),
+            ("[2001:db8::1]", Some("[2001:db8::1]:53")),
+            ("[2001:db8::1]:54", Some("[2001:db8::1]:54")),
+            ("tls://9.9.9.9", Some("tls://9.9.9.9:853#9.9.9.9")),
+            (
+                "tls://9.9.9.9#DNS.quad9.net.",
+                Some("tls://9.9.9.9:853#dns.quad9.net"),
+            ),
+            (
+                "tls://[2620:fe::fe]:8853#dns.quad9.net",
+                Some("tls://[2620:fe::fe]:8853#dns.quad9.net"),
+            ),
+            ("tls://9.9.9.9#", None),
+            ("tls://dns.quad9.net", None),
+            ("https://9.9.9.9", None),
+            ("0.0.0.0", None),
+            ("224.0.0.1", None),
+            ("192.0.2.1:0", None),
+            ("", None),
+        ] {
+            let read = text.parse::<Upstream>();
+            assert_eq!(
+                read.as_ref().ok().map(Upstream::to_string).as_deref(),
+                written,
+                "{text}"
+            );
+            if let Ok(upstream) = read {
+                assert_eq!(upstream.to_string().parse(), Ok(upstream));
+            }
+        }
     }
 
     #[test]

@@ -20,20 +20,27 @@
 //! So the loop is ours, over the same wire types (hickory-proto); hickory-server is the independent peer
 //! in the tests.
 
+mod batch;
 mod connection;
+mod explain;
+pub mod frames;
 mod listener;
+mod log;
 
 use std::collections::HashMap;
 use std::io;
 use std::net::{TcpListener, UdpSocket};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, watch};
 
 use crate::forward::Forwarder;
+use crate::stats::{Counters, Stats};
 use crate::zone::ZoneHandle;
-use listener::Listener;
+use listener::{Listener, Who};
+
+pub use explain::Explanation;
 
 /// Why a container is not answered.
 #[derive(Debug, thiserror::Error)]
@@ -60,44 +67,6 @@ pub enum ListenError {
     },
 }
 
-/// What the queries of one container came to. Counted since it was listened to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Stats {
-    /// Messages that came in, whatever they were.
-    pub queries: u64,
-    /// Answered from the zone, refusals and the like included.
-    pub local: u64,
-    /// Sent on to upstreams.
-    pub forwarded: u64,
-    /// Replies with SERVFAIL, ours and those of upstreams.
-    pub servfail: u64,
-}
-
-/// The counters behind [`Stats`]. Relaxed: they are only ever shown.
-#[derive(Debug, Default)]
-struct Counters {
-    queries: AtomicU64,
-    local: AtomicU64,
-    forwarded: AtomicU64,
-    servfail: AtomicU64,
-}
-
-impl Counters {
-    fn add(counter: &AtomicU64) -> u64 {
-        counter.fetch_add(1, Ordering::Relaxed)
-    }
-
-    fn stats(&self) -> Stats {
-        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Stats {
-            queries: get(&self.queries),
-            local: get(&self.local),
-            forwarded: get(&self.forwarded),
-            servfail: get(&self.servfail),
-        }
-    }
-}
-
 /// One container's task, as the server keeps hold of it.
 #[derive(Clone, Debug)]
 struct Running {
@@ -117,62 +86,103 @@ impl Running {
 #[derive(Debug)]
 pub struct Server {
     zone: ZoneHandle,
-    forwarder: Arc<Forwarder>,
+    forwarder: Forwarder,
+    log: Arc<AtomicBool>,
     /// Never locked across an await.
-    running: Mutex<HashMap<Arc<str>, Running>>,
+    running: Mutex<HashMap<Who, Vec<Running>>>,
 }
 
 impl Server {
     /// A server of `zone` that sends what it does not know to `forwarder`. Listens to nobody yet.
-    pub fn new(zone: ZoneHandle, forwarder: Arc<Forwarder>) -> Self {
+    pub fn new(zone: ZoneHandle, forwarder: Forwarder) -> Self {
         Self {
             zone,
             forwarder,
+            log: Arc::default(),
             running: Mutex::default(),
         }
+    }
+
+    /// Switches the query log on or off: a line at level info for each query, target `netd::query`.
+    pub fn set_log(&self, on: bool) {
+        self.log.store(on, Ordering::Relaxed);
+    }
+
+    /// Whom it asks what it does not know.
+    pub fn forwarder(&self) -> &Forwarder {
+        &self.forwarder
+    }
+
+    /// The names it knows.
+    pub fn zone(&self) -> &ZoneHandle {
+        &self.zone
     }
 
     /// Starts answering the container `asker` on its sockets, which are made non-blocking. Call it on a
     /// tokio runtime; it does not block. On an error the sockets are closed.
     pub fn listen(&self, asker: &str, udp: UdpSocket, tcp: TcpListener) -> Result<(), ListenError> {
+        self.serve(Who::Container(asker.into()), asker, vec![(udp, tcp)])
+    }
+
+    /// Starts answering the containers of a network on sockets at its gateway addresses, a pair for each. Everybody else
+    /// is refused.
+    pub fn listen_at_gateway(
+        &self,
+        network: &str,
+        sockets: Vec<(UdpSocket, TcpListener)>,
+    ) -> Result<(), ListenError> {
+        self.serve(Who::Network(network.into()), network, sockets)
+    }
+
+    fn serve(
+        &self,
+        who: Who,
+        asker: &str,
+        sockets: Vec<(UdpSocket, TcpListener)>,
+    ) -> Result<(), ListenError> {
         let runtime =
             tokio::runtime::Handle::try_current().map_err(|_| ListenError::NoRuntime {
                 asker: asker.into(),
             })?;
         let mut running = self.running();
-        if running.get(asker).is_some_and(|task| !task.is_closed()) {
+        if running.get(&who).is_some_and(|tasks| !all_closed(tasks)) {
             return Err(ListenError::AlreadyListening {
                 asker: asker.into(),
             });
         }
-        let id: Arc<str> = asker.into();
-        let counters = Arc::new(Counters::default());
-        let listener = Listener {
-            asker: Arc::clone(&id),
-            zone: self.zone.clone(),
-            forwarder: Arc::clone(&self.forwarder),
-            counters: Arc::clone(&counters),
-            forwards: Arc::default(),
-        };
-        let sockets = listener::Sockets::new(udp, tcp).map_err(|source| ListenError::Socket {
+        let pairs: io::Result<Vec<_>> = sockets
+            .into_iter()
+            .map(|(udp, tcp)| listener::Sockets::new(udp, tcp))
+            .collect();
+        let pairs = pairs.map_err(|source| ListenError::Socket {
             asker: asker.into(),
             source,
         })?;
-        let stop = Arc::new(Notify::new());
-        let (open, closed) = watch::channel(());
-        let stopped = Arc::clone(&stop);
-        runtime.spawn(async move {
-            listener::run(Arc::new(listener), sockets, &stopped).await;
-            drop(open);
-        });
-        running.insert(
-            id,
+        let counters = Arc::new(Counters::default());
+        let tasks = pairs.into_iter().map(|sockets| {
+            let listener = Listener {
+                who: who.clone(),
+                zone: self.zone.clone(),
+                forwarder: self.forwarder.clone(),
+                counters: Arc::clone(&counters),
+                forwards: Mutex::default(),
+                log: Arc::clone(&self.log),
+            };
+            let stop = Arc::new(Notify::new());
+            let (open, closed) = watch::channel(());
+            let stopped = Arc::clone(&stop);
+            runtime.spawn(async move {
+                listener::run(Arc::new(listener), sockets, &stopped).await;
+                drop(open);
+            });
             Running {
-                counters,
+                counters: Arc::clone(&counters),
                 stop,
                 closed,
-            },
-        );
+            }
+        });
+        let tasks = tasks.collect();
+        running.insert(who, tasks);
         Ok(())
     }
 
@@ -180,51 +190,81 @@ impl Server {
     /// connections and those that wait to send an upstream's reply. From then on nothing of this crate
     /// keeps its namespace alive. `false` if it was not listened to.
     pub async fn close(&self, asker: &str) -> bool {
-        let Some(mut task) = self.running().get(asker).cloned() else {
+        self.end(&Who::Container(asker.into())).await
+    }
+
+    /// The same for the sockets at a network's gateway addresses.
+    pub async fn close_gateway(&self, network: &str) -> bool {
+        self.end(&Who::Network(network.into())).await
+    }
+
+    async fn end(&self, who: &Who) -> bool {
+        let Some(tasks) = self.running().get(who).cloned() else {
             return false;
         };
-        task.stop.notify_one();
-        // Nothing is ever sent: this waits for the sender to be dropped, also for a second caller.
-        while task.closed.changed().await.is_ok() {}
+        for task in &tasks {
+            task.stop.notify_one();
+        }
+        for mut task in tasks {
+            // Nothing is ever sent: this waits for the sender to be dropped, also for a second caller.
+            while task.closed.changed().await.is_ok() {}
+        }
         let mut running = self.running();
-        if running.get(asker).is_some_and(Running::is_closed) {
-            running.remove(asker);
+        if running.get(who).is_some_and(|tasks| all_closed(tasks)) {
+            running.remove(who);
         }
         true
     }
 
     /// Stops answering everybody and returns when all sockets are closed.
     pub async fn close_all(&self) {
-        let askers = self.listening();
-        for task in self.running().values() {
+        let everybody: Vec<Who> = self.running().keys().cloned().collect();
+        for task in self.running().values().flatten() {
             task.stop.notify_one();
         }
-        for asker in askers {
-            self.close(&asker).await;
+        for who in everybody {
+            self.end(&who).await;
         }
     }
 
     /// The containers that are answered, in no order.
     pub fn listening(&self) -> Vec<Arc<str>> {
         let running = self.running();
-        let open = running.iter().filter(|(_, task)| !task.is_closed());
-        open.map(|(asker, _)| Arc::clone(asker)).collect()
+        let open = running.iter().filter(|(_, tasks)| !all_closed(tasks));
+        let containers = open.filter_map(|(who, _)| match who {
+            Who::Container(id) => Some(Arc::clone(id)),
+            Who::Network(_) => None,
+        });
+        containers.collect()
+    }
+
+    /// Whether the gateway addresses of a network are listened to.
+    pub fn is_at_gateway(&self, network: &str) -> bool {
+        let running = self.running();
+        let tasks = running.get(&Who::Network(network.into()));
+        tasks.is_some_and(|tasks| !all_closed(tasks))
     }
 
     /// What the queries of the container came to, or `None` if it is not listened to.
     pub fn stats(&self, asker: &str) -> Option<Stats> {
-        self.running().get(asker).map(|task| task.counters.stats())
+        let running = self.running();
+        let task = running.get(&Who::Container(asker.into()))?.first()?;
+        Some(task.counters.stats())
     }
 
-    fn running(&self) -> MutexGuard<'_, HashMap<Arc<str>, Running>> {
+    fn running(&self) -> MutexGuard<'_, HashMap<Who, Vec<Running>>> {
         // Every change is one insert or remove: a panic elsewhere leaves nothing half done.
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+fn all_closed(tasks: &[Running]) -> bool {
+    tasks.iter().all(Running::is_closed)
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
-        for task in self.running().values() {
+        for task in self.running().values().flatten() {
             task.stop.notify_one();
         }
     }

@@ -19,5 +19,5 @@ mod subnets;
 
 pub use addr::overlaps;
 pub use error::{Error, ReservedAs};
-pub use pool::{DEFAULT_QUARANTINE, Pool};
+pub use pool::{DEFAULT_QUARANTINE, MOST_QUARANTINED, Pool};
 pub use subnets::{AutoRange, pick, ula_prefix};

@@ -26,6 +26,10 @@ use crate::quarantine::Quarantine;
 /// How long a released address rests unless [`Pool::set_quarantine`] says otherwise.
 pub const DEFAULT_QUARANTINE: Duration = Duration::from_secs(60);
 
+/// Addresses that rest at most. The round comes back to one only after all others, so in a large prefix an early end of
+/// its rest is not noticed; without a limit every released address of a minute would take memory.
+pub const MOST_QUARANTINED: usize = 4096;
+
 /// Expired addresses freed per call. A call adds at most one, so anything above one drains them.
 const FREED_PER_CALL: usize = 8;
 
@@ -146,7 +150,8 @@ impl Pool {
         self.claim(ip)
     }
 
-    /// Gives back an address that was on the wire; it rests before it is handed out again.
+    /// Gives back an address that was on the wire; it rests before it is handed out again, unless
+    /// [`MOST_QUARANTINED`] others are released before that.
     ///
     /// # Errors
     /// `OutOfPrefix`, `NotInUse`; nothing has changed then.
@@ -154,6 +159,11 @@ impl Pool {
         let value = self.mark_unused(ip)?;
         if self.auto.holds(value) {
             self.quarantine.push(value, now.saturating_add(self.rest));
+            if self.quarantine.len() > MOST_QUARANTINED
+                && let Some(oldest) = self.quarantine.pop_oldest()
+            {
+                self.busy.remove(oldest);
+            }
         } else {
             self.busy.remove(value);
         }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::access::Access;
 use crate::counters::{Both, LinkCount};
 use crate::error::Error;
+use crate::naming::Naming;
 use crate::net::{IfName, Mac, Proto};
 use crate::op::Op;
 
@@ -165,6 +166,7 @@ pub struct Join {
 /// A network.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the keys are those of contract.md")]
+#[expect(clippy::struct_excessive_bools, reason = "each is a key of its own")]
 pub struct Network {
     pub id: String,
     pub name: String,
@@ -187,6 +189,8 @@ pub struct Network {
     pub vni: Option<u32>,
     pub interface: IfName,
     pub dns: Vec<IpAddr>,
+    #[serde(default, skip_serializing_if = "Naming::is_default")]
+    pub dns_options: Naming,
     pub labels: BTreeMap<String, String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub routes: Vec<StaticRoute>,
@@ -431,6 +435,19 @@ impl DryRun {
 pub struct Removed {
     /// Names of what was removed.
     pub removed: Vec<String>,
+}
+
+/// Answer of `GET /v1/dns/query`: what a container gets for a name, and why.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DnsAnswer {
+    /// The response code, as `NOERROR` or `NXDOMAIN`.
+    pub code: String,
+    /// The records, as in a zone file.
+    pub answers: Vec<String>,
+    /// Where they come from: the zone, the cache, an upstream, nobody.
+    pub source: String,
+    /// Why, a sentence each.
+    pub steps: Vec<String>,
 }
 
 /// Answer of `GET /v1/plan`: what the next audit would repair. Both lists empty: healthy.

@@ -1,26 +1,28 @@
 //! From intent to objects: what the kernel has to hold for the host, for a network, for a container.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::access::Access;
 use crate::api::HostChange;
 use crate::attachment::{self, is_address_only};
 use crate::id::NetworkId;
-use crate::net::{Family, IfName, Mac, Prefix, Proto};
+use crate::net::{Family, IfName, Mac, Prefix};
 use crate::nft::{Datum, Element, ElementData, ElementKey, TableRef, Verdict};
 use crate::object::{
-    Address, BridgePort, HostPort, Link, LinkKind, Ns, Object, Owner, Relay, Route, Sysctl,
-    family_key,
+    Address, BridgePort, Link, LinkKind, Ns, Object, Owner, Route, Sysctl, family_key,
 };
 use crate::observed::{HostFacts, Observed};
 use crate::record::{Container, Driver, Endpoint, Mode, Network, Port, StaticRoute};
 use crate::request::IFNAME;
 use crate::skeleton::{
-    self, ALLOW, ALLOWED, APART, ARP, BLOCKED, BRIDGES, CLOSED, COUNT_IN, COUNT_OUT, DIRECT,
-    EGRESS, FORWARDING, GUARD, LIMITED, LO, MASQ, NOHOST, OPEN, OWN, PORT_ALLOWED, PORT_BLOCKED,
-    PORT_CLOSED, PORT_LIMITED, PORT_MACS, PORTS, PUB, PUBANY, SAME, SNAT, SOURCE, TO, TRUSTED,
+    self, ALLOW, APART, ARP, BRIDGES, DIRECT, EGRESS, FORWARDING, GUARD, MASQ, NOHOST, OPEN, OWN,
+    PORT_MACS, PORTS, SAME, SNAT, SOURCE, TO, TRUSTED,
 };
+
+mod ports;
+
+pub use ports::{Way, published, published_to, published_udp, way};
+use ports::{counters, network_access, port_access, publish};
 
 /// Both families, in the order of everything that is printed.
 pub const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
@@ -162,8 +164,9 @@ pub fn network(network: &Network, facts: &HostFacts) -> Vec<Object> {
     objects
 }
 
-/// A container may send redirects and router advertisements to its bridge: the host listens to neither.
-fn bridge_sysctls(network: &Network, facts: &HostFacts, owner: &Owner) -> Vec<Object> {
+/// The settings of a network's bridge. A container may send redirects and router advertisements to it: the host listens
+/// to neither.
+pub fn bridge_sysctls(network: &Network, facts: &HostFacts, owner: &Owner) -> Vec<Object> {
     let bridge = &network.interface;
     let sysctl = |path: String, value: &str| {
         Object::Sysctl(Sysctl {
@@ -356,7 +359,7 @@ pub fn container<'a>(
         objects.extend(port_access(container, family, &network, facts));
         let ports = container.ports.iter();
         for port in ports.filter(|port| port_serves(port, family)) {
-            objects.extend(published(container, port, family, &network, facts));
+            objects.extend(publish(container, port, family, &network, facts));
         }
     }
     objects
@@ -572,223 +575,6 @@ fn own_addresses(endpoint: &Endpoint, has6: bool, owner: &Owner) -> Vec<Object> 
         add(&set, end(prefix.base()), end(prefix.last()));
     }
     objects
-}
-
-/// Where a published port leads in one family: into which family's address of the container, and whether by the daemon.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
-    /// The kernel translates the address.
-    Kernel(IpAddr),
-    /// The daemon passes it on, and the container sees the host as the client.
-    Relay(IpAddr),
-}
-
-/// How a published port reaches a container in a family; none if it does not.
-///
-/// Two cases are beyond the kernel: it does not translate IPv6 to IPv4, and with br_netfilter a reply to `::1` has no
-/// route. For these alone, and only where the IPv6 address was asked for by name, the daemon stands in between.
-pub fn way<'a>(
-    container: &Container,
-    port: &Port,
-    family: Family,
-    network: impl Fn(&NetworkId) -> Option<&'a Network>,
-    facts: &HostFacts,
-) -> Option<Way> {
-    if !port_serves(port, family) || (family == Family::V6 && !facts.ipv6) {
-        return None;
-    }
-    let address = |family| gateway_endpoint(container, family, &network)?.0.ip(family);
-    let can_relay = port.proto != Proto::Sctp && port.host_ip.is_some();
-    match (address(family), family) {
-        (Some(ip), _) => {
-            let beyond = family == Family::V6 && facts.bridge_netfilter.contains(&family);
-            let is_one = port.host_ip == Some(Ipv6Addr::LOCALHOST.into());
-            Some(if beyond && is_one && can_relay {
-                Way::Relay(ip)
-            } else {
-                Way::Kernel(ip)
-            })
-        }
-        (None, Family::V6) if can_relay => address(Family::V4).map(Way::Relay),
-        (None, _) => None,
-    }
-}
-
-/// The lists of who may use a container's ports.
-fn port_access<'a>(
-    container: &Container,
-    family: Family,
-    network: impl Fn(&NetworkId) -> Option<&'a Network>,
-    facts: &HostFacts,
-) -> Vec<Object> {
-    let owner = &Owner::Container(container.id.clone());
-    let mut objects = Vec::new();
-    for port in container.ports.iter().filter(|port| !port.access.is_open()) {
-        let Some(Way::Kernel(ip)) = way(container, port, family, &network, facts) else {
-            continue;
-        };
-        let proto = Datum::L4Proto(port.proto.number());
-        let key = vec![ip.into(), proto, Datum::Port(port.container_port)];
-        let mut one = |set, key| {
-            objects.push(element(set, Some(family), key, ElementData::None, owner));
-        };
-        one(PORT_LIMITED, vec![ip.into()]);
-        if !port.access.allow_from.is_empty() {
-            one(PORT_CLOSED, key.clone());
-        }
-        objects.extend(listed(
-            &port.access,
-            [PORT_ALLOWED, PORT_BLOCKED],
-            family,
-            &key,
-            owner,
-        ));
-    }
-    objects
-}
-
-/// The lists of who may enter a network.
-fn network_access(network: &Network, owner: &Owner) -> Vec<Object> {
-    let access = &network.access;
-    let key = [Datum::Ifname(network.interface.clone())];
-    let mut objects = Vec::new();
-    let mut one = |set| {
-        objects.push(element(set, None, key.to_vec(), ElementData::None, owner));
-    };
-    if !access.is_open() {
-        one(LIMITED);
-    }
-    if !access.allow_from.is_empty() {
-        one(CLOSED);
-    }
-    for family in FAMILIES {
-        objects.extend(listed(access, [ALLOWED, BLOCKED], family, &key, owner));
-    }
-    objects
-}
-
-/// The intervals of both lists, behind the same first parts of a key.
-fn listed(
-    access: &Access,
-    [allowed, blocked]: [&str; 2],
-    family: Family,
-    key: &[Datum],
-    owner: &Owner,
-) -> Vec<Object> {
-    let lists = [(allowed, &access.allow_from), (blocked, &access.block_from)];
-    let mut objects = Vec::new();
-    for (set, list) in lists {
-        let of_family = list.iter().filter(|prefix| prefix.family() == family);
-        objects.extend(of_family.map(|prefix| {
-            let end = |ip: IpAddr| [key, &[ip.into()]].concat();
-            interval(set, family, end(prefix.base()), end(prefix.last()), owner)
-        }));
-    }
-    objects
-}
-
-/// The elements that count what passes the published ports.
-fn counters<'a>(
-    container: &Container,
-    family: Family,
-    network: impl Fn(&NetworkId) -> Option<&'a Network>,
-    facts: &HostFacts,
-) -> Vec<Object> {
-    let owner = &Owner::Container(container.id.clone());
-    let mut keys = BTreeSet::new();
-    for port in &container.ports {
-        if let Some(Way::Kernel(ip)) = way(container, port, family, &network, facts) {
-            let proto = Datum::L4Proto(port.proto.number());
-            keys.insert(vec![ip.into(), proto, Datum::Port(port.container_port)]);
-        }
-    }
-    let count = |key: Vec<Datum>| {
-        let element = |set| element(set, Some(family), key.clone(), ElementData::None, owner);
-        [COUNT_IN, COUNT_OUT].map(element)
-    };
-    keys.into_iter().flat_map(count).collect()
-}
-
-/// A published port in one family: the socket that holds it, and the map element that leads to the container.
-fn published<'a>(
-    container: &Container,
-    port: &Port,
-    family: Family,
-    network: impl Fn(&NetworkId) -> Option<&'a Network>,
-    facts: &HostFacts,
-) -> Vec<Object> {
-    let owner = &Owner::Container(container.id.clone());
-    let (to, relay) = match way(container, port, family, &network, facts) {
-        None => return Vec::new(),
-        Some(Way::Kernel(ip)) => (ip, None),
-        Some(Way::Relay(ip)) => {
-            let networks = container.endpoints.iter().filter(|e| e.ips.contains(&ip));
-            let networks = networks
-                .filter_map(|e| network(&e.network))
-                .map(|net| &net.access);
-            let lists = networks
-                .chain([&port.access])
-                .filter(|access| !access.is_open());
-            let relay = Relay {
-                to: SocketAddr::new(ip, port.container_port),
-                admit: lists.cloned().collect(),
-            };
-            (ip, Some(relay))
-        }
-    };
-    let proto = Datum::L4Proto(port.proto.number());
-    let number = Datum::Port(port.host_port);
-    let ip = port.host_ip.unwrap_or_else(|| family.unspecified());
-    let (set, key) = if ip.is_unspecified() {
-        (PUBANY, vec![proto, number])
-    } else if ip.is_loopback() {
-        (LO, vec![ip.into(), proto, number])
-    } else {
-        (PUB, vec![ip.into(), proto, number])
-    };
-    let data = ElementData::Values(vec![to.into(), Datum::Port(port.container_port)]);
-    let is_relayed = relay.is_some();
-    let held = Object::HostPort(HostPort {
-        ip,
-        proto: port.proto,
-        port: port.host_port,
-        relay,
-        owner: owner.clone(),
-    });
-    if is_relayed {
-        return vec![held];
-    }
-    // Where no program can have an SCTP socket there is nobody to hold the port against, and nothing to hold it with.
-    let is_held = port.proto != Proto::Sctp || facts.sctp;
-    let mut objects = vec![element(set, Some(family), key, data, owner)];
-    objects.extend(is_held.then_some(held));
-    objects
-}
-
-/// The published UDP port that an element serves: its address (unspecified for all) and port.
-pub fn published_udp(element: &Element) -> Option<(IpAddr, u16)> {
-    let udp = Datum::L4Proto(Proto::Udp.number());
-    let published = |stem| {
-        FAMILIES
-            .into_iter()
-            .any(|f| element.key.set == set_name(stem, Some(f)))
-    };
-    if ![PUB, PUBANY, LO].into_iter().any(published) {
-        return None;
-    }
-    match element.key.first.as_slice() {
-        [proto, Datum::Port(port)] if *proto == udp => FAMILIES
-            .into_iter()
-            .find(|family| element.key.set == set_name(PUBANY, Some(*family)))
-            .map(|family| (family.unspecified(), *port)),
-        [Datum::Ip4(ip), proto, Datum::Port(port)] if *proto == udp => {
-            Some((IpAddr::V4(*ip), *port))
-        }
-        [Datum::Ip6(ip), proto, Datum::Port(port)] if *proto == udp => {
-            Some((IpAddr::V6(*ip), *port))
-        }
-        _ => None,
-    }
 }
 
 /// The host's table.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use crate::desired::published_udp;
+use crate::desired::{self, published_udp};
 use crate::id::ContainerId;
 use crate::net::{Family, Mac};
 use crate::nft::TableFamily;
@@ -215,8 +215,15 @@ fn rank(object: &Object) -> u8 {
     match object {
         Object::HostPort(_) => 0,
         Object::Ruleset(ruleset) if ruleset.table.ns == Ns::Host => 1,
-        // A write to all.forwarding may reset accept_ra's meaning: the interfaces come first.
-        Object::Sysctl(sysctl) if sysctl.ifname.is_none() => 2,
+        // When forwarding is switched on the kernel forgets the default routes it learnt on interfaces whose accept_ra is
+        // not 2 (net/ipv6/addrconf.c, addrconf_fixup_forwarding): the interfaces come first.
+        Object::Sysctl(sysctl) if sysctl.ifname.is_none() => {
+            1 + u8::from(
+                desired::FAMILIES
+                    .map(desired::forwarding_path)
+                    .contains(&&*sysctl.path),
+            )
+        }
         Object::Link(link) if link.kind == LinkKind::Bridge => 3,
         // Those of a container's interface: when it is there, and before its addresses are.
         Object::Sysctl(sysctl) if sysctl.ns != Ns::Host => 10,

@@ -334,22 +334,22 @@ mod tests {
                 },
             ),
             ("forwarding", "sysctl -w net.ipv4.ip_forward=1", |facts| {
-                facts.forwarding4 = false
+                facts.forwarding4 = false;
             }),
             ("forwarding", "conf.all.forwarding=1", |facts| {
-                facts.forwarding6 = false
+                facts.forwarding6 = false;
             }),
             ("rp_filter", "rp_filter=2", |facts| {
                 facts.strict_rp_filter = true;
                 facts.ways = vec![way("0.0.0.0/0", "eth0"), way("0.0.0.0/0", "eth1")];
             }),
             ("kernel", "CONFIG_NF_TABLES_BRIDGE", |facts| {
-                facts.bridge_tables = false
+                facts.bridge_tables = false;
             }),
             ("kernel", "ipv6.disable=1", |facts| facts.ipv6 = false),
             ("mtu", "--mtu 1400", |facts| facts.uplink_mtu = Some(1400)),
             ("route", "ip route show 10.1.7.0/24", |facts| {
-                facts.ways = vec![way("10.1.7.0/24", "vpn0")]
+                facts.ways = vec![way("10.1.7.0/24", "vpn0")];
             }),
         ] {
             let mut facts = healthy();

@@ -95,6 +95,7 @@ codes! {
     InvalidIfname = "invalid_ifname", 400, "An interface name is empty, too long or has a wrong character.";
     InvalidPublish = "invalid_publish", 400, "A port binding is malformed or cannot be served.";
     InvalidDns = "invalid_dns", 400, "A DNS server is not an address.";
+    InvalidDnsQuery = "invalid_dns_query", 400, "A name or record type is none that a DNS query can ask for.";
     InvalidNetns = "invalid_netns", 400, "The path is no network namespace, or the host's own.";
     InvalidSource = "invalid_source", 400, "What may open flows, or may not, is neither a prefix nor an address.";
     InvalidRoute = "invalid_route", 400, "A route of a network is malformed, or its gateway is in no subnet of it.";

@@ -233,6 +233,7 @@ pub(crate) mod tests {
             policy: Policy::default(),
             mtu: 1500,
             dns: Vec::new(),
+            naming: crate::naming::Naming::default(),
             labels: BTreeMap::new(),
             // Two networks have the same destinations.
             routes: vec![StaticRoute {

@@ -16,6 +16,7 @@ pub mod doctor;
 pub mod error;
 pub mod fake;
 pub mod id;
+pub mod naming;
 pub mod net;
 pub mod nft;
 pub mod object;

@@ -263,15 +263,13 @@ impl Expr {
             Self::Iifname | Self::Oifname => Field::Ifname,
             Self::NfProto => Field::NfProto,
             Self::L4Proto => Field::L4Proto,
-            Self::Saddr(Family::V4) | Self::Daddr(Family::V4) => Field::Ip4,
-            Self::Saddr(Family::V6) | Self::Daddr(Family::V6) => Field::Ip6,
+            Self::Saddr(Family::V4) | Self::Daddr(Family::V4) | Self::ArpSpa => Field::Ip4,
+            Self::Saddr(Family::V6) | Self::Daddr(Family::V6) | Self::NdTarget => Field::Ip6,
             Self::Sport | Self::Dport => Field::Port,
             Self::EtherType => Field::EtherType,
             Self::EtherSaddr | Self::ArpSha => Field::Mac,
             Self::ArpOp => Field::ArpOp,
-            Self::ArpSpa => Field::Ip4,
             Self::Icmp6Type => Field::Icmp6Type,
-            Self::NdTarget => Field::Ip6,
         }
     }
 }

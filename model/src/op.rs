@@ -218,7 +218,6 @@ impl fmt::Display for crate::nft::Datum {
             Self::L4Proto(1) => f.write_str("icmp"),
             Self::L4Proto(58) => f.write_str("ipv6-icmp"),
             Self::L4Proto(132) => f.write_str("sctp"),
-            Self::L4Proto(number) => write!(f, "{number}"),
             Self::NfProto(2) => f.write_str("ipv4"),
             Self::NfProto(10) => f.write_str("ipv6"),
             Self::NfProto(number) => write!(f, "nfproto {number}"),
@@ -237,7 +236,7 @@ impl fmt::Display for crate::nft::Datum {
             Self::Icmp6Type(136) => f.write_str("nd-neighbor-advert"),
             Self::Icmp6Type(137) => f.write_str("nd-redirect"),
             Self::Icmp6Type(143) => f.write_str("mld2-listener-report"),
-            Self::Icmp6Type(number) => write!(f, "{number}"),
+            Self::L4Proto(number) | Self::Icmp6Type(number) => write!(f, "{number}"),
         }
     }
 }

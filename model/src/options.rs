@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use crate::error::{Code, Error, Result};
 use crate::id::shorten;
+use crate::naming;
 use crate::net::{Family, IfName};
 use crate::record::{Mode, Policy};
 
@@ -20,7 +21,8 @@ pub struct Options {
 }
 
 /// The keys, for messages.
-const KEYS: &str = "bridge, mode4, mode6, host_access, antispoof, snat, trusted";
+const KEYS: &str =
+    "bridge, mode4, mode6, host_access, antispoof, snat, trusted, dns_ttl, dns_search, dns_gateway";
 
 impl Options {
     /// Reads `K=V` options.
@@ -41,6 +43,8 @@ impl Options {
             "antispoof" => self.policy.antispoof = switch(key, value)?,
             "snat" => self.policy.snat = snat(value)?,
             "trusted" => self.policy.trusted = trusted(value)?,
+            // Read by `naming`.
+            _ if naming::OPTIONS.contains(&key) => {}
             _ => {
                 return Err(Error::new(
                     Code::InvalidOpt,

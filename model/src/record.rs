@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::access::Access;
 use crate::cni::CniEndpoint;
 use crate::id::{ContainerId, Name, NetworkId, digest};
+use crate::naming::Naming;
 use crate::net::{Family, IfName, Mac, Prefix, Proto};
 use crate::request::Attach;
 
@@ -49,6 +50,9 @@ pub struct Network {
     /// Resolvers to forward to, instead of the host's.
     #[serde(default)]
     pub dns: Vec<IpAddr>,
+    /// How its names are answered.
+    #[serde(default, skip_serializing_if = "Naming::is_default")]
+    pub naming: Naming,
     /// Labels of the user.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,

@@ -10,6 +10,7 @@ use crate::api;
 use crate::cni::CniEndpoint;
 use crate::error::{Code, Error, Result};
 use crate::id::{ContainerId, Name, shorten};
+use crate::naming::Naming;
 use crate::net::{Family, IfName, Mac, Prefix, Proto};
 use crate::options::{self, Options};
 use crate::record::{Driver, ExtraHost, Mode, PREDEFINED, Policy, Port, StaticRoute, Subnet};
@@ -55,6 +56,8 @@ pub struct CreateNetwork {
     pub labels: BTreeMap<String, String>,
     /// Name of the bridge device (`--opt bridge=NAME`).
     pub bridge: Option<IfName>,
+    /// How its names are answered (`--opt dns_...`).
+    pub naming: Naming,
     /// How it is reached, over IPv4 and over IPv6.
     pub modes: [Mode; 2],
     /// Who may talk to whom.
@@ -166,6 +169,7 @@ impl TryFrom<api::NetworkCreate> for CreateNetwork {
             mtu: raw.mtu.map(|mtu| check_mtu(mtu, ipv6)).transpose()?,
             dns: addresses(&raw.dns)?,
             labels: check_labels(raw.labels)?,
+            naming: Naming::from_options(&raw.opts)?,
             bridge: options.bridge,
             modes: options.modes.map(|of_family| of_family.unwrap_or(mode)),
             policy: Policy {

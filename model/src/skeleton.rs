@@ -182,6 +182,13 @@ pub fn dns(container: &ContainerId) -> Ruleset {
         query(Proto::Tcp),
         answer(Proto::Udp),
         answer(Proto::Tcp),
+        // While no daemon runs nobody listens there. The kernel would say so, and resolver libraries take that for an
+        // answer and give up; what they hear nothing of they ask again.
+        vec![
+            is(Expr::Saddr(Family::V4), Datum::Ip4(DNS_ADDRESS)),
+            is(Expr::L4Proto, Datum::L4Proto(ICMP)),
+            Stmt::Verdict(Verdict::Drop),
+        ],
     ];
     Ruleset {
         table: dns_table(container),

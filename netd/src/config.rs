@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Parser;
+use netd_dns::Upstream;
 use netd_model::error::{Code, Error, Result};
 use serde::Deserialize;
 
@@ -33,6 +34,18 @@ pub struct Args {
     /// The host's resolvers are read from this file [default: /etc/resolv.conf].
     #[arg(long, value_name = "FILE")]
     pub resolv_conf: Option<PathBuf>,
+    /// Resolver to ask instead of the host's: IP[:PORT], or tls://IP[:PORT][#NAME]; may be repeated.
+    #[arg(long, value_name = "RESOLVER")]
+    pub dns: Vec<String>,
+    /// Bytes that answers of resolvers may take in memory; 0 keeps none [default: 8388608].
+    #[arg(long, value_name = "BYTES")]
+    pub dns_cache: Option<usize>,
+    /// Log a line for each DNS query of a container.
+    #[arg(long)]
+    pub dns_log: bool,
+    /// Certificates that resolvers over TLS are checked by, in PEM [default: those of the system].
+    #[arg(long, value_name = "FILE")]
+    pub dns_tls_ca: Option<PathBuf>,
     /// Files that declare networks, read at start and on SIGHUP [default: /etc/netd/networks.d].
     #[arg(long, value_name = "DIR")]
     pub networks_dir: Option<PathBuf>,
@@ -53,6 +66,10 @@ struct File {
     socket: Option<PathBuf>,
     store: Option<String>,
     resolv_conf: Option<PathBuf>,
+    dns: Vec<String>,
+    dns_cache: Option<usize>,
+    dns_log: bool,
+    dns_tls_ca: Option<PathBuf>,
     networks_dir: Option<PathBuf>,
     log_format: Option<String>,
     log_level: Option<String>,
@@ -78,6 +95,14 @@ pub struct Config {
     pub socket: PathBuf,
     /// The host's resolv.conf.
     pub resolv_conf: PathBuf,
+    /// Resolvers to ask instead of the host's.
+    pub dns: Vec<Upstream>,
+    /// Bytes that answers of resolvers may take in memory.
+    pub dns_cache: usize,
+    /// Whether each DNS query is logged.
+    pub dns_log: bool,
+    /// What resolvers over TLS are checked by, if not by the system's certificates.
+    pub dns_tls_ca: Option<PathBuf>,
     /// Declared networks; it need not exist.
     pub networks_dir: PathBuf,
     /// How logs look.
@@ -93,6 +118,10 @@ impl Config {
             ("state-dir", self.state_dir != new.state_dir),
             ("run-dir", self.run_dir != new.run_dir),
             ("socket", self.socket != new.socket),
+            ("dns", self.dns != new.dns),
+            ("dns-cache", self.dns_cache != new.dns_cache),
+            ("dns-log", self.dns_log != new.dns_log),
+            ("dns-tls-ca", self.dns_tls_ca != new.dns_tls_ca),
             ("log-format", self.log_format != new.log_format),
         ]
         .into_iter()
@@ -116,6 +145,17 @@ impl Config {
                 .or(file.socket)
                 .unwrap_or_else(|| run_dir.join("netd.sock")),
             resolv_conf: absolute(args.resolv_conf.or(file.resolv_conf), "/etc/resolv.conf")?,
+            dns: resolvers(if args.dns.is_empty() {
+                &file.dns
+            } else {
+                &args.dns
+            })?,
+            dns_cache: args
+                .dns_cache
+                .or(file.dns_cache)
+                .unwrap_or(netd_dns::CACHE_BYTES),
+            dns_log: args.dns_log || file.dns_log,
+            dns_tls_ca: args.dns_tls_ca.or(file.dns_tls_ca),
             networks_dir: absolute(
                 args.networks_dir.or(file.networks_dir),
                 "/etc/netd/networks.d",
@@ -153,6 +193,14 @@ fn read(path: &Path) -> Result<File> {
 fn absolute(path: Option<PathBuf>, default: &str) -> Result<PathBuf> {
     let path = path.unwrap_or_else(|| PathBuf::from(default));
     std::path::absolute(&path).map_err(|error| invalid(format!("path {}: {error}", path.display())))
+}
+
+fn resolvers(texts: &[String]) -> Result<Vec<Upstream>> {
+    let read = |text: &String| {
+        text.parse()
+            .map_err(|error| invalid(format!("dns: {error}")))
+    };
+    texts.iter().map(read).collect()
 }
 
 fn log_format(text: Option<&str>) -> Result<LogFormat> {
@@ -208,6 +256,7 @@ mod tests {
             ["--log-format", "xml"],
             ["--log-level", "loud"],
             ["--config", "/does/not/exist"],
+            ["--dns", "tls://dns.example"],
         ] {
             let error = parse(&words).unwrap_err();
             assert_eq!(error.code, Code::InvalidConfig);

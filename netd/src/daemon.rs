@@ -2,29 +2,30 @@
 
 use std::ffi::OsString;
 use std::os::unix::net::UnixListener as StdListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use arc_swap::ArcSwap;
 use clap::Parser as _;
-use netd_dns::{Zone, ZoneHandle};
+use netd_dns::{Forwarder, Tls, Zone, ZoneHandle};
 use netd_model::api::Purged;
 use netd_model::error::Error;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::Notify;
 
 use crate::api::cni::Spool;
+use crate::api::metrics::{Collect, Registry};
 use crate::api::{ApiState, Notices};
 use crate::cli::args::PurgeOptions;
 use crate::config::{Args, Config};
 use crate::declared;
-use crate::kernel::Kernel;
 use crate::kernel::real::{self, RealKernel};
+use crate::kernel::{DnsSink, Kernel};
 use crate::limits::Limits;
-use crate::names::{ConfPath, HostResolvers, Names, conf_path};
+use crate::names::{self, ConfPath, HostResolvers, Names, conf_path};
 use crate::notify::{heartbeat, notify, ready, reloading, watchdog_of_environment};
 use crate::reconcile::handle::Handle;
 use crate::reconcile::{self, Timing};
@@ -32,8 +33,8 @@ use crate::reload::{LogLevel, Reload};
 use crate::socket;
 use crate::state::{Disk, RunLock};
 
-/// How often the host's resolv.conf is looked at.
-const RESOLV_CONF: Duration = Duration::from_secs(5);
+/// Where Debian, Arch, Alpine and others keep the certificates that they trust.
+const SYSTEM_CA: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// Threads that answer DNS queries.
 const DNS_THREADS: usize = 2;
 /// Bytes of stack for each of the runtimes' threads.
@@ -92,13 +93,12 @@ fn run(
     let resolv_conf = conf_path(&config.resolv_conf);
     let resolvers = HostResolvers::new(Arc::clone(&resolv_conf));
     let zone = ZoneHandle::new(Zone::default());
-    let names = Arc::new(Names::new(
-        dns.handle().clone(),
-        zone.clone(),
-        resolvers.upstreams(),
-    ));
+    let forwarder = forwarder(&config, &resolvers)?;
+    let names = Arc::new(Names::new(dns.handle().clone(), zone.clone(), forwarder));
+    names.server().set_log(config.dns_log);
+    let sink = Arc::clone(&names) as Arc<dyn DnsSink>;
     let kernel: Arc<dyn Kernel> =
-        Arc::new(RealKernel::new(kernel_config(&resolv_conf, true), names)?);
+        Arc::new(RealKernel::new(kernel_config(&resolv_conf, true), sink)?);
     let store = Arc::new(Disk::open(&config.state_dir, &config.run_dir)?);
     let (handle, owner) = reconcile::start(Arc::clone(&kernel), store, zone, Timing::default())?;
     let notices = Notices::default();
@@ -108,12 +108,15 @@ fn run(
         tracing::info!(address = ?listener.local_addr(), version = env!("CARGO_PKG_VERSION"), "listening");
         tokio::spawn(owner);
         let reload = Reload::new(args, config, log_level, resolv_conf, notices.clone());
-        tokio::spawn(follow_resolvers(resolvers, Arc::clone(&reload.resolv_conf_changed)));
+        tokio::spawn(names::follow(resolvers, Arc::clone(&reload.resolv_conf_changed)));
         tokio::spawn(tell(handle.clone(), notices.clone(), reload.networks_dir()));
         let stop = signals.until_stop(reload, handle.clone(), notices.clone());
+        let metrics = Registry::default();
+        metrics.add(Arc::clone(&names) as Arc<dyn Collect>);
+        tokio::spawn(names::gateway::follow(Arc::clone(&names), handle.clone()));
         let spool = Arc::new(Spool::beside(&config_socket));
         tokio::spawn(drain(Arc::clone(&spool), handle.clone()));
-        let state = ApiState { handle, kernel, spool, notices };
+        let state = ApiState { handle, kernel, spool, notices, names: Some(names), metrics };
         crate::api::serve(listener, state, limits, stop).await.context("the API stopped")
     })?;
     tracing::info!("stopped; networks and containers stay as they are");
@@ -205,19 +208,26 @@ impl Signals {
     }
 }
 
-/// Reads the host's resolvers again when their file changes, or when told to look.
-async fn follow_resolvers(mut resolvers: HostResolvers, look: Arc<Notify>) {
-    loop {
-        let _ = tokio::time::timeout(RESOLV_CONF, look.notified()).await;
-        let refreshed = tokio::task::spawn_blocking(move || {
-            resolvers.refresh();
-            resolvers
-        });
-        match refreshed.await {
-            Ok(back) => resolvers = back,
-            Err(_) => return,
-        }
-    }
+/// Who is asked for names that are not the containers': the resolvers of the configuration, else the host's.
+fn forwarder(config: &Config, resolvers: &HostResolvers) -> anyhow::Result<Forwarder> {
+    let upstreams = if config.dns.is_empty() {
+        resolvers.upstreams()
+    } else {
+        Arc::new(ArcSwap::from_pointee(config.dns.clone()))
+    };
+    let tls = if config.dns.iter().any(|upstream| upstream.tls.is_some()) {
+        let roots = config.dns_tls_ca.as_deref().unwrap_or(Path::new(SYSTEM_CA));
+        let named = || {
+            format!(
+                "certificates for resolvers over TLS: {}: name others with dns-tls-ca",
+                roots.display()
+            )
+        };
+        Tls::with_roots(&std::fs::read(roots).with_context(named)?).with_context(named)?
+    } else {
+        Tls::default()
+    };
+    Ok(Forwarder::new(upstreams, config.dns_cache, tls))
 }
 
 /// Raises the limit of open files as far as is useful and allowed; what fits it is the answer.
@@ -259,11 +269,8 @@ pub fn purge_offline(purge: &PurgeOptions) -> Result<Purged, Error> {
         })?;
     let resolv_conf = conf_path(&config.resolv_conf);
     let resolvers = HostResolvers::new(Arc::clone(&resolv_conf));
-    let names = Arc::new(Names::new(
-        runtime.handle().clone(),
-        zone,
-        resolvers.upstreams(),
-    ));
+    let forwarder = Forwarder::new(resolvers.upstreams(), 0, Tls::default());
+    let names = Arc::new(Names::new(runtime.handle().clone(), zone, forwarder));
     let kernel = RealKernel::new(kernel_config(&resolv_conf, false), names)
         .map_err(|error| Error::new(netd_model::error::Code::KernelFailed, error))?;
     let store = Disk::open(&config.state_dir, &config.run_dir)?;

@@ -23,12 +23,20 @@ pub(super) fn changes_by_others() {
     let host_end = host_end.unwrap();
     let forward = "net/ipv4/ip_forward";
     let (netns, server) = (&host.netns, &stage.server);
-    let changes: [(&str, &str, &dyn Fn()); 12] = [
+    let redirects = format!("net/ipv4/conf/{bridge}/send_redirects");
+    let advertisements = format!("net/ipv6/conf/{bridge}/accept_ra");
+    let changes: [(&str, &str, &dyn Fn()); 14] = [
         ("the table is gone", "inet netd", &|| {
             remove_table(netns, skeleton::host());
         }),
         ("forwarding is off", "ip_forward", &|| {
             netns.set_sysctl(forward, "0");
+        }),
+        ("the bridge tells of redirects", &redirects, &|| {
+            netns.set_sysctl(&redirects, "1");
+        }),
+        ("the bridge learns routes", &advertisements, &|| {
+            netns.set_sysctl(&advertisements, "2");
         }),
         ("the bridge is down", &bridge, &|| netns.down(&bridge)),
         ("a port is down", &host_end, &|| netns.down(&host_end)),

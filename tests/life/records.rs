@@ -3,7 +3,7 @@
 use std::fs;
 
 use netd_tests::host::{Host, assert_same};
-use netd_tests::lab::Netns;
+use netd_tests::lab::{Netns, PATIENCE, Proto, wait_for};
 use serde_json::Value;
 
 use super::{Stage, record_files};
@@ -63,6 +63,66 @@ pub(super) fn a_wiped_run_dir() {
     assert_eq!(stage.host.new_links(), Vec::new());
     assert_eq!(stage.host.rules(), Vec::<String>::new());
     assert!(stage.server.link("eth0").is_none());
+}
+
+/// A container that is on no record keeps its addresses and ports, and gets them again when it is attached again.
+pub(super) fn an_orphan_keeps_its_address() {
+    let mut host = Host::start("h1");
+    host.ok(&[
+        "network",
+        "create",
+        "small",
+        "--subnet=10.9.0.0/29",
+        "--ipv6",
+    ]);
+    let containers = ["a", "b", "c", "d", "e", "f"].map(Netns::new);
+    let [a, others @ ..] = &containers;
+    let made = host.attach(a, &["--network=small", "--publish=8080:80"]);
+    let id = made["id"].as_str().unwrap();
+    let address = |made: &Value| made["endpoints"][0]["ipv4"].as_str().unwrap().to_owned();
+    host.kill_daemon();
+    fs::remove_dir_all(host.dir().join("run")).unwrap();
+    host.start_daemon();
+    let ip = address(&made);
+    let asked = format!("--network=small,ip={}", ip.split('/').next().unwrap());
+    let refused = |netns: &Netns, options: &[&str]| {
+        let path = netns.path().to_string_lossy().into_owned();
+        let words = ["attach", &path, "--name", netns.name()];
+        host.refused(&[&words[..], options].concat())
+    };
+    assert_eq!(refused(&others[0], &[&asked]), "address_in_use");
+    let published = ["--network=small", "--publish=8080:81"];
+    assert_eq!(refused(&others[0], &published), "port_in_use");
+    assert_eq!(host.refused(&["network", "rm", "small"]), "network_in_use");
+    for other in &others[..4] {
+        let new = host.attach(other, &["--network=small"]);
+        assert_ne!(address(&new), address(&made), "{new}");
+        assert_ne!(new["endpoints"][0]["ipv6"], made["endpoints"][0]["ipv6"]);
+    }
+    assert_eq!(refused(&others[4], &["--network=small"]), "pool_exhausted");
+    // What was told to others stays true when the container comes again.
+    let again = host.attach(
+        a,
+        &[
+            "--network=small",
+            "--publish=8080:80",
+            &format!("--id={id}"),
+        ],
+    );
+    assert_eq!(again["endpoints"], made["endpoints"]);
+    host.assert_healthy();
+    let server = a.tcp_server("a", 80);
+    let outcome = host.netns.probe(Proto::Tcp, ("127.0.0.1", 8080), PATIENCE);
+    assert_eq!(outcome.name(), Some("a"));
+    drop(server);
+    // One that ends while nobody knows it frees what it had, with the next audit.
+    host.kill_daemon();
+    fs::remove_dir_all(host.dir().join("run")).unwrap();
+    drop(containers);
+    wait_for("the links to go", PATIENCE, || host.new_links().len() == 1);
+    host.start_daemon();
+    host.assert_healthy();
+    host.done();
 }
 
 /// A file by a newer major version stops the start, and not a byte is changed.

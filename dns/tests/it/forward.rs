@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::RecordType;
 use hickory_proto::rr::rdata::opt::{EdnsCode, EdnsOption};
-use netd_dns::{Forwarder, Timing, Transport};
+use netd_dns::{Forwarder, Timing, Tls, Transport, Upstream};
 use tokio::net::UdpSocket;
 use tokio::time::Instant;
 
@@ -23,6 +23,8 @@ pub(crate) const PATIENT: Timing = Timing {
     attempt: Duration::from_millis(50),
     budget: Duration::from_secs(600),
     avoid: Duration::from_secs(600),
+    hedge: Duration::from_millis(300),
+    stale: Duration::from_secs(600),
 };
 
 pub(crate) fn forwarder(timing: Timing) -> Forwarder {
@@ -325,8 +327,8 @@ async fn nobody_to_ask_is_servfail_at_once() {
     let begin = Instant::now();
     let ourselves: SocketAddr = "127.0.0.11:53".parse().unwrap();
     let mapped: SocketAddr = "[::ffff:127.0.0.11]:53".parse().unwrap();
-    let host = Arc::new(ArcSwap::from_pointee(vec![ourselves]));
-    let forwarder = Forwarder::new(host);
+    let host = Arc::new(ArcSwap::from_pointee(vec![Upstream::from(ourselves)]));
+    let forwarder = Forwarder::new(host, 0, Tls::default());
     for upstreams in [None, Some(&[][..]), Some(&[ourselves, mapped][..])] {
         let reply = forwarder
             .forward(&edns_query(), Transport::Udp, upstreams)
@@ -339,12 +341,14 @@ async fn nobody_to_ask_is_servfail_at_once() {
 
 #[tokio::test]
 async fn the_hosts_upstreams_can_change() {
-    let host = Arc::new(ArcSwap::from_pointee(vec![nobody()]));
+    let host = Arc::new(ArcSwap::from_pointee(vec![Upstream::from(nobody())]));
     let forwarder = Forwarder::with_timing(Arc::clone(&host), PATIENT);
     let reply = forwarder.forward(&query(), Transport::Udp, None).await;
     assert_eq!(code(&reply), ResponseCode::ServFail);
     host.store(Arc::new(vec![
-        upstream(|query| vec![reply_to(&query, b"new")]).await,
+        upstream(|query| vec![reply_to(&query, b"new")])
+            .await
+            .into(),
     ]));
     let reply = forwarder.forward(&query(), Transport::Udp, None).await;
     assert_eq!(reply, reply_to(&query(), b"new"));

@@ -45,18 +45,35 @@ async fn truncating(whole: &'static [u8]) -> SocketAddr {
 }
 
 #[tokio::test]
-async fn a_cut_reply_is_fetched_over_tcp_for_a_tcp_client() {
+async fn a_cut_reply_is_fetched_over_tcp() {
     static WHOLE: [u8; 30_000] = [b'x'; 30_000];
     let server = truncating(&WHOLE).await;
-    let reply = forwarder(PATIENT)
+    let forwarder = forwarder(PATIENT);
+    let reply = forwarder
         .forward(&query(), Transport::Tcp, Some(&[server]))
         .await;
     assert_eq!(reply, reply_to(&query(), &WHOLE));
+    let reply = forwarder
+        .forward(&query(), Transport::Udp, Some(&[server]))
+        .await;
+    let message = Message::from_vec(&reply).unwrap();
+    assert!(message.metadata.truncation && message.answers.is_empty());
+    // One that fits is whole even over UDP.
+    let server = truncating(b"whole").await;
+    let reply = forwarder
+        .forward(&query(), Transport::Udp, Some(&[server]))
+        .await;
+    assert_eq!(reply, reply_to(&query(), b"whole"));
 }
 
 #[tokio::test]
-async fn a_cut_reply_passes_to_a_udp_client() {
-    let server = truncating(b"whole").await;
+async fn a_cut_reply_is_better_than_none() {
+    let server = upstream(|query| {
+        let mut reply = reply_to(&query, b"cut");
+        reply[2] |= 2;
+        vec![reply]
+    })
+    .await;
     let reply = forwarder(PATIENT)
         .forward(&query(), Transport::Udp, Some(&[server]))
         .await;

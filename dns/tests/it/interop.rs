@@ -71,7 +71,7 @@ async fn a_real_server_upstream() {
         budget: Duration::from_secs(600),
         ..Timing::default()
     };
-    let host = Arc::new(ArcSwap::from_pointee(vec![address]));
+    let host = Arc::new(ArcSwap::from_pointee(vec![address.into()]));
     let forwarder = Forwarder::with_timing(host, timing);
     let ask = async |message: Message, transport| {
         let query = message.to_vec().unwrap();

@@ -4,12 +4,15 @@
 
 mod answer_golden;
 mod answer_properties;
+mod answer_records;
 mod answer_rules;
 mod answer_sizes;
+mod cached;
 mod forward;
 mod forward_sizes;
 mod interop;
 mod server;
 mod server_lifecycle;
 mod support;
+mod tls;
 mod zone;

@@ -4,7 +4,7 @@ use std::net::{TcpListener, UdpSocket};
 use std::sync::Arc;
 
 use hickory_proto::rr::RecordType;
-use netd_dns::{Forwarder, ListenError, Server, ZoneHandle};
+use netd_dns::{Forwarder, ListenError, Server, Tls, ZoneHandle};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
@@ -94,7 +94,7 @@ async fn one_pair_of_sockets_for_a_container() {
 fn without_a_runtime_nothing_listens() {
     let server = Server::new(
         ZoneHandle::default(),
-        Arc::new(Forwarder::new(Arc::default())),
+        Forwarder::new(Arc::default(), 0, Tls::default()),
     );
     let (udp, tcp) = sockets();
     let error = server.listen(WEB, udp, tcp).unwrap_err();

@@ -37,7 +37,7 @@ pub(crate) fn asker(networks: &[&str], forward: bool) -> Asker {
     Asker {
         networks: networks.iter().map(|&id| Arc::from(id)).collect(),
         forward,
-        upstreams: Vec::new(),
+        ..Asker::default()
     }
 }
 

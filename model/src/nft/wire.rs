@@ -37,7 +37,7 @@ fn push(part: &Datum, bytes: &mut Vec<u8>) {
             bytes.push(*number);
         }
         Datum::Port(number) | Datum::EtherType(number) | Datum::ArpOp(number) => {
-            bytes.extend_from_slice(&number.to_be_bytes())
+            bytes.extend_from_slice(&number.to_be_bytes());
         }
     }
 }

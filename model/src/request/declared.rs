@@ -143,6 +143,7 @@ pub fn difference(asked: &CreateNetwork, have: &Network) -> Option<String> {
             Some(format!("mtu {}, not {mtu}", have.mtu))
         })
         .or_else(|| differs("dns", asked.dns != have.dns))
+        .or_else(|| differs("opts", asked.naming != have.naming))
         .or_else(|| differs("labels", asked.labels != have.labels))
         .or_else(|| differs("routes", asked.routes != have.routes))
         .or_else(|| differs("allow_from or block_from", asked.access != have.access))
@@ -184,8 +185,10 @@ mod tests {
             mode: Mode::Nat,
             mode6: None,
             policy: crate::record::Policy::default(),
+            naming: crate::naming::Naming::default(),
             mtu: 1400,
             dns: Vec::new(),
+            naming: crate::naming::Naming::default(),
             labels: BTreeMap::new(),
             routes: Vec::new(),
             access: crate::access::Access::default(),

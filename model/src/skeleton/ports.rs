@@ -2,7 +2,17 @@
 //!
 //! In prerouting, before the bridge learns where an address is. Ports that are not containers' pass.
 
-use super::*;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use super::{
+    ACCEPT, DROP, ICMPV6, RETURN, Rules, chain, filter, host_table, is, of_family, outside, set,
+    within,
+};
+use crate::net::Family;
+use crate::nft::{
+    Datum, Expr, Field, HookPoint, Ruleset, SetSpec, Stmt, TableFamily, TableRef, Verdict,
+};
+use crate::object::Owner;
 
 /// Set of the ports that containers are behind: `port`.
 pub const PORTS: &str = "ports";

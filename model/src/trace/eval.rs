@@ -106,7 +106,7 @@ enum End {
 /// What a statement says about the rest of its rule.
 enum Next {
     On,
-    NextRule,
+    Miss,
     Return,
     End(End),
 }
@@ -125,7 +125,7 @@ impl Run<'_> {
             for stmt in rule {
                 match self.stmt(stmt, &text) {
                     Next::On => {}
-                    Next::NextRule => break,
+                    Next::Miss => break,
                     Next::Return => return End::None,
                     Next::End(end) => return end,
                 }
@@ -135,7 +135,7 @@ impl Run<'_> {
     }
 
     fn stmt(&mut self, stmt: &Stmt, text: &dyn Fn() -> String) -> Next {
-        let go_on = |on: bool| if on { Next::On } else { Next::NextRule };
+        let go_on = |on: bool| if on { Next::On } else { Next::Miss };
         let ruled = |ruled| Next::End(End::Ruled(ruled, text()));
         match stmt {
             Stmt::Match {
@@ -153,7 +153,7 @@ impl Run<'_> {
             }
             Stmt::Lookup { key, set, invert } => {
                 let Some(key) = self.key(key) else {
-                    return Next::NextRule;
+                    return Next::Miss;
                 };
                 let found = self.find(set, &key).is_some();
                 go_on(found != *invert)
@@ -162,29 +162,29 @@ impl Run<'_> {
                 let found = self.key(key).and_then(|key| self.find(map, &key));
                 match found {
                     Some(ElementData::Verdict(verdict)) => self.verdict(&verdict, text),
-                    _ => Next::NextRule,
+                    _ => Next::Miss,
                 }
             }
             Stmt::DnatMap { family, key, map } => {
                 if Family::of(self.packet.dst) != *family {
-                    return Next::NextRule;
+                    return Next::Miss;
                 }
                 let found = self.key(key).and_then(|key| self.find(map, &key));
                 match found.as_ref().and_then(address_and_port) {
                     Some((ip, port)) => ruled(Ruled::Dnat(ip, port)),
-                    None => Next::NextRule,
+                    None => Next::Miss,
                 }
             }
             Stmt::SnatMap { family, key, map } => {
                 if Family::of(self.packet.src) != *family {
-                    return Next::NextRule;
+                    return Next::Miss;
                 }
                 let found = self.key(key).and_then(|key| self.find(map, &key));
                 match found {
                     Some(ElementData::Values(values)) => {
                         ruled(Ruled::Snat(values.first().and_then(address)))
                     }
-                    _ => Next::NextRule,
+                    _ => Next::Miss,
                 }
             }
             Stmt::CtState(state) => go_on(*state == CtState::New),
@@ -204,11 +204,11 @@ impl Run<'_> {
             Verdict::Return => Next::Return,
             Verdict::Goto(name) => match to(name) {
                 Some(chain) => Next::End(self.chain(chain)),
-                None => Next::NextRule,
+                None => Next::Miss,
             },
             Verdict::Jump(name) => match to(name).map(|chain| self.chain(chain)) {
                 Some(end @ End::Ruled(..)) => Next::End(end),
-                _ => Next::NextRule,
+                _ => Next::Miss,
             },
         }
     }

@@ -28,6 +28,7 @@ impl Lab {
         let with = |n, internal, mode, policy| Network {
             mode,
             policy,
+            access: crate::access::Access::default(),
             ..network(n, true, internal)
         };
         let apart = Policy {
@@ -140,6 +141,7 @@ impl Lab {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one table")]
 fn what_netd_means_is_told() {
     let lab = Lab::new();
     let name = |c: &Container| c.name.to_string();

@@ -16,6 +16,9 @@ const EPHEMERAL: u16 = 40_000;
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
 
+/// Which of two routes is used: that of the longer prefix, then that of the lower metric.
+type Rank = (u8, std::cmp::Reverse<u32>);
+
 /// The walk is over: the packet got as far as it gets.
 struct Over;
 type Step<T = ()> = Result<T, Over>;
@@ -58,10 +61,10 @@ impl<'a> Walk<'a> {
         };
         match &question.from {
             Place::Container(id) => match self.known.container(id) {
-                Some(container) => self.from_container(container, packet),
+                Some(container) => self.leave_container(container, packet),
                 None => self.stop("the container is gone"),
             },
-            Place::Host => self.from_host(packet),
+            Place::Host => self.leave_host(packet),
             Place::Outside(ip) => {
                 let iif = self.way_out(*ip);
                 self.hop(
@@ -119,7 +122,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn from_container(&mut self, container: &Container, packet: Packet) -> Step {
+    fn leave_container(&mut self, container: &Container, packet: Packet) -> Step {
         let family = Family::of(packet.dst);
         let ns = Ns::Container(container.id.clone());
         let (dev, via) = self.route_inside(&ns, packet.dst)?;
@@ -155,14 +158,14 @@ impl<'a> Walk<'a> {
         self.through_port(endpoint, network, &packet)?;
         let next = via.unwrap_or(packet.dst);
         if network.gateway(family) == Some(next) || packet.local {
-            return self.to_gateway(network, packet);
+            return self.reach_gateway(network, packet);
         }
-        self.on_the_link(endpoint, network, next, packet)
+        self.on_the_link(endpoint, network, next, &packet)
     }
 
     /// The interface and the next hop by the container's own routes: the longest prefix, then the lowest metric.
     fn route_inside(&mut self, ns: &Ns, dst: IpAddr) -> Step<(IfName, Option<IpAddr>)> {
-        let mut best: Option<((u8, std::cmp::Reverse<u32>), Key, IfName, Option<IpAddr>)> = None;
+        let mut best: Option<(Rank, Key, IfName, Option<IpAddr>)> = None;
         for (key, object) in &self.view.objects {
             let (prefix, metric, dev, via) = match object {
                 Object::Address(a) if a.ns == *ns => {
@@ -203,7 +206,7 @@ impl<'a> Walk<'a> {
         from: &Endpoint,
         network: &Network,
         next: IpAddr,
-        packet: Packet,
+        packet: &Packet,
     ) -> Step {
         let holder = self.holder(network, next);
         let Some((container, endpoint)) = holder else {
@@ -229,12 +232,11 @@ impl<'a> Walk<'a> {
             let packet = Packet {
                 iif: bridge.clone(),
                 oif: bridge,
-                ..packet
+                ..packet.clone()
             };
             self.forwarded(&packet)?;
-            return self.into_container(network, container, endpoint);
         }
-        self.into_container(network, container, endpoint)
+        self.enter_container(network, container, endpoint)
     }
 
     fn holder(&self, network: &Network, ip: IpAddr) -> Option<(&'a Container, &'a Endpoint)> {
@@ -246,7 +248,7 @@ impl<'a> Walk<'a> {
     }
 
     /// From a container to its bridge's own address.
-    fn to_gateway(&mut self, network: &Network, packet: Packet) -> Step {
+    fn reach_gateway(&mut self, network: &Network, packet: Packet) -> Step {
         let family = Family::of(packet.dst);
         let Some(gateway) = network.gateway(family) else {
             return self.stop(format!("the host has no address on {}", network.interface));
@@ -266,7 +268,7 @@ impl<'a> Walk<'a> {
         })
     }
 
-    fn from_host(&mut self, packet: Packet) -> Step {
+    fn leave_host(&mut self, packet: Packet) -> Step {
         let src = match (packet.dst.is_loopback(), self.network_of(packet.dst)) {
             (true, _) => packet.dst,
             (false, Some(network)) => network
@@ -283,6 +285,9 @@ impl<'a> Walk<'a> {
         }
         match self.network_of(packet.dst) {
             Some(network) => self.out_of_bridge(network, &packet),
+            None if self.way_out(packet.dst).is_none() => {
+                self.stop(format!("the host has no route to {}", packet.dst))
+            }
             None => self.deliver("leaves the host"),
         }
     }
@@ -311,13 +316,11 @@ impl<'a> Walk<'a> {
         let packet = Packet { oif, ..packet };
         self.forwarding(&packet)?;
         self.forwarded(&packet)?;
-        match network {
-            Some(network) => self.out_of_bridge(network, &packet),
-            None => {
-                let _ = self.translate(HookPoint::Postrouting, packet);
-                self.deliver("leaves the host")
-            }
+        if let Some(network) = network {
+            return self.out_of_bridge(network, &packet);
         }
+        let _ = self.translate(HookPoint::Postrouting, packet);
+        self.deliver("leaves the host")
     }
 
     fn forwarding(&mut self, packet: &Packet) -> Step {
@@ -352,7 +355,7 @@ impl<'a> Walk<'a> {
         };
         let packet = self.translate(HookPoint::Postrouting, packet);
         match self.holder(network, packet.dst) {
-            Some((container, endpoint)) => self.into_container(network, container, endpoint),
+            Some((container, endpoint)) => self.enter_container(network, container, endpoint),
             None => self.stop(format!(
                 "nobody on network {} has {}",
                 network.name, packet.dst
@@ -360,7 +363,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn into_container(
+    fn enter_container(
         &mut self,
         network: &Network,
         container: &Container,

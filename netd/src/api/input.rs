@@ -59,6 +59,17 @@ pub(super) struct Events {
     pub(super) since: Option<String>,
 }
 
+/// Query of a look at a name.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DnsQuery {
+    pub(super) name: String,
+    #[serde(rename = "type")]
+    pub(super) kind: Option<String>,
+    #[serde(rename = "as")]
+    pub(super) container: Option<String>,
+}
+
 /// Query of a request that takes none.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -1,6 +1,7 @@
 //! `GET /metrics`: the text format of Prometheus 0.0.4. Made from the snapshot and one look at the counters.
 
-use std::fmt::{Display, Write as _};
+use std::fmt::{self, Display, Write as _};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::extract::State;
 use axum::http::{HeaderValue, header};
@@ -16,7 +17,9 @@ use crate::reconcile::handle::Snapshot;
 
 pub(super) async fn metrics(State(state): State<ApiState>, _: Params<Nothing>) -> Reply {
     let counters = counters(&state).await?;
-    Ok(answer(page(&state.handle.snapshot(), &counters)))
+    let mut page = page(&state.handle.snapshot(), &counters);
+    state.metrics.collect(&mut page);
+    Ok(answer(page.0))
 }
 
 fn answer(text: String) -> Response {
@@ -24,8 +27,38 @@ fn answer(text: String) -> Response {
     ([(header::CONTENT_TYPE, kind)], text).into_response()
 }
 
+/// A part of the daemon that counts by itself. Must not wait: it is asked on the runtime, when somebody reads.
+pub trait Collect: fmt::Debug + Send + Sync {
+    /// Writes its metrics.
+    fn collect(&self, page: &mut Page);
+}
+
+/// The parts that count. Cloning shares.
+#[derive(Clone, Debug, Default)]
+pub struct Registry(Arc<Mutex<Vec<Arc<dyn Collect>>>>);
+
+impl Registry {
+    /// Adds one.
+    pub fn add(&self, part: Arc<dyn Collect>) {
+        self.lock().push(part);
+    }
+
+    fn collect(&self, page: &mut Page) {
+        let parts = self.lock().clone();
+        parts.iter().for_each(|part| part.collect(page));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Arc<dyn Collect>>> {
+        // Only ever added to.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes one number out of two directions.
+type Value = fn(&Both) -> u64;
+
 /// All metrics of this host.
-fn page(snapshot: &Snapshot, counters: &Counters) -> String {
+fn page(snapshot: &Snapshot, counters: &Counters) -> Page {
     let mut page = Page::default();
     page.metric("netd_ready", "gauge", "Whether the first audit is done.")
         .sample(&[], u8::from(snapshot.ready));
@@ -46,7 +79,7 @@ fn page(snapshot: &Snapshot, counters: &Counters) -> String {
         .iter()
         .map(|container| (container.name.as_str(), counters.of(container)))
         .collect();
-    let ways: [(&str, fn(&Both) -> u64, fn(&Both) -> u64); 2] = [
+    let ways: [(&str, Value, Value); 2] = [
         ("receive", |b| b.received.packets, |b| b.received.bytes),
         ("transmit", |b| b.sent.packets, |b| b.sent.bytes),
     ];
@@ -85,7 +118,7 @@ fn page(snapshot: &Snapshot, counters: &Counters) -> String {
             metric.sample(&endpoint(container, end), end.count.dropped);
         }
     }
-    page.0
+    page
 }
 
 fn endpoint<'a>(container: &'a str, end: &'a api::EndpointCounters) -> [(&'a str, &'a str); 3] {
@@ -96,26 +129,33 @@ fn endpoint<'a>(container: &'a str, end: &'a api::EndpointCounters) -> [(&'a str
     ]
 }
 
-/// The text as far as it is written.
+/// The page as far as it is written.
 #[derive(Debug, Default)]
-struct Page(String);
+pub struct Page(String);
 
 impl Page {
     /// Begins a metric; its samples follow at once.
-    fn metric<'a>(&'a mut self, name: &'a str, kind: &str, help: &str) -> Metric<'a> {
+    pub fn metric<'a>(&'a mut self, name: &'a str, kind: &str, help: &str) -> Metric<'a> {
         let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
         Metric { page: self, name }
     }
 }
 
+/// A metric whose samples are being written.
 #[derive(Debug)]
-struct Metric<'a> {
+pub struct Metric<'a> {
     page: &'a mut Page,
     name: &'a str,
 }
 
 impl Metric<'_> {
-    fn sample(&mut self, labels: &[(&str, &str)], value: impl Display) {
+    /// One value.
+    pub fn sample(&mut self, labels: &[(&str, &str)], value: impl Display) {
+        self.part("", labels, value);
+    }
+
+    /// One value of a part of a histogram: `_bucket`, `_sum` or `_count`.
+    pub fn part(&mut self, suffix: &str, labels: &[(&str, &str)], value: impl Display) {
         let labels: Vec<String> = labels
             .iter()
             .map(|(key, value)| format!("{key}=\"{}\"", escaped(value)))
@@ -125,7 +165,7 @@ impl Metric<'_> {
         } else {
             format!("{{{}}}", labels.join(","))
         };
-        let _ = writeln!(self.page.0, "{}{labels} {value}", self.name);
+        let _ = writeln!(self.page.0, "{}{suffix}{labels} {value}", self.name);
     }
 }
 
@@ -154,7 +194,7 @@ mod tests {
 
     #[test]
     fn a_page_of_an_empty_host_has_every_metric() {
-        let text = page(&Snapshot::default(), &Counters::default());
+        let text = page(&Snapshot::default(), &Counters::default()).0;
         for name in [
             "netd_ready 0",
             "netd_published_ports 0",

@@ -17,17 +17,20 @@ use axum::routing::{delete, get, post, put};
 use netd_model::error::{Code, Error};
 use netd_model::id::shorten;
 
+use self::metrics::Registry;
 use crate::kernel::Kernel;
+use crate::names::Names;
 use crate::reconcile::handle::Handle;
 
 mod answer;
 pub(crate) mod apply;
 pub(crate) mod cni;
 mod containers;
+mod dns;
 mod events;
 pub(crate) mod find;
 mod input;
-mod metrics;
+pub mod metrics;
 mod networks;
 pub(crate) mod serve;
 pub(crate) mod system;
@@ -48,6 +51,10 @@ pub struct ApiState {
     pub spool: Arc<cni::Spool>,
     /// What `status` warns of beside the owner's warnings.
     pub notices: Notices,
+    /// The DNS of the containers, to be asked why it answers as it does.
+    pub names: Option<Arc<Names>>,
+    /// What `/metrics` shows.
+    pub metrics: Registry,
 }
 
 /// Warnings about the daemon itself, such as a configuration that cannot be read.
@@ -118,6 +125,7 @@ pub fn router(state: ApiState) -> Router {
         .route("/v1/status", get(system::status))
         .route("/v1/events", get(events::events))
         .route("/v1/purge", post(system::purge))
+        .route("/v1/dns/query", get(dns::query))
         .route("/metrics", get(metrics::metrics))
         .route("/healthz", get(system::healthz))
         .route("/readyz", get(system::readyz))

@@ -167,6 +167,9 @@ pub enum Command {
         #[arg(long, value_name = "T")]
         since: Option<String>,
     },
+    /// Look at names as containers see them
+    #[command(subcommand)]
+    Dns(Dns),
     /// Remove everything of netd's from the kernel and forget it; works without a running daemon too
     #[command(after_help = "Example: netctl purge --force")]
     Purge {
@@ -267,6 +270,23 @@ pub enum Network {
     Prune {
         #[command(flatten)]
         change: Change,
+    },
+}
+
+/// The commands on names.
+#[derive(Debug, Subcommand)]
+pub enum Dns {
+    /// Show what a name resolves to, and why
+    #[command(after_help = "Example: netctl dns query db --as web1")]
+    Query {
+        /// The name, or with --type PTR an address
+        name: String,
+        /// Ask as this container would: name, id or unique prefix of an id; without, all networks are looked at
+        #[arg(long = "as", value_name = "CONTAINER")]
+        container: Option<String>,
+        /// The record type
+        #[arg(long = "type", value_name = "TYPE", default_value = "A")]
+        kind: String,
     },
 }
 

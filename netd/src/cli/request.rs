@@ -163,7 +163,7 @@ fn set(join: &mut api::Join, key: &str, value: &str) -> Result<(), String> {
         "sysctl" => {
             let (key, value) = value
                 .split_once('=')
-                .ok_or("a sysctl is KEY=VALUE".to_owned())?;
+                .ok_or_else(|| "a sysctl is KEY=VALUE".to_owned())?;
             return match join.sysctls.insert(key.to_owned(), value.to_owned()) {
                 Some(_) => Err(format!("the sysctl {:?} is given twice", shorten(key))),
                 None => Ok(()),

@@ -5,7 +5,7 @@ use netd_model::api;
 use serde_json::{Map, Value, json};
 
 use super::OfflinePurge;
-use super::args::{Attach, Command, Connect, Network, NetworkCreate, PurgeOptions};
+use super::args::{Attach, Command, Connect, Dns, Network, NetworkCreate, PurgeOptions};
 use super::client::segment;
 use super::failure::{Failure, NO_DAEMON, RESOLV_CONF_FAILED};
 use super::output::Terminal;
@@ -51,6 +51,22 @@ impl Session {
             Command::Doctor => self.doctor(),
             Command::Trace { from, to } => self.trace(&from, &to),
             Command::Events { follow, since } => self.events(terminal, follow, since.as_deref()),
+            Command::Dns(Dns::Query {
+                name,
+                container,
+                kind,
+            }) => {
+                let mut target = format!(
+                    "/v1/dns/query?name={}&type={}",
+                    segment(&name),
+                    segment(&kind)
+                );
+                if let Some(container) = container {
+                    target.push_str("&as=");
+                    target.push_str(&segment(&container));
+                }
+                self.show(&self.ask(Method::GET, &target)?, view::dns)
+            }
             Command::Purge { purge, change } => self.purge(&purge, change.dry_run, offline_purge),
             // Needs no daemon: done before there is a session.
             Command::Completion { .. } => Ok(Page::default()),

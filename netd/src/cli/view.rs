@@ -9,6 +9,7 @@ use netd_model::counters::{Both, Count};
 use netd_model::net::Prefix;
 
 use super::output::clean;
+use super::session::lines;
 use super::table::columns;
 
 /// A network.
@@ -64,6 +65,16 @@ pub(super) fn network(network: &api::Network) -> String {
     page.lines("dns", network.dns.iter().map(IpAddr::to_string).collect());
     page.lines("labels", labels(&network.labels));
     page.lines("containers", containers);
+    page.finish()
+}
+
+/// What a name resolves to.
+pub(super) fn dns(answer: &api::DnsAnswer) -> String {
+    let mut page = Fields::default();
+    page.line("code", &answer.code);
+    page.lines("answers", answer.answers.clone());
+    page.line("source", &answer.source);
+    page.lines("why", answer.steps.clone());
     page.finish()
 }
 
@@ -222,10 +233,10 @@ pub(super) fn status(status: &api::Status) -> String {
 
 /// What a file brought about, a line each.
 pub(super) fn applied(applied: &api::Applied) -> String {
-    let line = |what: &str, list: &[String]| -> String {
-        list.iter().map(|name| format!("{what} {name}\n")).collect()
-    };
-    line("created", &applied.created) + &line("unchanged", &applied.unchanged)
+    let line = |what: &'static str| move |name: &String| format!("{what} {name}");
+    let created = applied.created.iter().map(line("created"));
+    let unchanged = applied.unchanged.iter().map(line("unchanged"));
+    lines(&created.chain(unchanged).collect::<Vec<_>>())
 }
 
 /// What a purge removed.

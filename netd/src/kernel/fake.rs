@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use netd_model::fake::Refusal;
+use netd_model::object::Sysctl;
 use netd_model::observed::{HostFacts, Observed};
 use netd_model::{ContainerId, Ns, Object, Op};
 
@@ -227,11 +228,28 @@ impl Kernel for FakeKernel {
             Ns::Host => None,
         };
         let mut observed = state.observed.clone();
-        observed
-            .objects
-            .retain(|_, object| closed(object).is_none());
         observed.unseen = wanted.iter().filter_map(closed).collect();
+        // Of a container that is on no record, the other end of its veth pair shows links and addresses.
+        let shows = |object: &Object| match closed(object) {
+            None => true,
+            Some(id) => {
+                !observed.unseen.contains(&id)
+                    && matches!(object, Object::Link(_) | Object::Address(_))
+            }
+        };
+        observed.objects.retain(|_, object| shows(object));
         Ok(observed)
+    }
+
+    fn settings(&self, wanted: Vec<Sysctl>) -> Vec<Sysctl> {
+        let state = self.state();
+        let now = wanted.into_iter().filter_map(|sysctl| {
+            match state.observed.objects.get(&Object::Sysctl(sysctl).key())? {
+                Object::Sysctl(now) => Some(now.clone()),
+                _ => None,
+            }
+        });
+        now.collect()
     }
 
     fn facts(&self) -> Result<HostFacts, KernelError> {

@@ -9,6 +9,7 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use netd_model::object::Sysctl;
 use netd_model::observed::{HostFacts, Observed};
 use netd_model::{ContainerId, Object, Op};
 use nix::errno::Errno;
@@ -219,6 +220,10 @@ impl Kernel for FaultyKernel {
             || self.inner.observe(wanted),
             |error| KernelError::new("observe", error),
         )
+    }
+
+    fn settings(&self, wanted: Vec<Sysctl>) -> Vec<Sysctl> {
+        self.inner.settings(wanted)
     }
 
     fn watch(&self, sink: Box<dyn Fn(Noticed) + Send>) -> Result<(), KernelError> {

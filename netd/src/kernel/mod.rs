@@ -17,6 +17,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use netd_model::counters::Counters;
+use netd_model::object::Sysctl;
 use netd_model::observed::{HostFacts, Observed};
 use netd_model::{ContainerId, Key, Ns, Object, Op, Owner};
 use nix::errno::Errno;
@@ -60,6 +61,10 @@ pub trait Kernel: fmt::Debug + Send + Sync {
         observed.hide_all_but(wanted, containers);
         Ok(observed)
     }
+
+    /// The settings of the host among these, as they are now; one that is not there is left out. The kernel tells nobody
+    /// of their changes, so this is asked often, and has to be cheap.
+    fn settings(&self, wanted: Vec<Sysctl>) -> Vec<Sysctl>;
 
     /// Tells `sink` from now on what changes in the kernel, whoever changes it. For as long as the kernel lives. One
     /// that tells nothing leaves all to full audits.

@@ -102,6 +102,12 @@ impl Owner {
         };
         let (facts, observed) = *seen;
         self.world.facts = facts;
+        let now = self.now();
+        let stable = |owner: &ObjectOwner| !touched.holds(owner);
+        self.world.set_orphans(&observed, stable, now);
+        if stable(&ObjectOwner::Host) {
+            self.world.forget_gone_changes(&observed);
+        }
         match purpose {
             Purpose::Purge { dry_run, reply } => self.purge_observed(&observed, dry_run, reply),
             Purpose::Plan { reply } => {
@@ -166,7 +172,9 @@ impl Owner {
         observed.objects.retain(|_, object| stable(object.owner()));
         let mut wanted = self.world.all_objects();
         wanted.retain(|object| stable(object.owner()));
-        diff(&wanted, &observed, |owner| self.world.knows(owner))
+        diff(&wanted, &observed, |owner| {
+            self.world.knows(owner) || self.world.has_ended(owner)
+        })
     }
 
     fn repair(&mut self, observed: Observed, touched: &Touches, why: Why) {
@@ -381,6 +389,8 @@ impl Owner {
         self.world.host_changes.clear();
         self.host_held.clear();
         self.predefined_saved = false;
+        let now = self.now();
+        self.world.forget_orphans(now);
         let containers: Vec<ContainerId> = self.world.containers().map(|c| c.id.clone()).collect();
         for id in containers {
             self.hide(&id);

@@ -7,7 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
+use netd_model::object::Sysctl;
 use netd_model::{ContainerId, Key, Ns, Object, Owner as ObjectOwner, api};
+use tokio::sync::mpsc;
 
 use crate::kernel::{Noticed, Process};
 use crate::reconcile::audit::Purpose;
@@ -24,7 +26,7 @@ const LONGEST: Duration = Duration::from_secs(5);
 const ALARM: u32 = 30;
 const WINDOW: Duration = Duration::from_mins(1);
 /// Places remembered for their repairs.
-const PLACES: usize = 4096;
+const PLACES: usize = 1024;
 
 /// Who changed what, by namespace.
 pub(crate) type Places = BTreeMap<Ns, Option<Process>>;
@@ -120,6 +122,10 @@ impl Drift {
     fn looked(&mut self, places: &Places, took: Duration, repaired: bool, now: Instant) {
         if self.history.len() > PLACES {
             self.history.retain(|_, h| now < h.since + WINDOW);
+            let quiet = |h: &History| h.repairs < ALARM && h.not_before <= now;
+            if self.history.len() > PLACES {
+                self.history.retain(|_, h| !quiet(h));
+            }
         }
         for (ns, by) in places {
             let history = self.history.entry(ns.clone()).or_insert_with(|| History {
@@ -203,6 +209,39 @@ impl Owner {
         let places = self.drift.ready(now);
         if !places.is_empty() {
             self.start_audit(Purpose::Drift { places, begun: now });
+        }
+    }
+
+    /// Reads, on a thread that may block, the host's settings that netd made.
+    pub(crate) fn start_settings(&self, read: &mpsc::Sender<Vec<Sysctl>>) {
+        if !self.ready || self.purging || read.capacity() == 0 {
+            return;
+        }
+        let wanted = self.world.settings();
+        if wanted.is_empty() {
+            return;
+        }
+        let (kernel, read) = (std::sync::Arc::clone(&self.tools.kernel), read.clone());
+        tokio::task::spawn_blocking(move || {
+            // A full channel: the last reading is not dealt with yet, the next one sees the same.
+            let _ = read.try_send(kernel.settings(wanted));
+        });
+    }
+
+    /// A setting that is not as wanted is noticed like any other object.
+    pub(crate) fn after_settings(&mut self, read: Vec<Sysctl>) {
+        let wanted = self.world.settings();
+        let now = Instant::now();
+        for sysctl in read.into_iter().filter(|sysctl| !wanted.contains(sysctl)) {
+            let object = Object::Sysctl(sysctl);
+            self.drift.notice(
+                Noticed::Object {
+                    owner: object.owner().clone(),
+                    key: object.key(),
+                    now: Some(Box::new(object)),
+                },
+                now,
+            );
         }
     }
 

@@ -40,6 +40,8 @@ pub(crate) enum Work {
         sandbox: Option<(ContainerId, Sandbox)>,
         /// Records written before the kernel is touched.
         before: Vec<Write>,
+        /// What is left of an earlier life of the container: removed first, and not put back.
+        replaced: Vec<Op>,
         /// What the kernel shall do.
         ops: Vec<Op>,
         /// Records written when it has.
@@ -225,10 +227,14 @@ impl Tools {
             Work::Make {
                 sandbox,
                 before,
+                replaced,
                 ops,
                 after,
                 undo,
-            } => self.make(executor, sandbox, (&before, &ops, &after, &undo)),
+            } => {
+                let records = (&before[..], &after[..], &undo[..]);
+                self.make(executor, sandbox, &replaced, &ops, records)
+            }
             Work::Unmake(unmake) => {
                 let mut failures = Vec::new();
                 if let Err(error) = self.write(&unmake.before) {
@@ -271,7 +277,9 @@ impl Tools {
         &self,
         executor: &mut dyn Executor,
         sandbox: Option<(ContainerId, Sandbox)>,
-        (before, ops, after, undo): (&[Write], &[Op], &[Write], &[Write]),
+        replaced: &[Op],
+        ops: &[Op],
+        (before, after, undo): (&[Write], &[Write], &[Write]),
     ) -> Outcome {
         let id = sandbox.as_ref().map(|(id, _)| id.clone());
         if let Some((id, sandbox)) = sandbox {
@@ -286,6 +294,10 @@ impl Tools {
         });
         let untouched = written.is_err() && writes == 0;
         let result = written
+            .and_then(|()| {
+                let removed = self.apply(executor, replaced, &mut WAITS.into_iter());
+                removed.map_err(|failed| kernel_error(&failed))
+            })
             .and_then(
                 |()| match self.apply(executor, ops, &mut WAITS.into_iter()) {
                     Ok(()) => {

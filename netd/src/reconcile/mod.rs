@@ -2,10 +2,13 @@
 
 mod audit;
 mod cni;
+mod declared;
 mod drift;
 pub mod handle;
 mod job;
 pub mod journal;
+mod making;
+mod naming;
 mod notices;
 mod outcomes;
 mod owner;
@@ -28,7 +31,7 @@ use netd_dns::ZoneHandle;
 use netd_model::error::{Code, Error, Result};
 use netd_model::observed::HostFacts;
 use netd_model::record::{Container, Phase};
-use netd_model::{Owner as ObjectOwner, api, desired};
+use netd_model::{Object, Op, Owner as ObjectOwner, api, desired};
 use tokio::sync::mpsc;
 
 use crate::kernel::{Kernel, Sandbox, SandboxError};
@@ -110,6 +113,7 @@ pub fn start(
         timing,
     };
     owner.restore(loaded)?;
+    owner.answer_names();
     Ok((handle, owner.run(messages, outcomes, notices)))
 }
 
@@ -125,7 +129,7 @@ impl Owner {
             loaded.host.purged && loaded.networks.is_empty() && loaded.containers.is_empty();
         for network in loaded.networks {
             self.zone
-                .update(|zone| zone.set_network(&network.id, &network.name));
+                .update(|zone| zone.set_network(&network.id, naming::of_network(&network)));
             self.enter_network(network)?;
         }
         if !self.world.purged
@@ -134,6 +138,9 @@ impl Owner {
                 .find_network(netd_model::record::PREDEFINED)
                 .is_err()
         {
+            // With the records a bridge may have been forgotten: its subnet is in use.
+            let left = self.tools.look(|| self.tools.kernel.observe(&[]))?;
+            self.world.set_orphan_subnets(&left);
             let record = predefined(&self.world)?;
             self.tools
                 .write(&[job::Write::Network(Box::new(record.clone()))])?;
@@ -144,6 +151,25 @@ impl Owner {
         }
         self.publish();
         Ok(())
+    }
+
+    /// Nobody answers the containers' questions since the last daemon ended, and the first audit may have to wait for
+    /// others who hold the kernel's links: the DNS sockets come before it. What fails is the audit's to repair.
+    fn answer_names(&self) {
+        let attached = self
+            .world
+            .containers()
+            .filter(|c| c.phase == Phase::Attached);
+        let sockets = attached.map(|c| Object::DnsSocket(ObjectOwner::Container(c.id.clone())));
+        let ops: Vec<Op> = sockets.map(Op::Add).collect();
+        let mut failures = Vec::new();
+        match self.tools.kernel.executor() {
+            Ok(mut executor) => self.tools.apply_all(&mut *executor, &ops, &mut failures),
+            Err(error) => tracing::warn!(%error, "DNS waits for the first audit"),
+        }
+        for (op, why) in failures {
+            tracing::warn!(%op, why, "the first audit tries again");
+        }
     }
 
     /// A container is believed when its namespace is still the one on record; an attach that nobody was told of is

@@ -9,9 +9,11 @@ use netd_model::{ContainerId, NetworkId};
 use crate::reconcile::handle::Answer;
 use crate::reconcile::job::{Outcome, Token, Unmake, Work};
 use crate::reconcile::journal::Entry;
+use crate::reconcile::making::Making;
+use crate::reconcile::naming;
 use crate::reconcile::owner::{Owner, Pending, Reply, Then, Touches};
 use crate::reconcile::queue::Subject;
-use crate::reconcile::requests::{Making, answer};
+use crate::reconcile::requests::answer;
 use crate::reconcile::view;
 use crate::reconcile::world::GiveBack;
 
@@ -111,7 +113,7 @@ impl Owner {
                 self.host_is_held();
                 if let Some(record) = self.world.network(id) {
                     self.zone
-                        .update(|zone| zone.set_network(&record.id, &record.name));
+                        .update(|zone| zone.set_network(&record.id, naming::of_network(record)));
                     tracing::info!(network = %record.name, id = %record.id, "network created");
                     self.tell("network_created", &record.name, format!("id {}", record.id));
                 }
@@ -183,6 +185,8 @@ impl Owner {
             Outcome::Done => {
                 self.host_is_held();
                 self.world.set_phase(id, Phase::Attached);
+                let now = self.now();
+                self.world.forget_orphan(id, now);
                 let answered = self.shown(id, None);
                 self.tell_of("attached", id, None);
                 self.publish();

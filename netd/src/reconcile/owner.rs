@@ -4,7 +4,7 @@
 //! `queue.rs` says whose turn it is, `requests.rs` starts what a request asks for, `outcomes.rs` ends it, `audit.rs`
 //! observes and repairs.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,7 @@ use netd_model::diff::diff;
 use netd_model::doctor;
 use netd_model::error::{Code, Error, Result};
 use netd_model::id::Name;
+use netd_model::naming::Naming;
 use netd_model::net::Family;
 use netd_model::observed::Observed;
 use netd_model::record::{Container, Mode, Network, PREDEFINED, Phase, Policy, Unknown};
@@ -27,10 +28,10 @@ use crate::reconcile::drift::Drift;
 use crate::reconcile::handle::{Answer, Handle, Message, QUEUE, Snapshot};
 use crate::reconcile::job::{Outcome, Token, Tools, Work, Write};
 use crate::reconcile::journal::Journal;
+use crate::reconcile::making::Making;
 use crate::reconcile::notices::Notices;
 use crate::reconcile::pool::Pool;
 use crate::reconcile::queue::Subject;
-use crate::reconcile::requests::Making;
 use crate::reconcile::world::World;
 use crate::reconcile::{audit, view};
 use crate::state::HostState;
@@ -172,6 +173,8 @@ pub struct Timing {
     pub audit: Duration,
     /// Between two looks whether the namespaces of containers are still there.
     pub sweep: Duration,
+    /// Between two looks at the settings of the host that netd made, of whose changes the kernel tells nobody.
+    pub settings: Duration,
     /// After a first audit that failed, how long until the next.
     pub retry: Duration,
     /// How an executor waits before it tries an operation again.
@@ -183,6 +186,7 @@ impl Default for Timing {
         Self {
             audit: Duration::from_mins(5),
             sweep: Duration::from_secs(5),
+            settings: Duration::from_millis(500),
             retry: Duration::from_secs(1),
             pause: std::thread::sleep,
         }
@@ -250,6 +254,9 @@ impl Owner {
         let (gone_sender, mut gone) = mpsc::channel(1);
         let mut audits = tokio::time::interval(self.timing.audit);
         let mut sweeps = tokio::time::interval(self.timing.sweep);
+        let (read_sender, mut read) = mpsc::channel(1);
+        let mut settings = tokio::time::interval(self.timing.settings);
+        settings.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         audits.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         sweeps.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -264,6 +271,8 @@ impl Owner {
                 _ = audits.tick() => self.start_audit(audit::Purpose::Repair { reply: None }),
                 _ = sweeps.tick() => self.start_sweep(&gone_sender),
                 Some(missing) = gone.recv() => self.after_sweep(missing),
+                _ = settings.tick() => self.start_settings(&read_sender),
+                Some(read) = read.recv() => self.after_settings(read),
                 // The first audit failed: nothing is served before one succeeds.
                 () = tokio::time::sleep(self.timing.retry), if !self.ready && self.pending.is_empty() => {
                     self.start_audit(audit::Purpose::Repair { reply: None });
@@ -446,16 +455,37 @@ impl Owner {
         }
         let needed = doctor::forward_rules(self.world.networks());
         let warning = |chain: &String| {
+            if chain.starts_with("inet firewalld ") {
+                return firewalld_warning(chain, self.world.networks());
+            }
             let command = |rule: &String| format!("`nft insert rule {chain} {rule}`");
             let commands: Vec<String> = needed.iter().map(command).collect();
             format!(
-                "chain {chain} drops forwarded packets by its policy, and with them the traffic of containers: let it \
+                "chain {chain} drops forwarded packets that it does not accept, and with them the traffic of containers: let it \
                  accept them with {}",
                 commands.join(" and ")
             )
         };
         chains.iter().map(warning).collect()
     }
+}
+
+/// firewalld makes its whole table anew at each reload, so a rule in it would not last.
+fn firewalld_warning<'a>(chain: &str, networks: impl Iterator<Item = &'a Network>) -> String {
+    let pattern = |network: &'a Network| match network.interface.as_str() {
+        bridge if bridge.starts_with("nd-") => "nd-+",
+        bridge => bridge,
+    };
+    let patterns: BTreeSet<&str> = networks.map(pattern).collect();
+    let options: Vec<String> = patterns
+        .into_iter()
+        .map(|pattern| format!("--add-interface={pattern}"))
+        .collect();
+    format!(
+        "chain {chain} drops forwarded packets that it does not accept, and with them the traffic of containers: let \
+         firewalld trust netd's bridges with `firewall-cmd --permanent --zone=trusted {}` and `firewall-cmd --reload`",
+        options.join(" ")
+    )
 }
 
 /// The record of the network that always exists.
@@ -473,6 +503,7 @@ pub(crate) fn predefined(world: &World) -> Result<Network> {
         dns: Vec::new(),
         labels: BTreeMap::new(),
         bridge: None,
+        naming: Naming::default(),
         routes: Vec::new(),
         access: netd_model::access::Access::default(),
     };

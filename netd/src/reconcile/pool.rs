@@ -1,7 +1,8 @@
 //! The threads that touch the kernel and the disk (invariant I2): the owner never does.
 //!
 //! A few executors take jobs from one queue. Links are removed by a thread of their own: the kernel lets a removal wait
-//! for an RCU grace period, about 20 ms, and everything removed by one request shares that wait. While one request
+//! for an RCU grace period, about 20 ms, and everything removed by one request shares that wait; so do the flows that
+//! are forgotten afterwards, by a walk through the kernel's whole connection table. While one request
 //! waits, others queue up and go together in the next, and no attach ever stands behind them.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -73,6 +74,10 @@ impl Pool {
             tracing::error!(token, "the executors are gone");
         }
     }
+}
+
+fn is_flows(op: &Op) -> bool {
+    matches!(op, Op::ForgetUdpFlows { .. })
 }
 
 fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), KernelError> {
@@ -147,22 +152,23 @@ impl Worker {
         while let Ok(first) = queue.recv() {
             let mut batch = vec![first];
             batch.extend(queue.try_iter().take(BATCH - 1));
-            let links: Vec<Op> = batch
-                .iter()
-                .flat_map(|removal| removal.unmake.ops[..removal.rest].iter())
-                .filter(|op| matches!(op, Op::Remove(Object::Link(_))))
-                .cloned()
-                .collect();
+            let before = |removal: &Removal| removal.unmake.ops[..removal.rest].to_vec();
+            let behind = |removal: &Removal| removal.unmake.ops[removal.rest..].to_vec();
+            let links = batch.iter().flat_map(before);
+            let links = links.filter(|op| matches!(op, Op::Remove(Object::Link(_))));
+            // One walk through the connection table for all of them.
+            let flows = batch.iter().flat_map(behind).filter(is_flows);
+            let shared: Vec<Op> = links.chain(flows).collect();
             let mut failures = Vec::new();
             self.tools
-                .apply_all(&mut *self.executor, &links, &mut failures);
+                .apply_all(&mut *self.executor, &shared, &mut failures);
             for removal in batch {
-                self.after_links(removal, &failures);
+                self.after_shared(removal, &failures);
             }
         }
     }
 
-    fn after_links(&mut self, removal: Removal, link_failures: &[(Op, String)]) {
+    fn after_shared(&mut self, removal: Removal, shared_failures: &[(Op, String)]) {
         let Removal {
             token,
             unmake,
@@ -170,14 +176,16 @@ impl Worker {
             mut failures,
         } = removal;
         failures.extend(
-            link_failures
+            shared_failures
                 .iter()
                 .filter(|(op, _)| unmake.ops.contains(op))
                 .cloned(),
         );
         // A second link, such as the bridge of the last container, is removed here, one wait more.
+        let rest = unmake.ops[rest..].iter();
+        let rest: Vec<Op> = rest.filter(|op| !is_flows(op)).cloned().collect();
         self.tools
-            .apply_all(&mut *self.executor, &unmake.ops[rest..], &mut failures);
+            .apply_all(&mut *self.executor, &rest, &mut failures);
         let outcome = self.tools.finish(&unmake, failures);
         self.report(token, outcome);
     }

@@ -1,9 +1,8 @@
 //! The beginning of each request: decide, reserve, hand over. Nothing here waits.
 
 use netd_model::error::{Code, Error};
-use netd_model::net::{Prefix, Proto};
 use netd_model::record::{Container, Network, Phase};
-use netd_model::request::{Attach, CreateNetwork, Join, Publish, difference};
+use netd_model::request::{Attach, CreateNetwork, Join};
 use netd_model::trace::Question;
 use netd_model::{ContainerId, NetworkId, Object, Op, desired};
 
@@ -13,6 +12,7 @@ use crate::kernel::Sandbox;
 use crate::reconcile::audit::Purpose;
 use crate::reconcile::handle::{Answer, Message, Request};
 use crate::reconcile::job::{Unmake, Work, Write};
+use crate::reconcile::making::Making;
 use crate::reconcile::owner::{Owner, Reply, Then, Touches, random};
 use crate::reconcile::queue::Subject;
 use crate::reconcile::world::GiveBack;
@@ -121,95 +121,6 @@ impl Owner {
         }
     }
 
-    /// Whether a network is there as it is asked for.
-    fn is_there(&self, request: &CreateNetwork) -> netd_model::Result<bool> {
-        let Ok(id) = self.world.find_network(&request.name) else {
-            return Ok(false);
-        };
-        let named = self.world.network(&id);
-        let Some(have) = named.filter(|have| have.name == request.name) else {
-            return Ok(false);
-        };
-        match difference(request, have) {
-            None => Ok(true),
-            Some(how) => Err(Error::new(
-                Code::NetworkExists,
-                format!(
-                    "network {} is there, but differs ({how}): remove it first, or change what is asked for",
-                    request.name
-                ),
-            )),
-        }
-    }
-
-    fn set_access(
-        &mut self,
-        id: &NetworkId,
-        allow_from: Option<Vec<Prefix>>,
-        block_from: Option<Vec<Prefix>>,
-        dry_run: bool,
-        reply: Reply,
-    ) {
-        let Some(mut record) = self.world.network(id).cloned() else {
-            let error = Error::new(Code::NetworkNotFound, "the network is gone");
-            return answer(reply, Err(error));
-        };
-        record.access.allow_from = allow_from.unwrap_or(record.access.allow_from);
-        record.access.block_from = block_from.unwrap_or(record.access.block_from);
-        let relayed = self.world.relayed_on(id);
-        let held = self.world.objects([id], &relayed);
-        let Some(old) = self.world.set_reservations(record.clone()) else {
-            return;
-        };
-        let after = self.world.objects([id], &relayed);
-        let ops = self.ops(held, &after);
-        if dry_run {
-            self.world.set_reservations(old);
-            return answer(reply, Ok(Answer::DryRun(DryRun::new(ops))));
-        }
-        let takes = vec![Subject::Network(record.name.clone())];
-        let mut touches = Touches::of(None, std::slice::from_ref(id));
-        touches.containers.extend(relayed);
-        let work = Work::Make {
-            sandbox: None,
-            before: vec![Write::Network(Box::new(record))],
-            ops,
-            after: Vec::new(),
-            undo: vec![Write::Network(Box::new(old.clone()))],
-        };
-        let old = Box::new(old);
-        self.submit(work, takes, touches, Then::Reserved { old, reply });
-    }
-
-    /// Writes down what a network keeps for containers. The kernel has no part in it.
-    fn reserve(&mut self, record: Network, dry_run: bool, reply: Reply) {
-        let unchanged = self.world.network(&record.id) == Some(&record);
-        if unchanged || dry_run {
-            let none = Answer::DryRun(DryRun::new(Vec::new()));
-            return answer(reply, Ok(if dry_run { none } else { Answer::Unchanged }));
-        }
-        let takes = vec![Subject::Network(record.name.clone())];
-        // Entered at once: an attach to another network must not be handed the address meanwhile.
-        let Some(old) = self.world.set_reservations(record.clone()) else {
-            let error = Error::new(Code::NetworkNotFound, "the network is gone");
-            return answer(reply, Err(error));
-        };
-        let work = Work::Make {
-            sandbox: None,
-            before: vec![Write::Network(Box::new(record))],
-            ops: Vec::new(),
-            after: Vec::new(),
-            undo: Vec::new(),
-        };
-        let old = Box::new(old);
-        self.submit(
-            work,
-            takes,
-            Touches::default(),
-            Then::Reserved { old, reply },
-        );
-    }
-
     fn is_prunable(&self, network: &Network) -> bool {
         !self.busy.contains(&Subject::Network(network.name.clone()))
             && self.world.check_removal(&network.id).is_ok()
@@ -271,6 +182,7 @@ impl Owner {
         let work = Work::Make {
             sandbox: None,
             before,
+            replaced: Vec::new(),
             ops,
             after: Vec::new(),
             undo,
@@ -415,7 +327,8 @@ impl Owner {
         self.world
             .reserve(attach, id.clone(), sandbox.identity, now, &[])?;
         let after = self.world.objects(&networks, [&id]);
-        let ops = self.ops(before, &after);
+        let mut ops = self.world.orphan_removal(&id);
+        ops.extend(self.ops(before, &after));
         self.world.remove_container(&id, GiveBack::Unused);
         self.world.set_rounds(rounds);
         Ok(ops)
@@ -443,6 +356,7 @@ impl Owner {
         let mut held_all = self.with_host(&mut after, &mut before);
         held_all.extend(held);
         let ops = self.ops(held_all, &after);
+        let replaced = self.world.orphan_removal(&id);
         before.push(Write::Container(Box::new(record.clone())));
         let mut takes = self.predefined_subjects(&networks);
         takes.extend([
@@ -456,6 +370,7 @@ impl Owner {
         let work = Work::Make {
             sandbox: Some((id.clone(), sandbox)),
             before,
+            replaced,
             ops,
             after: vec![Write::Container(Box::new(attached))],
             undo: vec![Write::DropContainer(id.clone())],
@@ -491,6 +406,7 @@ impl Owner {
         let is_last = |id: &&NetworkId| {
             self.world.network(id).is_some_and(Network::is_predefined)
                 && self.world.members(id).all(leaves)
+                && !self.world.has_orphans(id)
         };
         networks.iter().filter(is_last).cloned().collect()
     }
@@ -549,6 +465,7 @@ impl Owner {
                 let work = Work::Make {
                     sandbox: None,
                     before,
+                    replaced: Vec::new(),
                     ops,
                     after: Vec::new(),
                     undo,
@@ -676,56 +593,6 @@ impl Owner {
             touches,
             Then::Disconnected { id, network, reply },
         );
-    }
-}
-
-/// How often netd chooses host ports for one request: each time another program holds one of them.
-const CHOICES: usize = 10;
-
-/// An attach that is to be made.
-#[derive(Debug)]
-pub(crate) struct Making {
-    attach: Attach,
-    sandbox: Sandbox,
-    /// Host ports that another program turned out to hold.
-    avoid: Vec<(Proto, u16)>,
-}
-
-impl Making {
-    fn new(attach: Attach, sandbox: Sandbox) -> Self {
-        Self {
-            attach,
-            sandbox,
-            avoid: Vec::new(),
-        }
-    }
-
-    /// What is needed for another choice of host ports, where netd has any.
-    fn again(&self) -> Option<Box<Self>> {
-        let has_choice = self.attach.publish.iter().any(|p| p.exact().is_none());
-        if !has_choice || self.avoid.len() + 1 >= CHOICES {
-            return None;
-        }
-        // Without a descriptor for the second try there is only the first.
-        let sandbox = self.sandbox.try_clone().ok()?;
-        Some(Box::new(Self {
-            attach: self.attach.clone(),
-            sandbox,
-            avoid: self.avoid.clone(),
-        }))
-    }
-
-    /// The same without the port of an error; none if the error is not about a port that netd chose.
-    fn without(mut self, error: &Error) -> Option<Self> {
-        let held = (error.code == Code::PortInUse)
-            .then(|| crate::reconcile::job::held_port(error))
-            .flatten()?;
-        let asked = self.attach.publish.iter().filter_map(Publish::exact);
-        if asked.into_iter().any(|p| (p.proto, p.host_port) == held) {
-            return None;
-        }
-        self.avoid.push(held);
-        Some(self)
     }
 }
 

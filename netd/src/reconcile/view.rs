@@ -1,17 +1,18 @@
 //! Records as the API shows them, and as the DNS zone needs them.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use netd_dns::{Asker, Zone, container_names};
+use netd_dns::{Asker, Details, Upstream, Zone, container_names};
+use netd_model::NetworkId;
 use netd_model::api;
 use netd_model::desired;
 use netd_model::net::Family;
 use netd_model::record::{Container, Endpoint, Network, Reservation, StaticRoute};
 use netd_model::skeleton::DNS_ADDRESS;
-use netd_model::{ContainerId, NetworkId};
 
+use crate::reconcile::naming;
 use crate::reconcile::world::World;
 
 /// A network without its endpoints.
@@ -40,6 +41,7 @@ pub(crate) fn network(record: &Network) -> Arc<api::Network> {
         vni: None,
         interface: record.interface.clone(),
         dns: record.dns.clone(),
+        dns_options: record.naming.clone(),
         labels: record.labels.clone(),
         routes: record.routes.iter().map(route).collect(),
         access: record.access.clone(),
@@ -113,7 +115,7 @@ pub(crate) fn container(world: &World, record: &Container) -> Arc<api::Container
             .collect(),
         dns: api::Dns {
             nameserver: IpAddr::V4(DNS_ADDRESS),
-            search: Vec::new(),
+            search: naming::search(world, record),
             options: vec!["ndots:0".to_owned()],
         },
         extra_hosts: extra_hosts(world, record),
@@ -161,17 +163,12 @@ pub(crate) fn enter_names(zone: &mut Zone, world: &World, record: &Container) {
         let Some(network) = world.network(&endpoint.network) else {
             continue;
         };
-        zone.set_network(&network.id, &network.name);
+        zone.set_network(&network.id, naming::of_network(network));
         let aliases = endpoint.aliases.iter().map(String::as_str);
         let names = container_names(&record.name, aliases, &record.id, Some(&record.hostname));
         zone.add_names(&network.id, names, &endpoint.ips, &record.id);
     }
-    // A network that only this container is on, and asks first.
-    let own = own_names(&record.id);
-    zone.remove_network(&own);
-    for (name, addresses) in extra_hosts(world, record) {
-        zone.add_names(&own, [name], &addresses, &record.id);
-    }
+    zone.set_details(&record.id, naming::details(record));
     zone.set_asker(&record.id, asker(world, record));
 }
 
@@ -180,13 +177,8 @@ pub(crate) fn leave_names(zone: &mut Zone, record: &Container) {
     for endpoint in &record.endpoints {
         zone.remove_names(&endpoint.network, &record.id);
     }
-    zone.remove_network(&own_names(&record.id));
+    zone.set_details(&record.id, Details::default());
     zone.remove_asker(&record.id);
-}
-
-/// The id of the network of a container's extra hosts; no network of netd has such an id.
-fn own_names(id: &ContainerId) -> String {
-    format!("hosts of {id}")
 }
 
 fn asker(world: &World, record: &Container) -> Asker {
@@ -207,18 +199,13 @@ fn asker(world: &World, record: &Container) -> Asker {
         record.dns.clone()
     };
     Asker {
-        networks: std::iter::once(Arc::from(own_names(&record.id)))
-            .chain(
-                record
-                    .endpoints
-                    .iter()
-                    .map(|e| Arc::from(e.network.as_str())),
-            )
+        hosts: naming::hosts(world, record, extra_hosts(world, record)),
+        networks: record
+            .endpoints
+            .iter()
+            .map(|e| Arc::from(e.network.as_str()))
             .collect(),
         forward: way_out,
-        upstreams: upstreams
-            .into_iter()
-            .map(|ip| SocketAddr::new(ip, 53))
-            .collect(),
+        upstreams: Arc::new(upstreams.into_iter().map(Upstream::from).collect()),
     }
 }

@@ -61,6 +61,35 @@ pub fn remove(netns: &Netns) {
     commit(netns, &[(DELTABLE, text(1, TABLE))]);
 }
 
+/// The rule set of firewalld 1.3.3 as `nft` sent it to the kernel (`tests/firewalls/try.sh` runs the program itself).
+const FIREWALLD: &[u8] = include_bytes!("../../firewalls/firewalld-1.3.3.batch");
+
+/// Loads the rule set of firewalld in its default form: all interfaces are in zone `public`.
+pub fn firewalld(netns: &Netns) {
+    let mut batch = FIREWALLD.to_vec();
+    // An acknowledgement is asked for with the first change: refusals come in its place or before it.
+    let first = usize::from(batch[0]);
+    batch[first + 6] |= u8::try_from(libc::NLM_F_ACK).expect("a small flag");
+    send(netns, &batch, 1);
+}
+
+/// Begins anew, as firewalld does at each reload.
+pub fn firewalld_reload(netns: &Netns) {
+    commit(netns, &[(DELTABLE, text(1, "firewalld"))]);
+    firewalld(netns);
+}
+
+/// `nft flush ruleset`: a removal without a name is one of all tables.
+pub fn flush_ruleset(netns: &Netns) {
+    let mut batch = message(BATCH_BEGIN, 0, NFTABLES, &[]);
+    let mut all = message(DELTABLE, libc::NLM_F_ACK, 0, &[]);
+    // The first byte of nfnetlink's header: NFPROTO_UNSPEC.
+    all[16] = 0;
+    batch.extend(all);
+    batch.extend(message(BATCH_END, 0, NFTABLES, &[]));
+    send(netns, &batch, 1);
+}
+
 /// Does what a warning says: inserts the rule of each command that it quotes.
 pub fn obey(netns: &Netns, warning: &str) {
     let commands: Vec<_> = warning.split('`').skip(1).step_by(2).collect();
@@ -193,18 +222,20 @@ fn commit(netns: &Netns, messages: &[(u16, Vec<u8>)]) {
         ));
     }
     batch.extend(message(BATCH_END, 0, NFTABLES, &[]));
-    let answers = netns.run(|| {
+    send(netns, &batch, messages.len());
+}
+
+/// Sends a batch and reads so many answers, none of which may be a refusal.
+#[track_caller]
+fn send(netns: &Netns, batch: &[u8], answers: usize) {
+    let answers: std::io::Result<Vec<i32>> = netns.run(|| {
         let protocol = Protocol::from(libc::NETLINK_NETFILTER);
         let socket = Socket::new(Domain::from(libc::AF_NETLINK), Type::RAW, Some(protocol))?;
-        socket.send(&batch)?;
-        messages.iter().map(|_| answer(&socket)).collect()
+        socket.send(batch)?;
+        (0..answers).map(|_| answer(&socket)).collect()
     });
-    let answers: std::io::Result<Vec<i32>> = answers;
-    assert_eq!(
-        answers.unwrap(),
-        vec![0; messages.len()],
-        "the foreign chain"
-    );
+    let answers = answers.expect("the kernel answers");
+    assert!(answers.iter().all(|error| *error == 0), "{answers:?}");
 }
 
 /// The error number of one answer; 0 is success.

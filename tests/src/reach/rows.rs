@@ -50,6 +50,13 @@ pub(super) enum Expect {
     Silence,
 }
 
+impl Row<'_> {
+    /// Whether the network alone decides: not where a packet arrives that nobody waits for.
+    pub(super) fn is_traceable(&self) -> bool {
+        self.what != What::Closed && self.expect != Expect::Lost
+    }
+}
+
 /// Somewhere to send to; without a port it is pinged.
 #[derive(Debug, Clone)]
 struct Target<'a> {

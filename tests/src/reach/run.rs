@@ -81,6 +81,43 @@ pub fn check(world: &World, now: Circumstances, title: &str, report: &mut Report
     report.add(title, &note, rows.len(), failures);
 }
 
+/// Asks netd about every n-th row what would happen, and compares that with what is right.
+pub fn check_traces(world: &World, now: Circumstances, title: &str, report: &mut Report) {
+    // A number without a common factor with the numbers of places and servers.
+    const EACH: usize = 13;
+    let rows = rows(world, now);
+    let asked: Vec<_> = rows
+        .iter()
+        .step_by(EACH)
+        .filter(|row| row.is_traceable())
+        .collect();
+    let failures = asked.iter().filter_map(|row| {
+        let from = match row.from.who {
+            Who::Host => "host".to_owned(),
+            Who::Outside | Who::Trusted => {
+                let own = row
+                    .from
+                    .ips
+                    .iter()
+                    .find(|ip| ip.is_ipv4() == row.to.is_ipv4());
+                own.map_or_else(String::new, IpAddr::to_string)
+            }
+            _ => row.from.name.to_owned(),
+        };
+        let to = match row.via {
+            Via::Ping => row.to.ip().to_string(),
+            Via::Tcp => row.to.to_string(),
+            Via::Udp => format!("{}/udp", row.to),
+        };
+        let trace = world.host.ok(&["trace", &from, &to]);
+        let arrives = matches!(row.expect, Expect::Answer { .. });
+        let is_right = trace["delivered"] == arrives && trace["fault"].is_null();
+        (!is_right).then(|| format!("{row}: expected {:?}, traced {trace}", row.expect))
+    });
+    let failures = failures.collect();
+    report.add(&format!("{title}, traced"), "", asked.len(), failures);
+}
+
 /// Makes the attempts beside each other; what went wrong, in the order of the rows.
 fn attempt_all(world: &World, rows: &[&Row<'_>]) -> Vec<String> {
     let next = AtomicUsize::new(0);

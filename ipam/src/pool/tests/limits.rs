@@ -131,3 +131,21 @@ fn excluding_everything_leaves_nothing() {
     assert_eq!(pool.capacity(), 0);
     assert_eq!(pool.allocate(at(0)).unwrap_err().code(), "pool_exhausted");
 }
+
+#[test]
+fn a_large_prefix_has_a_limit_of_resting_addresses() {
+    let mut pool = Pool::new(net("fd00::/64"), None, None, &[]).unwrap();
+    let now = Duration::from_secs(1);
+    let all: Vec<IpAddr> = (0..2 * MOST_QUARANTINED)
+        .map(|_| {
+            let ip = pool.allocate(now).unwrap();
+            pool.release(ip, now).unwrap();
+            ip
+        })
+        .collect();
+    assert_eq!(pool.len_quarantined(), MOST_QUARANTINED);
+    assert_eq!(pool.len_used(), 0);
+    // The round goes on, over the youngest and the oldest alike.
+    let next = pool.allocate(now).unwrap();
+    assert!(!all.contains(&next));
+}

@@ -83,6 +83,8 @@ impl Daemon {
                 handle,
                 kernel: no_kernel(),
                 notices: Notices::default(),
+                names: None,
+                metrics: crate::api::metrics::Registry::default(),
             },
             Limits::of(1024),
             std::future::pending(),
@@ -291,6 +293,13 @@ impl Kernel for NoKernel {
 
     fn observe(&self, _: &[Object]) -> Result<Observed, KernelError> {
         unreachable!("the API observes nothing")
+    }
+
+    fn settings(
+        &self,
+        _wanted: Vec<netd_model::object::Sysctl>,
+    ) -> Vec<netd_model::object::Sysctl> {
+        Vec::new()
     }
 
     fn facts(&self) -> Result<HostFacts, KernelError> {

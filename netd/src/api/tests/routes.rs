@@ -335,6 +335,8 @@ fn a_dead_owner_is_not_healthy() {
         handle,
         kernel: super::daemon::no_kernel(),
         notices: crate::api::Notices::default(),
+        names: None,
+        metrics: crate::api::metrics::Registry::default(),
     };
     daemon.runtime.spawn(super::super::serve(
         listener,

@@ -47,6 +47,8 @@ fn serve_with(grace: Duration) -> Server {
         handle,
         kernel: no_kernel(),
         notices: Notices::default(),
+        names: None,
+        metrics: crate::api::metrics::Registry::default(),
     };
     let served = runtime.spawn(serve_with_grace(
         listener,

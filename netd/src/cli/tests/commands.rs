@@ -75,7 +75,7 @@ fn tables_are_for_people() {
         ("network ls", "NAME "),
         ("ps", "NAME "),
         ("network inspect front", "name:       front\n"),
-        ("inspect web", "name:     web\n"),
+        ("inspect web", "name:          web\n"),
         ("status", "ready:        yes\n"),
         ("network create n", "name:      n\n"),
         ("network rm a b", "a\nb\n"),

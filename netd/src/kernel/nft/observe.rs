@@ -10,6 +10,7 @@ use netd_model::nft::Datum;
 use netd_model::{Ns, Object, skeleton};
 
 use super::abi::*;
+use super::attr::Attrs;
 use super::table::Table;
 use super::transport::Transport;
 use super::{BRIDGE, HOST, Known, element, shape};
@@ -141,31 +142,51 @@ pub(super) fn counters(transport: &mut Transport) -> io::Result<BTreeMap<(IpAddr
     Ok(counted)
 }
 
-/// Our table has no such chain, so every one that is found is someone else's.
+/// Base chains of others that drop what they do not accept: by their policy, or by a last rule as firewalld's. Our own
+/// forward chain does neither.
 fn read_forward_drop(transport: &mut Transport) -> io::Result<Vec<String>> {
-    let families = [
-        (NFPROTO_INET, "inet"),
-        (Family::V4.nfproto(), "ip"),
-        (Family::V6.nfproto(), "ip6"),
-    ];
     let chains = transport.dump(NFT_MSG_GETCHAIN, NFPROTO_UNSPEC, |_| ())?;
     let mut found = Vec::new();
     for message in chains.iter() {
         let attrs = message.attrs();
-        let family = families
-            .iter()
-            .find(|(number, _)| *number == message.family());
-        if let (Some((_, family)), true) = (family, shape::drops_forwarded(attrs)) {
-            let ours = message.family() == NFPROTO_INET
-                && attrs.text(NFTA_CHAIN_TABLE) == Some(skeleton::TABLE);
-            if !ours {
-                let (table, chain) = (
-                    attrs.printable(NFTA_CHAIN_TABLE),
-                    attrs.printable(NFTA_CHAIN_NAME),
-                );
-                found.push(format!("{family} {table} {chain}"));
-            }
+        let Some(family) = family_name(message.family()) else {
+            continue;
+        };
+        let (table, chain) = (
+            attrs.printable(NFTA_CHAIN_TABLE),
+            attrs.printable(NFTA_CHAIN_NAME),
+        );
+        let ours = message.family() == NFPROTO_INET && table == skeleton::TABLE;
+        if !ours
+            && shape::filters_forwarded(attrs)
+            && (shape::drops_by_policy(attrs)
+                || ends_with_a_drop(transport, message.family(), attrs)?)
+        {
+            found.push(format!("{family} {table} {chain}"));
         }
     }
     Ok(found)
+}
+
+/// The families whose chains see what netd forwards.
+fn family_name(number: u8) -> Option<&'static str> {
+    match number {
+        NFPROTO_INET => Some("inet"),
+        number if number == Family::V4.nfproto() => Some("ip"),
+        number if number == Family::V6.nfproto() => Some("ip6"),
+        _ => None,
+    }
+}
+
+fn ends_with_a_drop(transport: &mut Transport, family: u8, chain: Attrs<'_>) -> io::Result<bool> {
+    let (table, name) = (chain.get(NFTA_CHAIN_TABLE), chain.get(NFTA_CHAIN_NAME));
+    let rules = transport.dump(NFT_MSG_GETRULE, family, |w| {
+        w.put(NFTA_RULE_TABLE, table.unwrap_or_default());
+        w.put(NFTA_RULE_CHAIN, name.unwrap_or_default());
+    })?;
+    let of_chain = rules.iter().map(|message| message.attrs()).filter(|rule| {
+        // Kernels that do not know the filter give more.
+        (rule.get(NFTA_RULE_TABLE), rule.get(NFTA_RULE_CHAIN)) == (table, name)
+    });
+    Ok(of_chain.last().is_some_and(shape::drops_all))
 }

@@ -85,11 +85,33 @@ fn read_hook(attrs: Attrs<'_>) -> Option<Hook> {
     })
 }
 
-/// Whether this is a base chain that drops what is forwarded unless a rule of its own accepts it.
-pub(super) fn drops_forwarded(attrs: Attrs<'_>) -> bool {
+/// Whether this is a base chain that sees what is forwarded and may drop it.
+pub(super) fn filters_forwarded(attrs: Attrs<'_>) -> bool {
     attrs.inside(NFTA_CHAIN_HOOK).u32(NFTA_HOOK_HOOKNUM) == Some(NF_INET_FORWARD)
         && attrs.text(NFTA_CHAIN_TYPE) == Some("filter")
-        && attrs.u32(NFTA_CHAIN_POLICY) == Some(NF_DROP)
+}
+
+/// Whether a base chain drops what none of its rules accepts.
+pub(super) fn drops_by_policy(attrs: Attrs<'_>) -> bool {
+    attrs.u32(NFTA_CHAIN_POLICY) == Some(NF_DROP)
+}
+
+/// Whether a rule drops or rejects all that comes to it: it compares nothing.
+pub(super) fn drops_all(rule: Attrs<'_>) -> bool {
+    let mut drops = false;
+    for expression in rule.list(NFTA_RULE_EXPRESSIONS) {
+        match expression.text(NFTA_EXPR_NAME) {
+            Some("counter" | "log") => {}
+            Some("reject") => drops = true,
+            Some("immediate") => {
+                let data = expression.inside(NFTA_EXPR_DATA);
+                let verdict = data.inside(NFTA_IMMEDIATE_DATA).inside(NFTA_DATA_VERDICT);
+                drops |= verdict.u32(NFTA_VERDICT_CODE) == Some(NF_DROP);
+            }
+            _ => return false,
+        }
+    }
+    drops
 }
 
 /// Writes a set, less its table.
@@ -244,7 +266,7 @@ mod tests {
                 ..ChainShape::from(&chain)
             };
             assert_eq!(read_chain(Attrs(w.bytes())), want, "{}", chain.name);
-            assert!(!drops_forwarded(Attrs(w.bytes())));
+            assert!(!drops_by_policy(Attrs(w.bytes())));
         }
     }
 
@@ -272,7 +294,7 @@ mod tests {
     proptest! {
         #[test]
         fn arbitrary_attributes_are_read_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = (read_set(Attrs(&bytes)), read_chain(Attrs(&bytes)), drops_forwarded(Attrs(&bytes)));
+            let _ = (read_set(Attrs(&bytes)), read_chain(Attrs(&bytes)), drops_all(Attrs(&bytes)));
         }
     }
 }

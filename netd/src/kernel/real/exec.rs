@@ -66,6 +66,8 @@ enum Kind {
     RemoveLink,
     /// Sockets that are handed over outside of the namespace they were opened in.
     Dns,
+    /// One walk through the connection table.
+    Flows,
     /// Each by itself.
     Single,
 }
@@ -78,6 +80,7 @@ fn kind(op: &Op) -> Kind {
             Object::Link(_) if matches!(op, Op::Remove(_)) => Kind::RemoveLink,
             _ => Kind::Single,
         },
+        Op::ForgetUdpFlows { .. } => Kind::Flows,
         _ => Kind::Single,
     }
 }
@@ -263,6 +266,10 @@ impl Steps<'_> {
                     len = run_of(&ops[done..], |op| kind(op) == Kind::RemoveLink);
                     self.remove_links(&ops[done..done + len])
                 }
+                Kind::Flows => {
+                    len = run_of(&ops[done..], |op| kind(op) == Kind::Flows);
+                    self.forget(&ops[done..done + len])
+                }
                 Kind::Dns | Kind::Single => self
                     .single(first)
                     .map_err(|refusal| Failed::at(0, refusal.on(first))),
@@ -295,6 +302,20 @@ impl Steps<'_> {
             .map_err(|(done, refusal)| Failed::at(done, refusal.on(&ops[done])))
     }
 
+    fn forget(&mut self, ops: &[Op]) -> Result<(), Failed> {
+        let flows = ops.iter().filter_map(|op| match op {
+            Op::ForgetUdpFlows { ip, port, except } => Some(Flows {
+                ip: *ip,
+                port: *port,
+                except,
+            }),
+            _ => None,
+        });
+        let flows: Vec<Flows<'_>> = flows.collect();
+        conntrack::forget(&mut self.host.route, &flows)
+            .map_err(|refusal| Failed::at(0, refusal.on(&ops[0])))
+    }
+
     fn single(&mut self, op: &Op) -> Result<(), Refusal> {
         match op {
             Op::AddPair { host, container } => {
@@ -316,14 +337,7 @@ impl Steps<'_> {
                 self.shared.announcer.make(announcement);
                 Ok(())
             }
-            Op::ForgetUdpFlows { ip, port, except } => {
-                let flows = Flows {
-                    ip: *ip,
-                    port: *port,
-                    except,
-                };
-                conntrack::forget(&mut self.host.route, flows)
-            }
+            Op::ForgetUdpFlows { .. } => Err(not_here()),
         }
     }
 

@@ -108,6 +108,13 @@ pub(super) fn addresses() -> Request {
     Request::list(&RouteNetlinkMessage::GetAddress(AddressMessage::default()))
 }
 
+/// Lists the addresses of the namespace that has this number here.
+pub(super) fn addresses_in(ns: i32) -> Request {
+    let mut message = AddressMessage::default();
+    message.attributes = vec![AddressAttribute::TargetNetNsId(ns)];
+    Request::list(&RouteNetlinkMessage::GetAddress(message))
+}
+
 /// What netd reads of an address.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct AddressView {

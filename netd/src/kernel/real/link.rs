@@ -41,6 +41,7 @@ const LINKINFO: u16 = 18;
 const IFALIAS: u16 = 20;
 const STATS64: u16 = 23;
 const GROUP: u16 = 27;
+const LINK_NETNSID: u16 = 37;
 const INFO_KIND: u16 = 1;
 const INFO_PORT_KIND: u16 = 4;
 const INFO_PORT_DATA: u16 = 5;
@@ -63,6 +64,8 @@ pub(super) struct LinkView {
     pub(super) group: u32,
     /// Of a veth, the index of its other end, in whatever namespace that is.
     pub(super) peer: Option<u32>,
+    /// The number of the namespace that the other end is in, if it is another one.
+    pub(super) peer_ns: Option<i32>,
     /// Whether it is a bridge port that sends frames back out of itself; none if it is no bridge port.
     pub(super) hairpin: Option<bool>,
     /// Whether it is a bridge port that sends nothing to others of its kind.
@@ -120,6 +123,7 @@ impl LinkView {
             master: attrs.u32(MASTER),
             group: attrs.u32(GROUP).unwrap_or(0),
             peer: attrs.u32(LINK),
+            peer_ns: attrs.u32(LINK_NETNSID).map(u32::cast_signed),
             hairpin: is_port.then(|| first(PORT_HAIRPIN) == Some(1)),
             isolated: first(PORT_ISOLATED) == Some(1),
             forwarding: is_port && first(PORT_STATE) == Some(FORWARDING),
@@ -179,6 +183,13 @@ pub(super) fn by_index(index: u32) -> Request {
 /// Reads all links.
 pub(super) fn all() -> Request {
     Request::list(&get(LinkMessageBuilder::<LinkUnspec>::new()))
+}
+
+/// Reads all links of the namespace that has this number here.
+pub(super) fn all_in(ns: i32) -> Request {
+    let there = LinkAttribute::IfNetnsId(ns);
+    let message = LinkMessageBuilder::<LinkUnspec>::new().append_extra_attribute(there);
+    Request::list(&get(message))
 }
 
 /// Makes a bridge, down and without a mark.

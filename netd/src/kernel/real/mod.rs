@@ -10,6 +10,7 @@ use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use netd_model::counters::Counters;
+use netd_model::object::Sysctl;
 use netd_model::observed::{HostFacts, Observed};
 use netd_model::{ContainerId, Ns, Object};
 use nix::errno::Errno;
@@ -177,6 +178,16 @@ impl Kernel for RealKernel {
     ) -> Result<Observed, KernelError> {
         let mut host = self.shared.host_space()?;
         observe::observe(&self.shared, &mut host, wanted, Some(containers))
+    }
+
+    fn settings(&self, wanted: Vec<Sysctl>) -> Vec<Sysctl> {
+        let of_host = wanted.into_iter().filter(|sysctl| sysctl.ns == Ns::Host);
+        let now = of_host.filter_map(|sysctl| {
+            // One that cannot be read now is read by the next audit.
+            let value = ops::read_sysctl(&sysctl.path).ok().flatten()?;
+            Some(Sysctl { value, ..sysctl })
+        });
+        now.collect()
     }
 
     fn watch(&self, sink: Box<dyn Fn(Noticed) + Send>) -> Result<(), KernelError> {

@@ -6,6 +6,7 @@ use netd_model::net::Family;
 use netd_model::object::{Address, BridgePort, Route};
 use netd_model::observed::Observed;
 use netd_model::{ContainerId, IfName, Ns, Object, Owner};
+use nix::errno::Errno;
 
 use super::Shared;
 use super::inet::{self, AddressView, LOCAL, MAIN, PROTOCOL, RouteView, UNICAST};
@@ -31,7 +32,7 @@ pub(super) fn observe(
         by_ns.entry(object.ns()).or_default().push(object);
     }
     let mut observed = Observed::default();
-    look(shared, host, by_ns.get(&Ns::Host), &mut observed)?;
+    let links = look(shared, host, by_ns.get(&Ns::Host), &mut observed)?;
     for port in shared.ports.all() {
         observed.insert(Object::HostPort(port));
     }
@@ -52,7 +53,65 @@ pub(super) fn observe(
             observed.unseen.insert(id);
         }
     }
+    let is_open = |id: &ContainerId| {
+        shared.sandboxes.get(id).is_some() || by_ns.contains_key(&Ns::Container(id.clone()))
+    };
+    for ((ns, id), owners) in closed(&links, is_open) {
+        let mut inside = Observed::default();
+        match look_from_outside(host, ns, &id, &owners, &mut inside) {
+            Ok(()) => observed.objects.extend(inside.objects),
+            // The namespace is ending, and the links with it.
+            Err(refusal) if refusal.errno() == Errno::EINVAL => {}
+            Err(refusal) => {
+                let error = refusal.on("look at the other end of its veth pair");
+                tracing::warn!(container = id.short(), %error, "the addresses of an orphan are not known");
+                observed.unseen.insert(id);
+            }
+        }
+    }
     Ok(observed)
+}
+
+/// The namespaces of containers that are on no record, by the number that they have on the host, with the owners of
+/// the veth pairs that lead there.
+fn closed(
+    links: &[LinkView],
+    is_open: impl Fn(&ContainerId) -> bool,
+) -> BTreeMap<(i32, ContainerId), BTreeSet<Owner>> {
+    let mut found: BTreeMap<_, BTreeSet<Owner>> = BTreeMap::new();
+    for view in links {
+        let id = view.owner.as_ref().and_then(Owner::container);
+        if let (Some(ns), Some(id), Some(owner)) = (view.peer_ns, id, &view.owner)
+            && !is_open(id)
+        {
+            let owners = found.entry((ns, id.clone())).or_default();
+            owners.insert(owner.clone());
+        }
+    }
+    found
+}
+
+/// Links and addresses of a container whose namespace cannot be entered, for nobody knows a path to it.
+fn look_from_outside(
+    host: &mut Space,
+    number: i32,
+    id: &ContainerId,
+    owners: &BTreeSet<Owner>,
+    observed: &mut Observed,
+) -> Result<(), Refusal> {
+    let ns = Ns::Container(id.clone());
+    let mut links = host.route.dump(&link::all_in(number), LinkView::read)?;
+    links.retain(|view| {
+        view.owner
+            .as_ref()
+            .is_some_and(|owner| owners.contains(owner))
+    });
+    let addresses = host
+        .route
+        .dump(&inet::addresses_in(number), AddressView::read)?;
+    look_at_links(&ns, &links, &[], observed);
+    look_at_addresses(&ns, &addresses, &Space::ours(&links), observed);
+    Ok(())
 }
 
 /// One container. It may keep changing its own tables, so a look that fails is no error of the whole: the container
@@ -69,7 +128,7 @@ fn container(shared: &Shared, id: &ContainerId, wanted: &Wanted<'_>, observed: &
     });
     match seen.and_then(|seen| seen) {
         // `append` would build the whole map anew for each container.
-        Ok(()) => observed.objects.extend(inside.objects),
+        Ok(_) => observed.objects.extend(inside.objects),
         Err(error) => {
             tracing::warn!(container = id.short(), %error, "cannot look into the container's network namespace");
             observed.unseen.insert(id.clone());
@@ -101,7 +160,7 @@ fn look(
     space: &mut Space,
     wanted: Option<&Vec<&Object>>,
     observed: &mut Observed,
-) -> Result<(), KernelError> {
+) -> Result<Vec<LinkView>, KernelError> {
     let failed = |refusal: Refusal, what: &str| refusal.on(format_args!("list {what}"));
     let links = space
         .route
@@ -113,7 +172,11 @@ fn look(
     let wanted = wanted.map(Vec::as_slice).unwrap_or_default();
     look_at_links(&space.ns, &links, wanted, observed);
     let ours = Space::ours(&links);
-    look_at_addresses(space, &ours, observed).map_err(|r| failed(r, "addresses"))?;
+    let addresses = space
+        .route
+        .dump(&inet::addresses(), AddressView::read)
+        .map_err(|r| failed(r, "addresses"))?;
+    look_at_addresses(&space.ns, &addresses, &ours, observed);
     look_at_routes(space, &ours, observed).map_err(|r| failed(r, "routes"))?;
     if is_host(&space.ns) {
         traffic::look(space, &ours, wanted, observed).map_err(|r| failed(r, "limits of rates"))?;
@@ -123,7 +186,7 @@ fn look(
     for object in space.nft()?.observe(&ns)?.objects {
         observed.insert(object);
     }
-    Ok(())
+    Ok(links)
 }
 
 fn look_at_links(ns: &Ns, links: &[LinkView], wanted: &[&Object], observed: &mut Observed) {
@@ -160,16 +223,17 @@ fn look_at_links(ns: &Ns, links: &[LinkView], wanted: &[&Object], observed: &mut
 }
 
 fn look_at_addresses(
-    space: &mut Space,
+    ns: &Ns,
+    addresses: &[AddressView],
     ours: &HashMap<u32, (IfName, Owner)>,
     observed: &mut Observed,
-) -> Result<(), Refusal> {
-    for view in space.route.dump(&inet::addresses(), AddressView::read)? {
+) {
+    for view in addresses {
         if let Some((ifname, owner)) = ours.get(&view.index)
             && view.protocol == PROTOCOL
         {
             observed.insert(Object::Address(Address {
-                ns: space.ns.clone(),
+                ns: ns.clone(),
                 ifname: ifname.clone(),
                 ip: view.ip,
                 prefix_len: view.prefix_len,
@@ -177,7 +241,6 @@ fn look_at_addresses(
             }));
         }
     }
-    Ok(())
 }
 
 fn look_at_routes(

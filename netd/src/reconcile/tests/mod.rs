@@ -22,7 +22,9 @@ mod attachments;
 mod crashes;
 mod lasting;
 mod limits;
+mod orphans;
 mod requests;
+mod settings;
 
 /// A daemon's inside, with a handle to everything.
 struct Lab {
@@ -36,6 +38,7 @@ struct Lab {
 const FOREVER: Timing = Timing {
     audit: Duration::from_hours(24),
     sweep: Duration::from_hours(24),
+    settings: Duration::from_hours(24),
     retry: Duration::from_millis(1),
     pause: |_| {},
 };

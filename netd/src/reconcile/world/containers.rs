@@ -51,7 +51,8 @@ impl World {
         avoid: &[(Proto, u16)],
     ) -> Result<&Container> {
         self.check_free(&attach, &id, identity)?;
-        let ports = self.ports.choose(&attach.publish, avoid, &self.facts)?;
+        let avoid = [avoid, &self.orphan_ports(&id)].concat();
+        let ports = self.ports.choose(&attach.publish, &avoid, &self.facts)?;
         let mut container = Container {
             name: attach.name.clone(),
             hostname: attach.hostname.clone(),
@@ -77,7 +78,8 @@ impl World {
                 }
             }
         }
-        if let Err(error) = self.check_publish(&container) {
+        let ports = self.check_publish(&container);
+        if let Err(error) = ports.and_then(|()| self.check_orphan_ports(&container)) {
             self.give_back(&container, GiveBack::Unused);
             return Err(error);
         }
@@ -200,17 +202,40 @@ impl World {
             ));
         }
         let ifname = free_ifname(container, join)?;
+        let orphans = &self.orphans;
+        for ip in [join.ip.map(IpAddr::V4), join.ip6.map(IpAddr::V6)] {
+            let holder = ip.and_then(|ip| Some((ip, orphans.holder(&id, ip, &container.id)?)));
+            if let Some((ip, holder)) = holder {
+                return Err(Error::new(
+                    Code::AddressInUse,
+                    format!(
+                        "network {}: address {ip} is in use by container {}, which is on no record: choose another, or \
+                         attach that container again with its id",
+                        net.record.name,
+                        holder.short()
+                    ),
+                ));
+            }
+        }
         check_allowed(&net.record, join)?;
         let join = &net.with_kept(&container.name, join);
-        let ips = net.addresses(join, &container.name, now)?;
+        // Attached again, an orphan gets what it had.
+        let had = |family| orphans.address_of(&container.id, &id, family);
+        let ips = net.addresses(join, &container.name, had, now)?;
         let mac = join
             .mac
             .or_else(|| ips.first().map(|ip| Mac::of_address(*ip)));
         let is_free = |mac: &Mac| {
             let kept = net.mac_kept_for(*mac);
-            !net.macs.contains(mac) && kept.is_none_or(|name| *name == container.name)
+            !net.macs.contains(mac)
+                && kept.is_none_or(|name| *name == container.name)
+                && !orphans.has_mac(&id, *mac, &container.id)
         };
         let Some(mac) = mac.filter(is_free) else {
+            let ips: Vec<IpAddr> = ips
+                .into_iter()
+                .filter(|ip| !orphans.holds(&id, *ip))
+                .collect();
             net.give_back(&ips, GiveBack::Unused);
             let text = mac.map_or_else(String::new, |mac| mac.to_string());
             return Err(Error::new(
@@ -264,7 +289,8 @@ impl World {
                 .ips
                 .iter()
                 .filter(|ip| net.kept_for(**ip).is_none());
-            for ip in free.copied().collect::<Vec<_>>().iter() {
+            let free: Vec<_> = free.copied().collect();
+            for ip in &free {
                 if let Some(pool) = net.pools.iter_mut().find(|pool| pool.contains(*ip)) {
                     pool.adopt(*ip).map_err(ipam_error)?;
                     // The round goes on behind the highest, for the last one released is not known.
@@ -314,7 +340,12 @@ impl World {
 
     fn give_back_endpoint(&mut self, id: &ContainerId, endpoint: &Endpoint, how: GiveBack) {
         if let Some(net) = self.networks.get_mut(&endpoint.network) {
-            net.give_back(&endpoint.ips, how);
+            // What the kernel still shows of an earlier life of the container stays taken.
+            let ips = endpoint.ips.iter().copied();
+            let ips: Vec<IpAddr> = ips
+                .filter(|ip| !self.orphans.holds(&endpoint.network, *ip))
+                .collect();
+            net.give_back(&ips, how);
             net.macs.remove(&endpoint.mac);
             net.members.remove(id);
         }

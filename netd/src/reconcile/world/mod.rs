@@ -13,16 +13,19 @@ use netd_model::desired::{self};
 use netd_model::error::{Code, Error, Result};
 use netd_model::id::{Name, shorten};
 use netd_model::net::{Family, Proto};
-use netd_model::observed::HostFacts;
+use netd_model::object::Sysctl;
+use netd_model::observed::{HostFacts, Observed};
 use netd_model::record::{Container, Phase};
-use netd_model::{ContainerId, NetworkId, Object, Owner};
+use netd_model::{ContainerId, Key, NetworkId, Ns, Object, Owner};
 
 mod containers;
 mod networks;
+mod orphans;
 mod pools;
 mod ports;
 mod reservations;
 
+use orphans::Orphans;
 use pools::Net;
 use ports::HostPorts;
 
@@ -44,6 +47,7 @@ pub(crate) struct World {
     container_names: HashMap<Name, ContainerId>,
     sandboxes: HashMap<(u64, u64), ContainerId>,
     ports: HostPorts,
+    orphans: Orphans,
 }
 
 /// How an address is given back.
@@ -73,6 +77,7 @@ impl World {
             container_names: HashMap::new(),
             sandboxes: HashMap::new(),
             ports: HostPorts::default(),
+            orphans: Orphans::default(),
         }
     }
 
@@ -92,6 +97,21 @@ impl World {
                     .all(|done| done.sysctl != change.sysctl)
             })
             .collect()
+    }
+
+    /// Forgets changes of interfaces that are gone, and their settings with them, as a look at the host shows. One that
+    /// comes back is changed anew.
+    pub(crate) fn forget_gone_changes(&mut self, observed: &Observed) {
+        let is_of_host = |path: &str| {
+            let mut paths = desired::FAMILIES.into_iter().map(desired::forwarding_path);
+            paths.any(|forwarding| forwarding == path)
+        };
+        let is_there = |path: &str| {
+            let (ns, path) = (Ns::Host, path.to_owned());
+            observed.objects.contains_key(&Key::Sysctl { ns, path })
+        };
+        self.host_changes
+            .retain(|change| is_of_host(&change.sysctl) || is_there(&change.sysctl));
     }
 
     /// Where the round of each pool stands.
@@ -121,6 +141,20 @@ impl World {
         } else {
             desired::host(&self.host_changes, &self.facts)
         }
+    }
+
+    /// The desired settings of the host and of the networks' bridges.
+    pub(crate) fn settings(&self) -> Vec<Sysctl> {
+        let mut objects = self.host_objects();
+        for (id, net) in self.networks.iter().filter(|(id, _)| self.is_present(id)) {
+            let owner = Owner::Network(id.clone());
+            objects.extend(desired::bridge_sysctls(&net.record, &self.facts, &owner));
+        }
+        let settings = objects.into_iter().filter_map(|object| match object {
+            Object::Sysctl(sysctl) => Some(sysctl),
+            _ => None,
+        });
+        settings.collect()
     }
 
     /// The desired objects of some networks and containers: what a request on them may change.

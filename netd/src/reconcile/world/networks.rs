@@ -88,6 +88,7 @@ impl World {
             policy: request.policy.clone(),
             mtu: request.mtu.or(self.facts.uplink_mtu).unwrap_or(1500),
             dns: request.dns.clone(),
+            naming: request.naming.clone(),
             labels: request.labels.clone(),
             unknown: serde_json::Map::new(),
             interface,
@@ -132,6 +133,15 @@ impl World {
                 .find(|s| s.subnet.overlaps(subnet))
                 .map(|s| (other, s.subnet))
         });
+        if let Some(theirs) = self.orphans.subnets.iter().find(|s| s.overlaps(subnet)) {
+            return Err(Error::new(
+                Code::SubnetInUse,
+                format!(
+                    "subnet {subnet} overlaps {theirs} of a bridge of netd's that is on no record: choose another, or \
+                     remove what is left with `netctl purge`"
+                ),
+            ));
+        }
         if let Some((other, theirs)) = other {
             return Err(Error::new(
                 Code::SubnetInUse,
@@ -172,6 +182,7 @@ impl World {
             self.networks()
                 .flat_map(|net| net.subnets.iter().map(|s| s.subnet.network())),
         );
+        avoid.extend(self.orphans.subnets.iter().map(|subnet| subnet.network()));
         let picked = match family {
             Family::V4 => netd_ipam::pick(&AutoRange::default_v4(), &avoid),
             Family::V6 => {
@@ -235,6 +246,18 @@ impl World {
                 ),
             ));
         }
+        let orphans: Vec<&str> = self.orphans.on(id).map(ContainerId::short).collect();
+        if net.members.is_empty() && !orphans.is_empty() {
+            return Err(Error::new(
+                Code::NetworkInUse,
+                format!(
+                    "network {} has containers on no record ({}): end them first, attach them again with their ids, or \
+                     remove everything with `netctl purge`",
+                    net.record.name,
+                    orphans.join(", ")
+                ),
+            ));
+        }
         if net.members.is_empty() {
             return Ok(());
         }
@@ -294,10 +317,14 @@ impl World {
                 .get(id)
                 .is_none_or(|c| c.phase != Phase::Detaching)
         };
-        self.networks
-            .get(id)
-            .is_some_and(|net| !net.record.is_predefined() || net.members.iter().any(stays))
-            && !self.going.contains(id)
+        self.networks.get(id).is_some_and(|net| {
+            !net.record.is_predefined() || net.members.iter().any(stays) || self.has_orphans(id)
+        }) && !self.going.contains(id)
+    }
+
+    /// Whether containers on no record are on it: they run on, so it stays.
+    pub(crate) fn has_orphans(&self, id: &NetworkId) -> bool {
+        self.orphans.on(id).next().is_some()
     }
 
     /// Nothing of this network is wanted any more: it goes as soon as that can be done.

@@ -25,11 +25,13 @@ pub(super) struct Net {
 }
 
 impl Net {
-    /// One address for each family of the network: the one asked for, else the next.
+    /// One address for each family of the network: the one asked for, else the one it `had` and still holds, else the
+    /// next.
     pub(super) fn addresses(
         &mut self,
         join: &Join,
         name: &Name,
+        had: impl Fn(Family) -> Option<IpAddr>,
         now: Duration,
     ) -> Result<Vec<IpAddr>> {
         let mut ips: Vec<IpAddr> = Vec::new();
@@ -38,9 +40,15 @@ impl Net {
                 Family::V4 => join.ip.map(IpAddr::V4),
                 Family::V6 => join.ip6.map(IpAddr::V6),
             };
-            match self.address(family, asked, name, now) {
+            let held = had(family).filter(|ip| asked.is_none_or(|asked| asked == *ip));
+            let got = match held {
+                Some(ip) => Ok(Some(ip)),
+                None => self.address(family, asked, name, now),
+            };
+            match got {
                 Ok(ip) => ips.extend(ip),
                 Err(error) => {
+                    ips.retain(|ip| had(Family::of(*ip)) != Some(*ip));
                     self.give_back(&ips, GiveBack::Unused);
                     return Err(error);
                 }

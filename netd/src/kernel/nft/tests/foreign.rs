@@ -120,6 +120,76 @@ kernel_test! {
     }
 }
 
+fn rule(batch: &mut Batch, (table, chain): (&str, &str), expressions: impl Fn(&mut Writer)) {
+    batch.message_of(NFPROTO_INET, NFT_MSG_NEWRULE, |w| {
+        w.put_text(NFTA_RULE_TABLE, table);
+        w.put_text(NFTA_RULE_CHAIN, chain);
+        w.nest(NFTA_RULE_EXPRESSIONS, &expressions);
+    });
+}
+
+fn expression(w: &mut Writer, name: &str, data: impl Fn(&mut Writer)) {
+    w.nest(NFTA_LIST_ELEM, |w| {
+        w.put_text(NFTA_EXPR_NAME, name);
+        w.nest(NFTA_EXPR_DATA, &data);
+    });
+}
+
+/// `reject with icmpx admin-prohibited`, as firewalld ends its chain.
+fn reject(w: &mut Writer) {
+    expression(w, "reject", |w| {
+        w.put_u32(1, 2);
+        w.put(2, &[3]);
+    });
+}
+
+fn verdict(w: &mut Writer, code: u32) {
+    expression(w, "immediate", |w| {
+        w.put_u32(NFTA_IMMEDIATE_DREG, NFT_REG_VERDICT);
+        w.nest(NFTA_IMMEDIATE_DATA, |w| {
+            w.nest(NFTA_DATA_VERDICT, |w| w.put_u32(NFTA_VERDICT_CODE, code));
+        });
+    });
+}
+
+kernel_test! {
+    /// firewalld's policy is to accept, and its last rule rejects.
+    fn a_foreign_chain_whose_last_rule_drops_all_is_found() {
+        let mut nft = installed();
+        let chains = ["rejects", "counts", "drops", "accepts", "compares", "goes_on"];
+        by_hand(|batch| {
+            for chain in chains {
+                base_chain(batch, NFPROTO_INET, ("fw", chain), (NF_INET_FORWARD, NF_ACCEPT));
+            }
+            rule(batch, ("fw", "rejects"), reject);
+            rule(batch, ("fw", "counts"), |w| {
+                expression(w, "counter", |_| ());
+                reject(w);
+            });
+            rule(batch, ("fw", "drops"), |w| verdict(w, NF_DROP));
+            rule(batch, ("fw", "accepts"), |w| verdict(w, NF_ACCEPT));
+            rule(batch, ("fw", "compares"), |w| {
+                expression(w, "meta", |w| {
+                    w.put_u32(1, 1);
+                    w.put_u32(2, 6);
+                });
+                expression(w, "cmp", |w| {
+                    w.put_u32(1, 1);
+                    w.put_u32(2, 0);
+                    w.nest(3, |w| w.put(NFTA_DATA_VALUE, b"eth0"));
+                });
+                reject(w);
+            });
+            // Each goes in front of those there are.
+            rule(batch, ("fw", "goes_on"), |w| verdict(w, NF_ACCEPT));
+            rule(batch, ("fw", "goes_on"), reject);
+        });
+        let mut found = nft.observe(&Ns::Host).unwrap().forward_drop;
+        found.sort();
+        assert_eq!(found, ["inet fw counts", "inet fw drops", "inet fw rejects"]);
+    }
+}
+
 kernel_test! {
     /// Another program changes its rules all the time: dumps are interrupted, and repeated until they are whole.
     fn a_busy_neighbour_costs_nothing_but_time() {

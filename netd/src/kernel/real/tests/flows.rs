@@ -8,6 +8,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::*;
 use crate::kernel::real::announce::on_link;
+use crate::kernel::real::inet::{LOCAL, RouteView, route_to};
 use crate::kernel::real::netlink::{Netlink, Request};
 use crate::kernel::real::wire::{Attrs, Writer, ip as read_ip, u16_at};
 
@@ -169,6 +170,12 @@ const FLOWS: [Flow; 11] = [
     (6, "fd00::9", "fd00:1::1", 53),
 ];
 
+fn is_local(space: &mut Space, text: &str) -> bool {
+    let answer = space.route.call(&route_to(ip(text)));
+    let view = answer.ok().and_then(|body| RouteView::read(&body));
+    view.is_some_and(|view| view.kind == LOCAL)
+}
+
 fn check(ip_text: &str, except: &[&str], gone: &[usize]) {
     let (ip_text, except) = (
         ip_text.to_owned(),
@@ -182,6 +189,10 @@ fn check(ip_text: &str, except: &[&str], gone: &[usize]) {
             lab.add(&address(&bridge(number), &format!("10.{number}.0.1"), 24));
         }
         lab.add(&address(&bridge(1), "fd00:1::1", 64));
+        // The route that makes an IPv6 address local comes by a work queue (net/ipv6/addrconf.c, addrconf_dad_work).
+        while !is_local(&mut lab.space, "fd00:1::1") {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         let mut socket = Netlink::open(NETLINK_NETFILTER).unwrap();
         for flow in FLOWS {
             track(&mut socket, flow);
