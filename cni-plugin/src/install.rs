@@ -184,8 +184,10 @@ fn install(options: &Options) -> Result<(), CniError> {
         options.bin_dir.display(),
         path.display()
     ));
-    while options.stay {
-        std::thread::park();
+    if options.stay {
+        loop {
+            std::thread::park();
+        }
     }
     Ok(())
 }
