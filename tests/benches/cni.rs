@@ -142,10 +142,8 @@ impl Chain<'_> {
             let before = self.cpu();
             let mut result = Value::Null;
             let add = timed(|| {
-                result = self
-                    .cni
-                    .add_all(&sandbox, &self.plugins)
-                    .expect("an ADD succeeds")
+                let added = self.cni.add_all(&sandbox, &self.plugins);
+                result = added.expect("an ADD succeeds");
             });
             let del = timed(|| self.cni.del_all(&sandbox, &self.plugins, &result));
             let used = self.cpu().saturating_sub(before);

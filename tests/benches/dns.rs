@@ -6,7 +6,9 @@
 
 #![allow(
     clippy::expect_used,
+    clippy::cast_possible_truncation,
     clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
     clippy::print_stdout,
     reason = "a benchmark prints its figures, and ends where something fails"
 )]

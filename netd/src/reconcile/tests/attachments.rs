@@ -6,7 +6,7 @@ use netd_model::{ContainerId, Mac};
 
 use super::*;
 
-const ID: &str = "0123456789abcdef";
+const ID: &str = "0123456789";
 
 fn attachment(container: &str, ifname: &str) -> Attachment {
     Attachment {

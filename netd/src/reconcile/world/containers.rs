@@ -393,6 +393,22 @@ impl World {
     }
 }
 
+/// Containers join networks with interfaces, and plugins that make their own get addresses of networks without.
+fn check_driver(network: &Network, address_only: bool) -> Result<()> {
+    let (what, remedy) = match (network.driver, address_only) {
+        (Driver::Bridge, false) | (Driver::Ipam, true) => return Ok(()),
+        (Driver::Bridge, true) => (
+            "has interfaces of its own",
+            "attach the container to it by netd-cni",
+        ),
+        (Driver::Ipam, false) => ("keeps addresses only", "choose one of driver bridge"),
+    };
+    Err(Error::new(
+        Code::InvalidNetwork,
+        format!("network {} {what}: {remedy}", network.name),
+    ))
+}
+
 fn vanished(id: &ContainerId) -> Error {
     Error::new(
         Code::ContainerNotFound,
@@ -403,20 +419,7 @@ fn vanished(id: &ContainerId) -> Error {
 /// Whether a network takes a container as it wants to join.
 fn check_joinable(net: &Net, container: &Container, join: &Join) -> Result<()> {
     let address_only = join.cni.as_ref().is_some_and(|cni| cni.address_only);
-    if (net.record.driver == Driver::Ipam) != address_only {
-        let (what, remedy) = if address_only {
-            (
-                "has interfaces of its own",
-                "attach the container to it by netd-cni",
-            )
-        } else {
-            ("keeps addresses only", "choose one of driver bridge")
-        };
-        return Err(Error::new(
-            Code::InvalidNetwork,
-            format!("network {} {what}: {remedy}", net.record.name),
-        ));
-    }
+    check_driver(&net.record, address_only)?;
     if container
         .endpoints
         .iter()
