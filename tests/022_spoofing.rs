@@ -6,6 +6,7 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::cast_possible_truncation,
+    clippy::print_stderr,
     reason = "test code: a panic is how a test fails"
 )]
 

@@ -111,7 +111,7 @@ impl Containerd {
 /// Everything below one directory; the last two settings are what a kernel without CAP_SYS_RESOURCE and AppArmor needs.
 #[expect(
     clippy::unnecessary_debug_formatting,
-    reason = "a TOML string is quoted like a Rust one"
+    reason = "strings of TOML are in quotes"
 )]
 fn settings(dir: &Path, socket: &Path, bin: &Path, conf: &Path) -> String {
     let (root, state) = (dir.join("root"), dir.join("state"));

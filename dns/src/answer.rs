@@ -173,7 +173,7 @@ pub(crate) fn resolve<'a>(key: &Key, view: &View<'a>) -> Known<'a> {
     if text.starts_with('_') {
         return service::resolve(text, view);
     }
-    if text.ends_with(".arpa") {
+    if text.rsplit('.').next() == Some("arpa") {
         match view.reverse(text) {
             Reverse::Names(names, ttl) => return Known::Reverse(names, ttl),
             Reverse::Part => return Known::Empty,

@@ -159,7 +159,7 @@ impl Cache {
         let age = now.saturating_sub(entry.stored);
         let ttl = Duration::from_secs(entry.ttl.into());
         if age < ttl {
-            let late = age >= ttl - ttl / 10;
+            let late = age >= ttl.saturating_sub(ttl / 10);
             let fetch = late && entry.hits > POPULAR && now >= entry.ask_again;
             if fetch {
                 entry.ask_again = entry.stored + ttl;

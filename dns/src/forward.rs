@@ -116,6 +116,7 @@ enum Attempt {
 
 /// What the upstreams asked so far have come to, none of them having answered.
 #[derive(Clone, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each was seen or not")]
 struct Failure {
     servfail: Option<Arc<[u8]>>,
     refused: bool,

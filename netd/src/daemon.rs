@@ -216,7 +216,10 @@ fn forwarder(config: &Config, resolvers: &HostResolvers) -> anyhow::Result<Forwa
         Arc::new(ArcSwap::from_pointee(config.dns.clone()))
     };
     let tls = if config.dns.iter().any(|upstream| upstream.tls.is_some()) {
-        let roots = config.dns_tls_ca.as_deref().unwrap_or(Path::new(SYSTEM_CA));
+        let roots = config
+            .dns_tls_ca
+            .as_deref()
+            .unwrap_or_else(|| Path::new(SYSTEM_CA));
         let named = || {
             format!(
                 "certificates for resolvers over TLS: {}: name others with dns-tls-ca",

@@ -77,6 +77,7 @@ const LISTENER_REPORT: u8 = 143;
 type Builder<'a> = Box<dyn Fn(&[u8; 6]) -> Vec<u8> + 'a>;
 
 /// All frames over IPv4, ARP and other protocols.
+#[expect(clippy::too_many_lines, reason = "one list")]
 pub(crate) fn of_ipv4(cast: &Cast) -> Vec<Sample> {
     let Cast {
         sender,
@@ -208,6 +209,7 @@ pub(crate) fn of_ipv4(cast: &Cast) -> Vec<Sample> {
 }
 
 /// All frames over IPv6.
+#[expect(clippy::too_many_lines, reason = "one list")]
 pub(crate) fn of_ipv6(cast: &Cast) -> Vec<Sample> {
     let Cast {
         sender,
@@ -221,10 +223,10 @@ pub(crate) fn of_ipv6(cast: &Cast) -> Vec<Sample> {
         Box::new(move |mark| datagram((from, victim.mac), source.into(), victim.v6.into(), mark))
     };
     let icmp = move |from: Mac, source: Ipv6Addr, kind: u8, target: Ipv6Addr| -> Builder<'_> {
-        Box::new(move |mark| icmpv6(from, source, kind, target, mark))
+        Box::new(move |mark| icmpv6(from, source, kind, target, *mark))
     };
     let hidden = move |kind: u8, target: Ipv6Addr| -> Builder<'_> {
-        Box::new(move |mark| behind_options(&icmpv6(sender.mac, local, kind, target, mark)))
+        Box::new(move |mark| behind_options(&icmpv6(sender.mac, local, kind, target, *mark)))
     };
     let unset = Ipv6Addr::UNSPECIFIED;
     samples(
@@ -336,10 +338,10 @@ fn datagram(macs: (Mac, Mac), from: IpAddr, to: IpAddr, mark: &[u8]) -> Vec<u8> 
 }
 
 /// A message of neighbour discovery to all nodes: a target, and an option that says nothing but the mark.
-fn icmpv6(mac: Mac, source: Ipv6Addr, kind: u8, target: Ipv6Addr, mark: &[u8; 6]) -> Vec<u8> {
+fn icmpv6(mac: Mac, source: Ipv6Addr, kind: u8, target: Ipv6Addr, mark: [u8; 6]) -> Vec<u8> {
     const NONCE: u8 = 14;
     const HOPS: u8 = 255;
-    let body = [&target.octets()[..], &[NONCE, 1], mark].concat();
+    let body = [&target.octets()[..], &[NONCE, 1], &mark].concat();
     let builder = PacketBuilder::ethernet2(mac, ALL_NODES_MAC);
     let builder = builder.ipv6(source.octets(), ALL_NODES.octets(), HOPS);
     let builder = builder.icmpv6_raw(kind, 0, [0; 4]);

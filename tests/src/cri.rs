@@ -193,10 +193,10 @@ impl Runtime {
         let network = conditions
             .into_iter()
             .find(|condition| condition.name == "NetworkReady");
-        match network {
-            Some(network) => (!network.is_true).then_some(network.message),
-            None => Some("no condition".to_owned()),
-        }
+        network.map_or_else(
+            || Some("no condition".to_owned()),
+            |network| (!network.is_true).then_some(network.message),
+        )
     }
 
     /// Makes a pod; the answer is its id.

@@ -165,13 +165,13 @@ fn receive<S: SockaddrLike + Copy + Into<SocketAddr>>(
         // A datagram without a sender cannot be answered, but has its place.
         let from = message
             .address
-            .map_or(SocketAddr::from(([0; 4], 0)), Into::into);
+            .map_or_else(|| SocketAddr::from(([0; 4], 0)), Into::into);
         queries.push((message.bytes, from));
     }
     Ok(())
 }
 
-fn send<S: SockaddrLike>(
+fn send<S>(
     socket: &UdpSocket,
     headers: &mut MultiHeaders<S>,
     replies: &[Vec<u8>],
@@ -179,7 +179,7 @@ fn send<S: SockaddrLike>(
     address: impl Fn(&SocketAddr) -> Option<S>,
 ) -> io::Result<usize>
 where
-    S: Copy,
+    S: SockaddrLike + Copy,
 {
     let slices: Vec<[IoSlice<'_>; 1]> = replies[..to.len()]
         .iter()

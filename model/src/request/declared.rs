@@ -188,7 +188,6 @@ mod tests {
             naming: crate::naming::Naming::default(),
             mtu: 1400,
             dns: Vec::new(),
-            naming: crate::naming::Naming::default(),
             labels: BTreeMap::new(),
             routes: Vec::new(),
             access: crate::access::Access::default(),

@@ -241,7 +241,8 @@ impl Rule<'_> {
             // struct iphdr and struct ipv6hdr
             Expr::Saddr(Family::V4) => (NFT_PAYLOAD_NETWORK_HEADER, 12),
             Expr::Daddr(Family::V4) => (NFT_PAYLOAD_NETWORK_HEADER, 16),
-            Expr::Saddr(Family::V6) => (NFT_PAYLOAD_NETWORK_HEADER, 8),
+            // And the sender of struct arphdr, behind it the addresses of Ethernet and IPv4.
+            Expr::Saddr(Family::V6) | Expr::ArpSha => (NFT_PAYLOAD_NETWORK_HEADER, 8),
             Expr::Daddr(Family::V6) => (NFT_PAYLOAD_NETWORK_HEADER, 24),
             Expr::Sport => (NFT_PAYLOAD_TRANSPORT_HEADER, SPORT),
             Expr::Dport => (NFT_PAYLOAD_TRANSPORT_HEADER, DPORT),
@@ -250,7 +251,6 @@ impl Rule<'_> {
             Expr::EtherType => (NFT_PAYLOAD_LL_HEADER, 12),
             // struct arphdr and the addresses of Ethernet and IPv4 behind it
             Expr::ArpOp => (NFT_PAYLOAD_NETWORK_HEADER, 6),
-            Expr::ArpSha => (NFT_PAYLOAD_NETWORK_HEADER, 8),
             Expr::ArpSpa => (NFT_PAYLOAD_NETWORK_HEADER, 14),
             // struct icmp6hdr and struct nd_msg
             Expr::Icmp6Type => (NFT_PAYLOAD_TRANSPORT_HEADER, 0),

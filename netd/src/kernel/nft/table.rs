@@ -322,7 +322,7 @@ fn add_rules(
                 w.put_text(NFTA_RULE_TABLE, &ruleset.table.name);
                 w.put_text(NFTA_RULE_CHAIN, &chain.name);
                 w.nest(NFTA_RULE_EXPRESSIONS, |w| {
-                    compiled = compile::rule(ruleset.table.family, rule, w)
+                    compiled = compile::rule(ruleset.table.family, rule, w);
                 });
                 w.put(NFTA_RULE_USERDATA, &userdata::tag(&tag(rule)));
             },

@@ -12,7 +12,7 @@ use netd_model::request::{Attach, Join, Publish};
 use netd_model::{ContainerId, NetworkId};
 
 use super::pools::ipam_error;
-use super::{BRIDGE_PORTS_MAX, GiveBack, World, find};
+use super::{BRIDGE_PORTS_MAX, GiveBack, Net, Orphans, World, find};
 
 impl World {
     pub(crate) fn containers(&self) -> impl Iterator<Item = &Container> {
@@ -168,42 +168,10 @@ impl World {
                 format!("network {id} vanished during an attach"),
             ));
         };
-        let address_only = join.cni.as_ref().is_some_and(|cni| cni.address_only);
-        check_driver(&net.record, address_only)?;
-        if container.endpoints.iter().any(|e| e.network == id) {
-            return Err(Error::new(
-                Code::EndpointExists,
-                format!(
-                    "container {} is on network {} already",
-                    container.name, net.record.name
-                ),
-            ));
-        }
-        if net.members.len() >= BRIDGE_PORTS_MAX && !address_only {
-            return Err(Error::new(
-                Code::NetworkFull,
-                format!(
-                    "network {} has {BRIDGE_PORTS_MAX} containers, as many as a bridge takes: use a second network",
-                    net.record.name
-                ),
-            ));
-        }
+        check_joinable(net, container, join)?;
         let ifname = free_ifname(container, join)?;
         let orphans = &self.orphans;
-        for ip in [join.ip.map(IpAddr::V4), join.ip6.map(IpAddr::V6)] {
-            let holder = ip.and_then(|ip| Some((ip, orphans.holder(&id, ip, &container.id)?)));
-            if let Some((ip, holder)) = holder {
-                return Err(Error::new(
-                    Code::AddressInUse,
-                    format!(
-                        "network {}: address {ip} is in use by container {}, which is on no record: choose another, or \
-                         attach that container again with its id",
-                        net.record.name,
-                        holder.short()
-                    ),
-                ));
-            }
-        }
+        check_orphans(orphans, &net.record, container, join)?;
         check_allowed(&net.record, join)?;
         let join = &net.with_kept(&container.name, join);
         // Attached again, an orphan gets what it had.
@@ -425,27 +393,77 @@ impl World {
     }
 }
 
-/// Containers join networks with interfaces, and plugins that make their own get addresses of networks without.
-fn check_driver(network: &Network, address_only: bool) -> Result<()> {
-    let (what, remedy) = match (network.driver, address_only) {
-        (Driver::Bridge, false) | (Driver::Ipam, true) => return Ok(()),
-        (Driver::Bridge, true) => (
-            "has interfaces of its own",
-            "attach the container to it by netd-cni",
-        ),
-        (Driver::Ipam, false) => ("keeps addresses only", "choose one of driver bridge"),
-    };
-    Err(Error::new(
-        Code::InvalidNetwork,
-        format!("network {} {what}: {remedy}", network.name),
-    ))
-}
-
 fn vanished(id: &ContainerId) -> Error {
     Error::new(
         Code::ContainerNotFound,
         format!("container {} is gone", id.short()),
     )
+}
+
+/// Whether a network takes a container as it wants to join.
+fn check_joinable(net: &Net, container: &Container, join: &Join) -> Result<()> {
+    let address_only = join.cni.as_ref().is_some_and(|cni| cni.address_only);
+    if (net.record.driver == Driver::Ipam) != address_only {
+        let (what, remedy) = if address_only {
+            (
+                "has interfaces of its own",
+                "attach the container to it by netd-cni",
+            )
+        } else {
+            ("keeps addresses only", "choose one of driver bridge")
+        };
+        return Err(Error::new(
+            Code::InvalidNetwork,
+            format!("network {} {what}: {remedy}", net.record.name),
+        ));
+    }
+    if container
+        .endpoints
+        .iter()
+        .any(|e| e.network == net.record.id)
+    {
+        return Err(Error::new(
+            Code::EndpointExists,
+            format!(
+                "container {} is on network {} already",
+                container.name, net.record.name
+            ),
+        ));
+    }
+    if net.members.len() >= BRIDGE_PORTS_MAX && !address_only {
+        return Err(Error::new(
+            Code::NetworkFull,
+            format!(
+                "network {} has {BRIDGE_PORTS_MAX} containers, as many as a bridge takes: use a second network",
+                net.record.name
+            ),
+        ));
+    }
+    Ok(())
+}
+
+/// Whether an address that is asked for is free of containers without a record.
+fn check_orphans(
+    orphans: &Orphans,
+    network: &Network,
+    container: &Container,
+    join: &Join,
+) -> Result<()> {
+    for ip in [join.ip.map(IpAddr::V4), join.ip6.map(IpAddr::V6)] {
+        let holder = ip.and_then(|ip| Some((ip, orphans.holder(&network.id, ip, &container.id)?)));
+        if let Some((ip, holder)) = holder {
+            return Err(Error::new(
+                Code::AddressInUse,
+                format!(
+                    "network {}: address {ip} is in use by container {}, which is on no record: choose another, or \
+                     attach that container again with its id",
+                    network.name,
+                    holder.short()
+                ),
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Nobody may speak for the gateway.

@@ -241,6 +241,7 @@ fn rules_in(nft: &mut NftSocket, chain: &str) -> usize {
 }
 
 /// Elements of every set, intervals of every kind.
+#[expect(clippy::too_many_lines, reason = "one list")]
 fn of_every_kind() -> Vec<Element> {
     let ip4 = |d| Datum::Ip4(Ipv4Addr::new(10, 0, 0, d));
     let ip6 = |d| Datum::Ip6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, d));
