@@ -280,7 +280,7 @@ fn unknown_paths_and_methods_are_one_kind_of_error() {
         (Method::GET, "/v1/networks/a/b"),
         (Method::GET, "/v1/networks/prune/x"),
         (Method::PUT, "/v1/networks"),
-        (Method::PATCH, "/v1/networks/front"),
+        (Method::PATCH, "/v1/containers/front"),
         (Method::POST, "/v1/plan"),
         (Method::POST, "/v1/networks/front"),
         (Method::GET, "/v1/audit"),

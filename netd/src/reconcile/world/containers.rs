@@ -393,22 +393,6 @@ impl World {
     }
 }
 
-/// Containers join networks with interfaces, and plugins that make their own get addresses of networks without.
-fn check_driver(network: &Network, address_only: bool) -> Result<()> {
-    let (what, remedy) = match (network.driver, address_only) {
-        (Driver::Bridge, false) | (Driver::Ipam, true) => return Ok(()),
-        (Driver::Bridge, true) => (
-            "has interfaces of its own",
-            "attach the container to it by netd-cni",
-        ),
-        (Driver::Ipam, false) => ("keeps addresses only", "choose one of driver bridge"),
-    };
-    Err(Error::new(
-        Code::InvalidNetwork,
-        format!("network {} {what}: {remedy}", network.name),
-    ))
-}
-
 fn vanished(id: &ContainerId) -> Error {
     Error::new(
         Code::ContainerNotFound,
