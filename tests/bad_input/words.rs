@@ -118,10 +118,10 @@ invalid_dns        --dns=0.0.0.0
 invalid_driver     --driver=overlay
 invalid_driver     --driver=macvlan
 invalid_driver     --driver=
-invalid_mode       --mode=routed
-invalid_mode       --mode=isolated
+invalid_mode       --mode=bridge
+invalid_mode       --mode=isolate
 invalid_mode       --mode=x
-invalid_icc        --icc=false
+invalid_icc        --icc=0
 invalid_icc        --icc=maybe
 invalid_encrypted  --encrypted
 ",
@@ -187,7 +187,7 @@ invalid_network    --network=web,ip
 invalid_network    --network=web,ip=
 invalid_network    --network=web,color=red
 invalid_network    --network=web,ip=10.20.0.5,ip=10.20.0.6
-invalid_network    --network=web,allow=10.0.0.0/8
+invalid_allow      --network=web,allow=10.0.0.1/8
 ",
 };
 

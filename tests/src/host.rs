@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::lab::{self, LinkInfo, Netns, Process, Signal};
+use crate::lab::{self, LinkInfo, Netns, PATIENCE, Process, Signal};
 
 /// The programs that a test binary can be: pass it to `lab::dispatch`.
 pub const PROGRAMS: &[(&str, lab::Program)] = &[("__netd", netd), ("__netctl", netctl)];
@@ -287,7 +287,10 @@ impl Host {
             .map(ToString::to_string)
             .collect();
         assert_eq!(left, Vec::<String>::new());
-        assert_eq!(self.held_by_daemon(), Vec::<String>::new());
+        // A question to an upstream that is dead waits until its time is over.
+        lab::wait_for("netd's sockets are closed", PATIENCE, || {
+            self.held_by_daemon().is_empty()
+        });
         let records = std::fs::read_dir(self.dir.join("run/containers")).unwrap();
         let files: Vec<_> = records
             .filter_map(Result::ok)

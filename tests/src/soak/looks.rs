@@ -155,7 +155,7 @@ const BAD: &[(&str, &str, &str, &str)] = &[
     (
         "POST",
         "/v1/containers",
-        r#"{"netns":"/proc/1/ns/net","name":"x","publish":["0:80"]}"#,
+        r#"{"netns":"/proc/1/ns/net","name":"x","publish":["65536:80"]}"#,
         "invalid_publish",
     ),
     ("GET", "/v1/containers/nobody", "", "container_not_found"),

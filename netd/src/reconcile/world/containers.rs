@@ -403,7 +403,20 @@ fn vanished(id: &ContainerId) -> Error {
 /// Whether a network takes a container as it wants to join.
 fn check_joinable(net: &Net, container: &Container, join: &Join) -> Result<()> {
     let address_only = join.cni.as_ref().is_some_and(|cni| cni.address_only);
-    check_driver(&net.record, address_only)?;
+    if (net.record.driver == Driver::Ipam) != address_only {
+        let (what, remedy) = if address_only {
+            (
+                "has interfaces of its own",
+                "attach the container to it by netd-cni",
+            )
+        } else {
+            ("keeps addresses only", "choose one of driver bridge")
+        };
+        return Err(Error::new(
+            Code::InvalidNetwork,
+            format!("network {} {what}: {remedy}", net.record.name),
+        ));
+    }
     if container
         .endpoints
         .iter()
