@@ -44,7 +44,11 @@ fn ping(to: IpAddr, timeout: Duration) -> io::Result<bool> {
     let id = identifier(&socket);
     let end = Instant::now() + timeout;
     while Instant::now() < end {
-        socket.send(&request(to, id))?;
+        match socket.send(&request(to, id)) {
+            // The machine is too busy to resolve all neighbours at once: it is sent again.
+            Err(error) if error.raw_os_error() == Some(nix::libc::ENOBUFS) => {}
+            sent => drop(sent?),
+        }
         let round = end.min(Instant::now() + RESEND);
         if reply_before(&mut socket, round, to, id)? {
             return Ok(true);
