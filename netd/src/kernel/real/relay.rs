@@ -48,7 +48,7 @@ pub(super) struct Relays(Option<Runtime>);
 #[derive(Debug)]
 pub(super) struct Relay {
     task: AbortHandle,
-    /// Its other end goes with the task, and the task's socket with it.
+    /// Its other end goes with the last task that holds the port's socket, after the socket.
     ended: mpsc::Receiver<()>,
 }
 
@@ -90,7 +90,11 @@ impl Relays {
             Proto::Udp => {
                 setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
                 let socket = UdpSocket::from_std(socket.into())?;
-                runtime.spawn(until_dropped(alive, datagrams(socket, to, admit)))
+                let bound = Bound {
+                    socket,
+                    _alive: alive,
+                };
+                runtime.spawn(datagrams(Arc::new(bound), to, admit))
             }
             Proto::Sctp => return Err(io::ErrorKind::Unsupported.into()),
         };
@@ -108,6 +112,13 @@ impl Relays {
         }
         self.0.as_ref().ok_or_else(|| io::ErrorKind::Other.into())
     }
+}
+
+/// The socket of a port, which all tasks of that port share: the last of them to end lets `_alive` go. The fields of a
+/// struct are dropped in the order of their declaration, so the socket goes first.
+struct Bound {
+    socket: UdpSocket,
+    _alive: mpsc::Sender<()>,
 }
 
 /// Runs the work and then, or when it is aborted, lets `alive` go: the fields of a future are dropped in the order of
@@ -173,8 +184,7 @@ fn admitted(lists: &[Access], ip: IpAddr) -> bool {
     lists.iter().all(|access| access.admits(ip))
 }
 
-async fn datagrams(socket: UdpSocket, to: SocketAddr, admit: Vec<Access>) {
-    let socket = Arc::new(socket);
+async fn datagrams(bound: Arc<Bound>, to: SocketAddr, admit: Vec<Access>) {
     let mut clients: HashMap<Client, Arc<OnceCell<UdpSocket>>> = HashMap::new();
     let mut tasks: JoinSet<Client> = JoinSet::new();
     let mut buffer = vec![0; DATAGRAM];
@@ -185,7 +195,7 @@ async fn datagrams(socket: UdpSocket, to: SocketAddr, admit: Vec<Access>) {
                     clients.remove(&client);
                 }
             }
-            received = receive(&socket, &mut buffer) => {
+            received = receive(&bound.socket, &mut buffer) => {
                 let (length, client) = match received {
                     Ok(received) => received,
                     Err(error) => {
@@ -204,7 +214,7 @@ async fn datagrams(socket: UdpSocket, to: SocketAddr, admit: Vec<Access>) {
                     let cell = Arc::new(OnceCell::new());
                     if let Ok(server) = open(to).await {
                         let _ = cell.set(server);
-                        tasks.spawn(answers(Arc::clone(&socket), Arc::clone(&cell), client));
+                        tasks.spawn(answers(Arc::clone(&bound), Arc::clone(&cell), client));
                         clients.insert(client, cell);
                     }
                 }
@@ -229,11 +239,7 @@ async fn open(to: SocketAddr) -> io::Result<UdpSocket> {
 }
 
 /// Passes answers back until none came for a while; the client, so that it is forgotten.
-async fn answers(
-    socket: Arc<UdpSocket>,
-    server: Arc<OnceCell<UdpSocket>>,
-    client: Client,
-) -> Client {
+async fn answers(bound: Arc<Bound>, server: Arc<OnceCell<UdpSocket>>, client: Client) -> Client {
     let mut buffer = vec![0; DATAGRAM];
     let Some(server) = server.get() else {
         return client;
@@ -241,7 +247,7 @@ async fn answers(
     loop {
         match tokio::time::timeout(IDLE, server.recv(&mut buffer)).await {
             Ok(Ok(length)) => {
-                let _ = send(&socket, &buffer[..length], client).await;
+                let _ = send(&bound.socket, &buffer[..length], client).await;
             }
             Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {}
             Ok(Err(_)) | Err(_) => return client,
