@@ -1,5 +1,7 @@
 //! What about this host hinders containers, each finding with its remedy.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use crate::net::Family;
@@ -41,34 +43,57 @@ pub fn examine(facts: &HostFacts, networks: &[&Network]) -> Vec<Finding> {
     findings
 }
 
-fn forward_policies(facts: &HostFacts, networks: &[&Network]) -> Vec<Finding> {
-    let needed = forward_rules(networks.iter().copied());
+/// Foreign chains that drop what netd forwards; nothing in our own table can undo that.
+pub fn forward_policies(facts: &HostFacts, networks: &[&Network]) -> Vec<Finding> {
     let of_chain = |chain: &String| {
-        let command = |rule: &String| format!("`nft insert rule {chain} {rule}`");
-        let commands: Vec<String> = needed.iter().map(command).collect();
+        let remedy = if chain.starts_with("inet firewalld ") {
+            firewalld_remedy(networks)
+        } else {
+            let command = |rule: &String| format!("`nft insert rule {chain} {rule}`");
+            let commands: Vec<String> = forward_rules(networks).iter().map(command).collect();
+            format!("let it accept them with {}", commands.join(" and "))
+        };
         finding(
             "forward_policy",
             format!(
-                "chain {chain} drops forwarded packets by its policy, and with them the traffic of containers"
+                "chain {chain} drops forwarded packets that it does not accept, and with them the traffic of containers"
             ),
-            format!("let it accept them with {}", commands.join(" and ")),
+            remedy,
         )
     };
     facts.forward_drop.iter().map(of_chain).collect()
 }
 
+/// firewalld makes its whole table anew at each reload, so a rule in it would not last.
+fn firewalld_remedy(networks: &[&Network]) -> String {
+    let patterns: BTreeSet<&str> = networks.iter().map(|net| bridges(net, "nd-+")).collect();
+    let options: Vec<String> = patterns
+        .into_iter()
+        .map(|pattern| format!("--add-interface={pattern}"))
+        .collect();
+    format!(
+        "let firewalld trust netd's bridges with `firewall-cmd --permanent --zone=trusted {}` and `firewall-cmd --reload`",
+        options.join(" ")
+    )
+}
+
+/// How a rule names the bridge of a network: by the pattern of all that netd names, if it is one of those.
+fn bridges<'a>(network: &'a Network, pattern: &'a str) -> &'a str {
+    let bridge = network.interface.as_str();
+    if bridge.starts_with("nd-") {
+        pattern
+    } else {
+        bridge
+    }
+}
+
 /// The rules that another program's forward chain needs, if its policy is drop, to let the networks' traffic pass. netd's
 /// own chain still judges what they accept: a packet has to pass both.
-pub fn forward_rules<'a>(networks: impl Iterator<Item = &'a Network>) -> Vec<String> {
+fn forward_rules(networks: &[&Network]) -> Vec<String> {
     let mut rules = Vec::new();
     let mut direct = Vec::new();
     for network in networks {
-        let bridge = network.interface.as_str();
-        let pattern = if bridge.starts_with("nd-") {
-            "nd-*"
-        } else {
-            bridge
-        };
+        let pattern = bridges(network, "nd-*");
         for rule in [
             format!("iifname \"{pattern}\" accept"),
             format!("oifname \"{pattern}\" ct state established,related accept"),
@@ -81,7 +106,7 @@ pub fn forward_rules<'a>(networks: impl Iterator<Item = &'a Network>) -> Vec<Str
         let routed = |family| network.mode_of(family) == Mode::Routed && network.is_open(family);
         // What goes to a container's own address is neither translated nor, at first, of a known flow.
         if FAMILIES.into_iter().any(routed) || !network.policy.trusted.is_empty() {
-            direct.push(format!("oifname \"{bridge}\" accept"));
+            direct.push(format!("oifname \"{}\" accept", network.interface));
         }
     }
     rules.append(&mut direct);
@@ -325,6 +350,11 @@ mod tests {
                 "`nft insert rule ip filter FORWARD iifname \"nd-*\" accept`",
                 (|facts| facts.forward_drop = vec!["ip filter FORWARD".to_owned()])
                     as fn(&mut HostFacts),
+            ),
+            (
+                "forward_policy",
+                "`firewall-cmd --permanent --zone=trusted --add-interface=nd-+`",
+                |facts| facts.forward_drop = vec!["inet firewalld filter_FORWARD".to_owned()],
             ),
             (
                 "bridge_netfilter",

@@ -4,7 +4,7 @@
 //! `queue.rs` says whose turn it is, `requests.rs` starts what a request asks for, `outcomes.rs` ends it, `audit.rs`
 //! observes and repairs.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -447,45 +447,17 @@ impl Owner {
         warnings
     }
 
-    /// A foreign chain that drops what netd forwards; nothing in our own table can undo that.
+    /// Foreign chains that drop what netd forwards, each with its remedy.
     pub(crate) fn forward_warnings(&self) -> Vec<String> {
-        let chains = &self.world.facts.forward_drop;
-        if chains.is_empty() {
+        if self.world.facts.forward_drop.is_empty() {
             return Vec::new();
         }
-        let needed = doctor::forward_rules(self.world.networks());
-        let warning = |chain: &String| {
-            if chain.starts_with("inet firewalld ") {
-                return firewalld_warning(chain, self.world.networks());
-            }
-            let command = |rule: &String| format!("`nft insert rule {chain} {rule}`");
-            let commands: Vec<String> = needed.iter().map(command).collect();
-            format!(
-                "chain {chain} drops forwarded packets that it does not accept, and with them the traffic of containers: let it \
-                 accept them with {}",
-                commands.join(" and ")
-            )
-        };
-        chains.iter().map(warning).collect()
+        let networks: Vec<_> = self.world.networks().collect();
+        doctor::forward_policies(&self.world.facts, &networks)
+            .into_iter()
+            .map(|finding| format!("{}: {}", finding.message, finding.remedy))
+            .collect()
     }
-}
-
-/// firewalld makes its whole table anew at each reload, so a rule in it would not last.
-fn firewalld_warning<'a>(chain: &str, networks: impl Iterator<Item = &'a Network>) -> String {
-    let pattern = |network: &'a Network| match network.interface.as_str() {
-        bridge if bridge.starts_with("nd-") => "nd-+",
-        bridge => bridge,
-    };
-    let patterns: BTreeSet<&str> = networks.map(pattern).collect();
-    let options: Vec<String> = patterns
-        .into_iter()
-        .map(|pattern| format!("--add-interface={pattern}"))
-        .collect();
-    format!(
-        "chain {chain} drops forwarded packets that it does not accept, and with them the traffic of containers: let \
-         firewalld trust netd's bridges with `firewall-cmd --permanent --zone=trusted {}` and `firewall-cmd --reload`",
-        options.join(" ")
-    )
 }
 
 /// The record of the network that always exists.
