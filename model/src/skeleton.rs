@@ -16,6 +16,7 @@ use crate::object::{Ns, Owner};
 mod access;
 mod counts;
 mod drops;
+mod guard;
 
 pub use access::{
     ALLOWED, BLOCKED, CLOSED, LIMITED, PORT_ALLOWED, PORT_BLOCKED, PORT_CLOSED, PORT_LIMITED,
@@ -121,14 +122,9 @@ pub fn host() -> Ruleset {
             drops::chains(&Reason::HOST),
             counts::chains(),
             access::chains(),
+            guard::chains(),
             vec![
                 chain(USER_FORWARD, None, None),
-                chain("guarded", None, Some(guarded())),
-                chain(
-                    "guard",
-                    filter(HookPoint::Prerouting, GUARD_PRIORITY),
-                    Some(guard()),
-                ),
                 chain("publish", None, Some(publish())),
                 chain(
                     "prerouting",
@@ -216,8 +212,6 @@ pub fn dns(container: &ContainerId) -> Ruleset {
 const RAW: i32 = -300;
 const CONNTRACK: i32 = -200;
 const DSTNAT: i32 = -100;
-/// Behind connection tracking, before translation: addresses are those of the wire, and flows are known.
-const GUARD_PRIORITY: i32 = i32::midpoint(CONNTRACK, DSTNAT);
 const FILTER: i32 = 0;
 const SRCNAT: i32 = 100;
 // IP protocol numbers (IANA).
@@ -278,62 +272,6 @@ fn host_sets() -> Vec<SetSpec> {
 }
 
 type Rules = Vec<Vec<Stmt>>;
-
-/// Before any address is translated: what nobody may send us.
-fn guard() -> Rules {
-    let from_loopback = || Stmt::InPrefix {
-        left: Expr::Saddr(Family::V4),
-        prefix: loopback(),
-    };
-    let mut rules = vec![
-        // A neighbour on the wire would otherwise reach a port published on 127.0.0.1: prerouting rewrites the
-        // address before the kernel's own check for martians.
-        vec![
-            Stmt::InPrefix {
-                left: Expr::Daddr(Family::V4),
-                prefix: loopback(),
-            },
-            Stmt::Match {
-                left: Expr::Iifname,
-                right: Datum::Ifname(IfName::lo()),
-                invert: true,
-            },
-            because(Reason::Loopback),
-        ],
-        // Our bridges have route_localnet, which switches that check off.
-        vec![
-            from_loopback(),
-            within(&[Expr::Iifname], BRIDGES),
-            because(Reason::Loopback),
-        ],
-        // Most packets leave here, without a lookup. No flow with a translated address bears a guarded address on the
-        // wire: its first packet would have been dropped below, and what is sent back to it goes to the host's address.
-        vec![Stmt::CtStatusNat, ACCEPT],
-    ];
-    for family in FAMILIES {
-        // Invariant I5: a container's own address is reached from its own network only.
-        rules.push(vec![
-            within(&[Expr::Daddr(family)], &of_family(GUARD, family)),
-            outside(
-                &[Expr::Iifname, Expr::Daddr(family)],
-                &of_family(DIRECT, family),
-            ),
-            Stmt::Verdict(Verdict::Goto("guarded".to_owned())),
-        ]);
-    }
-    rules
-}
-
-/// A packet for a container's own address, by an interface that does not lead there.
-fn guarded() -> Rules {
-    vec![
-        vec![
-            within(&[Expr::Iifname], BRIDGES),
-            because(Reason::Isolation),
-        ],
-        vec![because(Reason::Direct)],
-    ]
-}
 
 /// Published ports, for packets to an address of this host. The exact address beats the wildcard.
 fn publish() -> Rules {

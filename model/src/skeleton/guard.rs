@@ -1,0 +1,79 @@
+//! What nobody may send this host, judged before any address is translated.
+
+use super::drops::{Reason, because};
+use super::{
+    ACCEPT, BRIDGES, CONNTRACK, DIRECT, DSTNAT, FAMILIES, GUARD, Rules, chain, filter, loopback,
+    of_family, outside, within,
+};
+use crate::net::{Family, IfName};
+use crate::nft::{Chain, Datum, Expr, HookPoint, Stmt, Verdict};
+
+/// Behind connection tracking, before translation: addresses are those of the wire, and flows are known.
+const PRIORITY: i32 = i32::midpoint(CONNTRACK, DSTNAT);
+
+/// The chain, and the one that it leads to.
+pub(super) fn chains() -> Vec<Chain> {
+    vec![
+        chain("guarded", None, Some(guarded())),
+        chain(
+            "guard",
+            filter(HookPoint::Prerouting, PRIORITY),
+            Some(guard()),
+        ),
+    ]
+}
+
+fn guard() -> Rules {
+    let from_loopback = || Stmt::InPrefix {
+        left: Expr::Saddr(Family::V4),
+        prefix: loopback(),
+    };
+    let mut rules = vec![
+        // A neighbour on the wire would otherwise reach a port published on 127.0.0.1: prerouting rewrites the
+        // address before the kernel's own check for martians.
+        vec![
+            Stmt::InPrefix {
+                left: Expr::Daddr(Family::V4),
+                prefix: loopback(),
+            },
+            Stmt::Match {
+                left: Expr::Iifname,
+                right: Datum::Ifname(IfName::lo()),
+                invert: true,
+            },
+            because(Reason::Loopback),
+        ],
+        // Our bridges have route_localnet, which switches that check off.
+        vec![
+            from_loopback(),
+            within(&[Expr::Iifname], BRIDGES),
+            because(Reason::Loopback),
+        ],
+        // Most packets leave here, without a lookup. No flow with a translated address bears a guarded address on the
+        // wire: its first packet would have been dropped below, and what is sent back to it goes to the host's address.
+        vec![Stmt::CtStatusNat, ACCEPT],
+    ];
+    for family in FAMILIES {
+        // Invariant I5: a container's own address is reached from its own network only.
+        rules.push(vec![
+            within(&[Expr::Daddr(family)], &of_family(GUARD, family)),
+            outside(
+                &[Expr::Iifname, Expr::Daddr(family)],
+                &of_family(DIRECT, family),
+            ),
+            Stmt::Verdict(Verdict::Goto("guarded".to_owned())),
+        ]);
+    }
+    rules
+}
+
+/// A packet for a container's own address, by an interface that does not lead there.
+fn guarded() -> Rules {
+    vec![
+        vec![
+            within(&[Expr::Iifname], BRIDGES),
+            because(Reason::Isolation),
+        ],
+        vec![because(Reason::Direct)],
+    ]
+}
