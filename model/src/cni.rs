@@ -32,6 +32,10 @@ impl Attachment {
     }
 }
 
+/// The label of networks that were made by a CNI configuration: when the configuration says something else and no
+/// container is left on one, it is made anew.
+pub const MADE_BY: (&str, &str) = ("netd.made-by", "cni");
+
 /// Directory of the spool below the run-dir, beside the socket: DELs that came while no daemon answered.
 pub const SPOOL: &str = "cni-spool";
 

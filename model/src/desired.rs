@@ -15,7 +15,7 @@ use crate::observed::{HostFacts, Observed};
 use crate::record::{Container, Driver, Endpoint, Mode, Network, Port, StaticRoute};
 use crate::request::IFNAME;
 use crate::skeleton::{
-    self, ALLOW, APART, ARP, BRIDGES, DIRECT, EGRESS, FORWARDING, GUARD, MASQ, NOHOST, OPEN, OWN,
+    self, ALLOW, APART, ARP, BRIDGES, DIRECT, EGRESS, FORWARDING, GUARD, ITSELF, MASQ, NOHOST, OPEN, OWN, PEERS,
     PORT_MACS, PORTS, SAME, SNAT, SOURCE, TO, TRUSTED,
 };
 
@@ -220,7 +220,9 @@ fn network_family(network: &Network, family: Family, owner: &Owner) -> Vec<Objec
         let end = |ip: IpAddr| vec![Datum::Ifname(ifname.clone()), ip.into()];
         interval(set, family, end(prefix.base()), end(prefix.last()), owner)
     };
-    objects.push(within(OWN, bridge));
+    if !network.policy.l3 {
+        objects.push(within(OWN, bridge));
+    }
     if mode != Mode::Routed || network.internal {
         objects.push(within(DIRECT, bridge));
         objects.extend(
@@ -238,6 +240,15 @@ fn network_family(network: &Network, family: Family, owner: &Owner) -> Vec<Objec
                 vec![last.into()],
                 owner,
             ));
+        }
+    }
+    if network.is_open(family) {
+        let peers = network.policy.non_masquerade.iter();
+        for peer in peers.filter(|peer| peer.family() == family) {
+            let end = |peer: IpAddr, own: IpAddr| vec![peer.into(), own.into()];
+            let first = end(peer.base(), prefix.base());
+            let last = end(peer.last(), prefix.last());
+            objects.push(interval(PEERS, family, first, last, owner));
         }
     }
     let mut of_family = |set, data| {
@@ -392,9 +403,14 @@ fn routes<'a>(
         let of_family = routes.filter(|route| route.destination.family() == family);
         of_family.map(move |route| (endpoint, route.clone()))
     });
+    let by_host = container.endpoints.iter().flat_map(|endpoint| {
+        let network = network(&endpoint.network).filter(|_| endpoint.ip(family).is_some());
+        let routes = network.and_then(|network| l3_routes(network, family));
+        routes.into_iter().flatten().map(move |route| (endpoint, route))
+    });
     let mut taken = BTreeSet::new();
     let mut objects = Vec::new();
-    for (endpoint, route) in defaults.chain(statics) {
+    for (endpoint, route) in by_host.chain(defaults).chain(statics) {
         let metrics = std::iter::once(route.metric).chain(BEHIND..);
         let mut free = metrics.filter(|metric| taken.insert((route.destination, *metric)));
         objects.push(Object::Route(Route {
@@ -408,6 +424,19 @@ fn routes<'a>(
         }));
     }
     objects
+}
+
+/// On a network with `l3` nobody but the gateway is on the link, and the subnet lies behind it.
+fn l3_routes(network: &Network, family: Family) -> Option<[StaticRoute; 2]> {
+    let gateway = network.gateway(family).filter(|_| network.policy.l3)?;
+    let route = |destination, gateway| StaticRoute {
+        destination,
+        gateway,
+        metric: 0,
+    };
+    let on_link = Prefix::holding(gateway, family.bits());
+    let subnet = network.subnet(family)?.subnet;
+    Some([route(on_link, None), route(subnet, Some(gateway))])
 }
 
 /// The endpoints that lead out in a family, each with the gateway there: by priority, then in the order of attachment.
@@ -479,9 +508,7 @@ fn endpoint_objects(
             // With br_netfilter the DNAT of a container to its own published port happens on the bridge: the frame
             // has to leave by the port it came in on.
             hairpin: !facts.bridge_netfilter.is_empty(),
-            // With br_netfilter for both families the forward chain judges bridged frames too, and the flag would stop
-            // what it lets pass: a port published inside the network.
-            isolated: !network.policy.icc && facts.bridge_netfilter.len() < FAMILIES.len(),
+            isolated: is_isolated(network, facts),
             owner: owner.clone(),
         }),
     ];
@@ -501,20 +528,33 @@ fn endpoint_objects(
         .into_iter()
         .filter(|family| *family == Family::V4 || facts.ipv6)
     {
-        if let (Some(ip), Some(subnet)) = (endpoint.ip(family), network.subnet(family)) {
+        if let (Some(ip), Some(prefix_len)) = (endpoint.ip(family), network.container_len(family)) {
             objects.push(Object::Address(Address {
                 ns: inside.clone(),
                 ifname: endpoint.ifname.clone(),
                 ip,
-                prefix_len: subnet.subnet.len(),
+                prefix_len,
                 owner: owner.clone(),
             }));
+            if network.policy.l3 && !container.ports.is_empty() {
+                let key = vec![ip.into(), ip.into()];
+                objects.push(element(ITSELF, Some(family), key, ElementData::None, &owner));
+            }
             if network.is_open(family) && network.mode_of(family) == Mode::Routed {
                 objects.extend(open_ports(container, ip, &owner));
             }
         }
     }
     objects
+}
+
+/// Whether the bridge keeps the ports of a network apart.
+fn is_isolated(network: &Network, facts: &HostFacts) -> bool {
+    // With br_netfilter for both families the forward chain judges bridged frames too, and the flag would stop what it
+    // lets pass: a port published inside the network.
+    let apart = !network.policy.icc && facts.bridge_netfilter.len() < FAMILIES.len();
+    // With l3 it is only that broadcasts need not be copied to every port.
+    apart || (network.policy.l3 && facts.bridge_netfilter.is_empty())
 }
 
 /// The ports on which a container answers at its own address.

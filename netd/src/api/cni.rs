@@ -40,10 +40,7 @@ pub(super) async fn add(
     // A DEL of the same attachment that still waits came before.
     state.spool.settle(&attachment, &state.handle).await?;
     if let Some(define) = define {
-        state
-            .handle
-            .ask(Request::EnsureNetwork(define), false)
-            .await?;
+        ensure(&state.handle, &define).await?;
     }
     let sandbox = open(state.kernel, PathBuf::from(&request.attach.netns)).await?;
     let answer = state
@@ -54,6 +51,15 @@ pub(super) async fn add(
     };
     let added = added(&state.handle.snapshot(), &container, &attachment, &routes)?;
     Ok(ok(&added))
+}
+
+/// Makes the network of a configuration; one that was removed for that first is made at the next try.
+async fn ensure(handle: &Handle, define: &CreateNetwork) -> Result<()> {
+    let request = || Request::CniNetwork(define.clone());
+    if let Answer::Removed(_) = handle.ask(request(), false).await? {
+        handle.ask(request(), false).await?;
+    }
+    Ok(())
 }
 
 pub(super) async fn del(
@@ -115,20 +121,17 @@ pub(super) async fn status(
         let why = "netd is starting and has not finished its first audit: try again";
         return Err(Error::new(Code::NotReady, why).into());
     }
-    if let Some(define) = of.define {
-        CreateNetwork::try_from(define)?;
-    } else if !snapshot
-        .network_views
-        .iter()
-        .any(|view| view.name == of.network)
-    {
+    let define = of.define.map(CreateNetwork::try_from).transpose()?;
+    let mut views = snapshot.network_views.iter();
+    if define.is_none() && !views.any(|view| view.name == of.network) {
         let why = format!("no network has the name {:?}: create it first", of.network);
         return Err(Error::new(Code::NetworkNotFound, why).into());
     }
-    state
-        .handle
-        .ask(Request::CniStatus(of.network), false)
-        .await?;
+    let request = Request::CniStatus {
+        network: of.network,
+        define: define.map(Box::new),
+    };
+    state.handle.ask(request, false).await?;
     Ok(ok(&serde_json::Map::new()))
 }
 

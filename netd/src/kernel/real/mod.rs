@@ -16,6 +16,7 @@ use netd_model::{ContainerId, Ns, Object};
 use nix::errno::Errno;
 
 use self::announcer::Announcer;
+use self::closer::Closer;
 use self::netlink::gone_is_done;
 use self::ns::Sandboxes;
 use self::ports::Ports;
@@ -26,6 +27,7 @@ use super::{DnsSink, Executor, Kernel, KernelError, Noticed, Sandbox, SandboxErr
 
 mod announce;
 mod announcer;
+mod closer;
 mod conntrack;
 mod descriptors;
 mod exec;
@@ -78,6 +80,7 @@ struct Shared {
     ports: Ports,
     groups: Groups,
     announcer: Announcer,
+    closer: Closer,
     dns: Arc<dyn DnsSink>,
     own_sockets: Arc<OwnSockets>,
 }
@@ -96,7 +99,12 @@ impl Shared {
                 .with_detail("the calling thread is in another network namespace"));
         }
         let space = Space::open(Ns::Host).map_err(failed)?;
-        Ok(space.known_to(&self.own_sockets))
+        Ok(self.adopt(space))
+    }
+
+    /// Makes a space one of netd's: its nftables socket is known, and closed beside the work.
+    fn adopt(&self, space: Space) -> Space {
+        space.known_to(&self.own_sockets, &self.closer)
     }
 }
 
@@ -113,6 +121,8 @@ impl RealKernel {
             ports: Ports::default(),
             groups: Groups::new(),
             announcer: Announcer::start()
+                .map_err(|source| KernelError::new("start a thread", source))?,
+            closer: Closer::start()
                 .map_err(|source| KernelError::new("start a thread", source))?,
             dns,
             own_sockets: Arc::default(),
