@@ -25,15 +25,23 @@ fn main() -> std::process::ExitCode {
         lab::test("pods_of_two_nodes_reach_each_other_untranslated", || {
             pods_of_two_nodes(Filter::Off);
         }),
-        lab::test("the_same_with_br_netfilter", || pods_of_two_nodes(Filter::On)),
+        lab::test("the_same_with_br_netfilter", || {
+            pods_of_two_nodes(Filter::On)
+        }),
         lab::test("a_service_leads_to_a_pod_of_the_same_node", || {
             a_service_leads_to_a_pod(Filter::Off);
         }),
         lab::test("the_same_service_with_br_netfilter", || {
             a_service_leads_to_a_pod(Filter::On);
         }),
-        lab::test("a_pod_comes_back_with_its_name_address_and_ports", a_pod_comes_back),
-        lab::test("a_prefix_is_not_changed_under_running_pods", a_prefix_is_not_changed),
+        lab::test(
+            "a_pod_comes_back_with_its_name_address_and_ports",
+            a_pod_comes_back,
+        ),
+        lab::test(
+            "a_prefix_is_not_changed_under_running_pods",
+            a_prefix_is_not_changed,
+        ),
         lab::test("install_makes_a_node", install_makes_a_node),
     ])
 }
@@ -56,7 +64,10 @@ impl Node {
     fn new(number: u8, fabric: &Netns, others: &[u8], filter: Filter) -> Self {
         let netns = Netns::host(&format!("node{number}"));
         let port = format!("n{number}");
-        let own = [format!("192.0.2.{number}/24"), format!("2001:db8::{number}/64")];
+        let own = [
+            format!("192.0.2.{number}/24"),
+            format!("2001:db8::{number}/64"),
+        ];
         let own: Vec<&str> = own.iter().map(String::as_str).collect();
         lab::veth(netns.end("uplink", &own), fabric.end(&port, &[]));
         fabric.set_master(&port, "fabric");
@@ -72,15 +83,22 @@ impl Node {
                 lab::skip("this kernel has no br_netfilter");
             }
         }
-        Self { host: Host::on(netns), number }
+        Self {
+            host: Host::on(netns),
+            number,
+        }
     }
 
     fn config(&self, extra: Value) -> Value {
         let number = self.number;
-        let mut config = Cni::new(&self.host).config("1.0.0", "pods", json!({
-            "podCIDRs": [format!("10.244.{number}.0/24"), format!("fd44:{number}::/64")],
-            "nonMasquerade": ["10.244.0.0/16", "fd44::/16", "192.0.2.0/25", "2001:db8::/112"],
-        }));
+        let mut config = Cni::new(&self.host).config(
+            "1.0.0",
+            "pods",
+            json!({
+                "podCIDRs": [format!("10.244.{number}.0/24"), format!("fd44:{number}::/64")],
+                "nonMasquerade": ["10.244.0.0/16", "fd44::/16", "192.0.2.0/25", "2001:db8::/112"],
+            }),
+        );
         cni::merge(&mut config, extra);
         config
     }
@@ -113,10 +131,16 @@ fn reached(outcome: Outcome) -> (String, IpAddr) {
 
 fn pods_of_two_nodes(filter: Filter) {
     let fabric = fabric();
-    let (one, two) = (Node::new(1, &fabric, &[2], filter), Node::new(2, &fabric, &[1], filter));
+    let (one, two) = (
+        Node::new(1, &fabric, &[2], filter),
+        Node::new(2, &fabric, &[1], filter),
+    );
     // A host outside of the cluster, which knows the way to the pods all the same.
     let stranger = Netns::host("stranger");
-    lab::veth(stranger.end("eth0", &["192.0.2.200/24", "2001:db8::c8:0/64"]), fabric.end("s", &[]));
+    lab::veth(
+        stranger.end("eth0", &["192.0.2.200/24", "2001:db8::c8:0/64"]),
+        fabric.end("s", &[]),
+    );
     fabric.set_master("s", "fabric");
     stranger.add_route("10.244.2.0/24", "192.0.2.2");
     stranger.add_route("fd44:2::/64", "2001:db8::2");
@@ -125,7 +149,8 @@ fn pods_of_two_nodes(filter: Filter) {
     let of_b = two.add(&b, json!({}));
     let of_c = two.add(&c, json!({}));
     let _servers = BOTH.map(|proto| {
-        [(&b, "b"), (&a, "a"), (&stranger, "stranger")].map(|(netns, name)| netns.serve(proto, name, 80))
+        [(&b, "b"), (&a, "a"), (&stranger, "stranger")]
+            .map(|(netns, name)| netns.serve(proto, name, 80))
     });
     let nodes: [[IpAddr; 2]; 2] = [1, 2].map(|n| {
         [format!("192.0.2.{n}"), format!("2001:db8::{n}")].map(|text| text.parse().unwrap())
@@ -140,9 +165,15 @@ fn pods_of_two_nodes(filter: Filter) {
             assert_eq!(ask(&c, of_b[family]), ("b".to_owned(), of_c[family]));
             // The pod's own node (the kubelet), and another one, whose address is in the cluster's prefixes.
             assert_eq!(ask(&two.host.netns, of_b[family]).0, "b");
-            assert_eq!(ask(&one.host.netns, of_b[family]), ("b".to_owned(), nodes[0][family]));
+            assert_eq!(
+                ask(&one.host.netns, of_b[family]),
+                ("b".to_owned(), nodes[0][family])
+            );
             // Out of the cluster under the node's address, and nothing back in.
-            assert_eq!(ask(&b, outside[family]), ("stranger".to_owned(), nodes[1][family]));
+            assert_eq!(
+                ask(&b, outside[family]),
+                ("stranger".to_owned(), nodes[1][family])
+            );
             assert!(!stranger.probe(proto, (of_b[family], 80), SILENCE).reached());
         }
         assert!(a.ping(of_b[family], PATIENCE));
@@ -177,7 +208,12 @@ fn proxy(node: &Node, pod: [IpAddr; 2]) {
             }}
         }}"
     );
-    let said = node.host.netns.command("nft", &[rules.as_str()]).output().expect("nft runs");
+    let said = node
+        .host
+        .netns
+        .command("nft", &[rules.as_str()])
+        .output()
+        .expect("nft runs");
     assert!(said.status.success(), "{said:?}");
     // The node has a route to the service, so that it can send to it itself.
     node.host.netns.add_route("default", "192.0.2.254");
@@ -203,9 +239,14 @@ fn a_service_leads_to_a_pod(filter: Filter) {
     let host = &node.host.netns;
     for family in 0..2 {
         for proto in BOTH {
-            let ask = |from: &Netns, to: IpAddr, port| reached(from.probe(proto, (to, port), PATIENCE));
+            let ask =
+                |from: &Netns, to: IpAddr, port| reached(from.probe(proto, (to, port), PATIENCE));
             // Another pod of the node keeps its address; the pod itself is masqueraded, else it would answer itself.
-            assert_eq!(ask(&b, services[family], 80), ("a".to_owned(), of_b[family]), "{proto:?}");
+            assert_eq!(
+                ask(&b, services[family], 80),
+                ("a".to_owned(), of_b[family]),
+                "{proto:?}"
+            );
             assert_eq!(ask(&a, services[family], 80).0, "a", "{proto:?}");
             assert_eq!(ask(host, services[family], 80).0, "a", "{proto:?}");
             // Host ports, of the node's own address: other pod, own pod, node.
@@ -216,16 +257,28 @@ fn a_service_leads_to_a_pod(filter: Filter) {
     }
     let local: [IpAddr; 2] = ["127.0.0.1", "192.0.2.1"].map(|text| text.parse().unwrap());
     for proto in BOTH {
-        assert_eq!(reached(host.probe(proto, (local[0], 8080), PATIENCE)).0, "a");
+        assert_eq!(
+            reached(host.probe(proto, (local[0], 8080), PATIENCE)).0,
+            "a"
+        );
     }
-    assert_eq!(reached(host.probe(Proto::Tcp, (local[0], 8081), PATIENCE)).0, "a");
-    assert_eq!(reached(b.probe(Proto::Tcp, (local[1], 8082), PATIENCE)).0, "a");
+    assert_eq!(
+        reached(host.probe(Proto::Tcp, (local[0], 8081), PATIENCE)).0,
+        "a"
+    );
+    assert_eq!(
+        reached(b.probe(Proto::Tcp, (local[1], 8082), PATIENCE)).0,
+        "a"
+    );
     assert!(!b.probe(Proto::Tcp, (local[1], 8081), SILENCE).reached());
     // The administrator's or the kubelet's other rules stay.
     node.host.assert_healthy();
     node.del(&a);
     node.del(&b);
-    let removed = host.command("nft", &["delete table inet kube-proxy"]).status().expect("nft runs");
+    let removed = host
+        .command("nft", &["delete table inet kube-proxy"])
+        .status()
+        .expect("nft runs");
     assert!(removed.success());
     node.host.done();
 }
@@ -295,12 +348,17 @@ fn a_prefix_is_not_changed() {
     let error = plugin.call("ADD", Some(&Sandbox::of(&b)), &config).error();
     assert_eq!(error["code"], 101, "{error}");
     let text = error["msg"].as_str().unwrap();
-    assert!(text.contains("10.244.1.0/24") && text.contains("10.244.9.0/24"), "{text}");
+    assert!(
+        text.contains("10.244.1.0/24") && text.contains("10.244.9.0/24"),
+        "{text}"
+    );
     assert_eq!(plugin.call("STATUS", None, &config).error()["code"], 50);
     plugin.del(&Sandbox::of(&a), &config);
     plugin.call("STATUS", None, &config).ok();
     let second = plugin.add(&Sandbox::of(&b), &config);
-    assert!(ip(&second, false).starts_with("10.244.9.") && ip(&second, true).starts_with("fd44:9::"));
+    assert!(
+        ip(&second, false).starts_with("10.244.9.") && ip(&second, true).starts_with("fd44:9::")
+    );
     plugin.del(&Sandbox::of(&b), &config);
     // What an administrator made is not replaced.
     host.ok(&["network", "create", "mine", "--subnet", "10.97.0.0/24"]);
@@ -316,10 +374,21 @@ fn install_makes_a_node() {
     let (bin, conf) = (host.dir().join("bin"), host.dir().join("net.d"));
     let socket = host.socket();
     let words = [
-        "install", "--bin-dir", bin.to_str().unwrap(), "--conf-dir", conf.to_str().unwrap(),
-        "--socket", socket.to_str().unwrap(),
-        "--pod-cidr", "10.244.1.0/24", "--pod-cidr", "fd44:1::/64",
-        "--non-masquerade", "10.244.0.0/16,fd44::/16", "--non-masquerade", "192.0.2.0/24",
+        "install",
+        "--bin-dir",
+        bin.to_str().unwrap(),
+        "--conf-dir",
+        conf.to_str().unwrap(),
+        "--socket",
+        socket.to_str().unwrap(),
+        "--pod-cidr",
+        "10.244.1.0/24",
+        "--pod-cidr",
+        "fd44:1::/64",
+        "--non-masquerade",
+        "10.244.0.0/16,fd44::/16",
+        "--non-masquerade",
+        "192.0.2.0/24",
     ];
     let program = cni::plugin_dir().join("netd-cni");
     let status = host.netns.command(&program, &words).status().unwrap();
@@ -327,12 +396,18 @@ fn install_makes_a_node() {
     let text = std::fs::read_to_string(conf.join("10-netd.conflist")).unwrap();
     let list: Value = serde_json::from_str(&text).unwrap();
     let mut config = list["plugins"][0].clone();
-    cni::merge(&mut config, json!({"cniVersion": list["cniVersion"], "name": list["name"]}));
+    cni::merge(
+        &mut config,
+        json!({"cniVersion": list["cniVersion"], "name": list["name"]}),
+    );
     let pod = Netns::new("a");
     plugin.add(&Sandbox::of(&pod), &config);
     let network = host.ok(&["network", "inspect", "pods"]);
     let opts = &network["opts"];
-    assert_eq!(opts["non_masquerade"], "10.244.0.0/16,fd44::/16,192.0.2.0/24", "{network}");
+    assert_eq!(
+        opts["non_masquerade"], "10.244.0.0/16,fd44::/16,192.0.2.0/24",
+        "{network}"
+    );
     assert_eq!(opts["l3"], "on", "{network}");
     plugin.del(&Sandbox::of(&pod), &config);
     host.done();

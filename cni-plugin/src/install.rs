@@ -95,7 +95,9 @@ impl Options {
                 "--pod-cidr-file" => options.pod_cidr_file = Some(value()?.into()),
                 "--non-masquerade" => {
                     let given = value()?;
-                    options.non_masquerade.extend(given.split(',').map(str::to_owned));
+                    options
+                        .non_masquerade
+                        .extend(given.split(',').map(str::to_owned));
                 }
                 "--mode" => options.mode = Some(value()?),
                 "--socket" => options.socket = value()?.into(),
@@ -239,7 +241,10 @@ fn wait(options: &Options, list: &Value) -> Result<(), CniError> {
     let configs = configs(list)?;
     let begin = Instant::now();
     loop {
-        match configs.iter().try_for_each(|config| serves(options, config)) {
+        match configs
+            .iter()
+            .try_for_each(|config| serves(options, config))
+        {
             Ok(()) => return Ok(()),
             Err(error) if begin.elapsed() >= options.wait => {
                 return Err(CniError {
@@ -260,7 +265,9 @@ fn configs(list: &Value) -> Result<Vec<Config>, CniError> {
     let is_ours = |plugin: &&Value| {
         let names = [&plugin["type"], &plugin["ipam"]["type"]];
         let ours = ["netd-cni", "netd"];
-        names.iter().any(|name| name.as_str().is_some_and(|name| ours.contains(&name)))
+        names
+            .iter()
+            .any(|name| name.as_str().is_some_and(|name| ours.contains(&name)))
     };
     let plugins = list["plugins"].as_array().into_iter().flatten();
     let configs: Vec<Config> = plugins
@@ -357,7 +364,12 @@ mod tests {
     fn the_list_is_one_that_the_plugin_reads() {
         let list = parse(&["--subnet", "10.1.0.0/24"]).unwrap().list().unwrap();
         assert_eq!(configs(&list).unwrap()[0].define.subnets, ["10.1.0.0/24"]);
-        let words = ["--pod-cidr-file", "/run/prefixes", "--non-masquerade", "10.0.0.0/8,fd00::/8"];
+        let words = [
+            "--pod-cidr-file",
+            "/run/prefixes",
+            "--non-masquerade",
+            "10.0.0.0/8,fd00::/8",
+        ];
         let list = parse(&words).unwrap().list().unwrap();
         let define = &configs(&list).unwrap()[0].define;
         assert_eq!(define.non_masquerade, ["10.0.0.0/8", "fd00::/8"]);

@@ -83,7 +83,9 @@ pub(crate) fn target(
     }
     define.subnets.extend(config.define.subnet.clone());
     define.subnets.extend(config.define.subnets.iter().cloned());
-    define.subnets.extend(config.define.pod_cidrs.iter().cloned());
+    define
+        .subnets
+        .extend(config.define.pod_cidrs.iter().cloned());
     define.gateways.extend(config.define.gateway.clone());
     define
         .subnets

@@ -3,6 +3,8 @@
 //! An attachment is known by the pair (container id, interface name), never by a pod's name (CNI spec 1.1.0). All
 //! attachments of one container id are endpoints of one container of netd.
 
+mod pieces;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -14,6 +16,8 @@ use crate::id::{ContainerId, Name, digest, shorten};
 use crate::net::{Family, IfName, Mac, Prefix};
 use crate::record::Unknown;
 use crate::request::{Attach, is_dns_name};
+
+pub use pieces::pieces;
 
 /// What makes one attachment: container id and interface name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

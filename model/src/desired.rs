@@ -15,8 +15,8 @@ use crate::observed::{HostFacts, Observed};
 use crate::record::{Container, Driver, Endpoint, Mode, Network, Port, StaticRoute};
 use crate::request::IFNAME;
 use crate::skeleton::{
-    self, ALLOW, APART, ARP, BRIDGES, DIRECT, EGRESS, FORWARDING, GUARD, ITSELF, MASQ, NOHOST, OPEN, OWN, PEERS,
-    PORT_MACS, PORTS, SAME, SNAT, SOURCE, TO, TRUSTED,
+    self, ALLOW, APART, ARP, BRIDGES, DIRECT, EGRESS, FORWARDING, GUARD, ITSELF, MASQ, NOHOST,
+    OPEN, OWN, PEERS, PORT_MACS, PORTS, SAME, SNAT, SOURCE, TO, TRUSTED,
 };
 
 mod ports;
@@ -406,7 +406,10 @@ fn routes<'a>(
     let by_host = container.endpoints.iter().flat_map(|endpoint| {
         let network = network(&endpoint.network).filter(|_| endpoint.ip(family).is_some());
         let routes = network.and_then(|network| l3_routes(network, family));
-        routes.into_iter().flatten().map(move |route| (endpoint, route))
+        routes
+            .into_iter()
+            .flatten()
+            .map(move |route| (endpoint, route))
     });
     let mut taken = BTreeSet::new();
     let mut objects = Vec::new();
@@ -538,7 +541,13 @@ fn endpoint_objects(
             }));
             if network.policy.l3 && !container.ports.is_empty() {
                 let key = vec![ip.into(), ip.into()];
-                objects.push(element(ITSELF, Some(family), key, ElementData::None, &owner));
+                objects.push(element(
+                    ITSELF,
+                    Some(family),
+                    key,
+                    ElementData::None,
+                    &owner,
+                ));
             }
             if network.is_open(family) && network.mode_of(family) == Mode::Routed {
                 objects.extend(open_ports(container, ip, &owner));

@@ -21,8 +21,7 @@ pub struct Options {
 }
 
 /// The keys, for messages.
-const KEYS: &str =
-    "bridge, mode4, mode6, host_access, antispoof, snat, trusted, non_masquerade, l3, dns_ttl, dns_search, dns_gateway";
+const KEYS: &str = "bridge, mode4, mode6, host_access, antispoof, snat, trusted, non_masquerade, l3, dns_ttl, dns_search, dns_gateway";
 
 impl Options {
     /// Reads `K=V` options.
@@ -186,7 +185,9 @@ mod tests {
             antispoof: false,
             snat: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
             trusted: vec![name("wg0"), name("tailscale0")],
-            non_masquerade: ["10.244.0.0/16", "fd00:244::/32"].map(|p| p.parse().unwrap()).to_vec(),
+            non_masquerade: ["10.244.0.0/16", "fd00:244::/32"]
+                .map(|p| p.parse().unwrap())
+                .to_vec(),
             l3: true,
         };
         assert_eq!(options.policy, want);
@@ -209,8 +210,18 @@ mod tests {
             ),
             ("snat", "", Code::InvalidOpt, "send from"),
             ("trusted", "a b", Code::InvalidIfname, "not valid"),
-            ("non_masquerade", "10.0.0.1/8", Code::InvalidSubnet, "10.0.0.0/8"),
-            ("non_masquerade", "10.0.0.0/8,10.1.0.0/16", Code::InvalidOpt, "overlaps"),
+            (
+                "non_masquerade",
+                "10.0.0.1/8",
+                Code::InvalidSubnet,
+                "10.0.0.0/8",
+            ),
+            (
+                "non_masquerade",
+                "10.0.0.0/8,10.1.0.0/16",
+                Code::InvalidOpt,
+                "overlaps",
+            ),
             ("l3", "yes", Code::InvalidOpt, "on or off"),
         ] {
             let error = parse(&[(key, value)]).unwrap_err();

@@ -240,7 +240,11 @@ impl Network {
     /// How long a container's own address says that the prefix on its link is.
     pub fn container_len(&self, family: Family) -> Option<u8> {
         let subnet = self.subnet(family)?.subnet;
-        Some(if self.policy.l3 { family.bits() } else { subnet.len() })
+        Some(if self.policy.l3 {
+            family.bits()
+        } else {
+            subnet.len()
+        })
     }
 
     /// How it is reached in a family.

@@ -45,9 +45,9 @@ fn main() {
         plugins: vec![plugin.config(
             "1.0.0",
             "pods",
-            json!({"subnet": "10.98.0.0/16", "runtimeConfig": mappings}),
+            json!({"podCIDRs": ["10.98.0.0/16"], "runtimeConfig": mappings}),
         )],
-        fill: vec![plugin.config("1.0.0", "pods", json!({"subnet": "10.98.0.0/16"}))],
+        fill: vec![plugin.config("1.0.0", "pods", json!({"podCIDRs": ["10.98.0.0/16"]}))],
         cni: Cni::new(&host),
         daemon: Some(host.pid()),
         pods: Vec::new(),

@@ -1,6 +1,7 @@
 //! `/v1/cni`: what the CNI plugin asks, one request for each of its verbs; and the spool of DELs that came while no
 //! daemon answered.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use axum::extract::State;
@@ -8,8 +9,8 @@ use axum::response::Response;
 use futures_util::future::join_all;
 use netd_model::api;
 use netd_model::cni::{
-    Add, AddRequest, Added, Address, Attachment, Collected, Gc, Interface, SPOOL, StaticRoute,
-    StatusOf,
+    self, Add, AddRequest, Added, Address, Attachment, Collected, Gc, Interface, SPOOL,
+    StaticRoute, StatusOf,
 };
 use netd_model::error::{Code, Error, Result};
 use netd_model::net::{Family, Mac, Prefix};
@@ -30,27 +31,76 @@ pub(super) async fn add(
         container: raw.container.clone(),
         ifname: raw.ifname.clone(),
     };
-    let define = raw
-        .define
-        .clone()
-        .map(CreateNetwork::try_from)
-        .transpose()?;
-    let routes = raw.routes.clone();
-    let request = Box::new(AddRequest::try_from(raw)?);
     // A DEL of the same attachment that still waits came before.
     state.spool.settle(&attachment, &state.handle).await?;
+    let mut full = None;
+    for (define, raw) in places(raw)? {
+        match attach(&state, define, raw.clone()).await {
+            Ok(container) => {
+                let snapshot = state.handle.snapshot();
+                let added = added(&snapshot, &container, &attachment, &raw.routes)?;
+                return Ok(ok(&added));
+            }
+            Err(error) if is_full(&error) => full = Some(error),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let none = || Error::new(Code::PoolExhausted, "the network has no pieces");
+    Err(full.unwrap_or_else(none).into())
+}
+
+/// Where a request can be served, in the order of trying: on the pieces of its network that hold the addresses asked for.
+fn places(raw: Add) -> Result<Vec<(Option<CreateNetwork>, Add)>> {
+    let Some(define) = &raw.define else {
+        return Ok(vec![(None, raw)]);
+    };
+    let mut places = Vec::new();
+    for piece in cni::pieces(define) {
+        let (network, define) = (piece.name.clone(), CreateNetwork::try_from(piece)?);
+        let add = Add {
+            network,
+            define: None,
+            ..raw.clone()
+        };
+        places.push((Some(define), add));
+    }
+    let holds = |define: &CreateNetwork, ip: &IpAddr| {
+        define.subnets.iter().any(|spec| spec.subnet.contains(*ip))
+    };
+    let asked = |(define, _): &(Option<CreateNetwork>, Add)| {
+        define
+            .as_ref()
+            .is_some_and(|define| raw.ips.iter().all(|ip| holds(define, ip)))
+    };
+    if places.iter().any(asked) {
+        places.retain(asked);
+    }
+    Ok(places)
+}
+
+fn is_full(error: &Error) -> bool {
+    matches!(error.code, Code::NetworkFull | Code::PoolExhausted)
+}
+
+async fn attach(
+    state: &ApiState,
+    define: Option<CreateNetwork>,
+    raw: Add,
+) -> Result<Box<api::Container>> {
+    let request = Box::new(AddRequest::try_from(raw)?);
     if let Some(define) = define {
         ensure(&state.handle, &define).await?;
     }
-    let sandbox = open(state.kernel, PathBuf::from(&request.attach.netns)).await?;
-    let answer = state
-        .handle
-        .ask(Request::CniAdd { request, sandbox }, false);
-    let Answer::Container(container) = answer.await? else {
-        return Err(Error::new(Code::Internal, "an attach answered something else").into());
-    };
-    let added = added(&state.handle.snapshot(), &container, &attachment, &routes)?;
-    Ok(ok(&added))
+    let netns = PathBuf::from(&request.attach.netns);
+    let sandbox = open(std::sync::Arc::clone(&state.kernel), netns).await?;
+    let request = Request::CniAdd { request, sandbox };
+    match state.handle.ask(request, false).await? {
+        Answer::Container(container) => Ok(container),
+        _ => Err(Error::new(
+            Code::Internal,
+            "an attach answered something else",
+        )),
+    }
 }
 
 /// Makes the network of a configuration; one that was removed for that first is made at the next try.
@@ -121,18 +171,33 @@ pub(super) async fn status(
         let why = "netd is starting and has not finished its first audit: try again";
         return Err(Error::new(Code::NotReady, why).into());
     }
-    let define = of.define.map(CreateNetwork::try_from).transpose()?;
     let mut views = snapshot.network_views.iter();
-    if define.is_none() && !views.any(|view| view.name == of.network) {
+    if of.define.is_none() && !views.any(|view| view.name == of.network) {
         let why = format!("no network has the name {:?}: create it first", of.network);
         return Err(Error::new(Code::NetworkNotFound, why).into());
     }
-    let request = Request::CniStatus {
+    let raw = Add {
         network: of.network,
-        define: define.map(Box::new),
+        define: of.define,
+        ..Add::default()
     };
-    state.handle.ask(request, false).await?;
-    Ok(ok(&serde_json::Map::new()))
+    let mut full = None;
+    for (define, Add { network, .. }) in places(raw)? {
+        let define = define.map(Box::new);
+        match state
+            .handle
+            .ask(Request::CniStatus { network, define }, false)
+            .await
+        {
+            Ok(_) => return Ok(ok(&serde_json::Map::new())),
+            Err(error) if is_full(&error) => full = Some(error),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    full.map_or_else(
+        || Ok(ok(&serde_json::Map::new())),
+        |error| Err(error.into()),
+    )
 }
 
 /// The attachments of a CNI network.

@@ -39,7 +39,9 @@ impl Notices {
     /// Those that wait, as far as they came before now.
     pub(crate) fn waiting(&mut self) -> Vec<Noticed> {
         let count = self.receiver.len();
-        std::iter::from_fn(|| self.receiver.try_recv().ok()).take(count).collect()
+        std::iter::from_fn(|| self.receiver.try_recv().ok())
+            .take(count)
+            .collect()
     }
 
     /// The next one. After the watch has ended there is none any more.

@@ -122,8 +122,7 @@ impl RealKernel {
             groups: Groups::new(),
             announcer: Announcer::start()
                 .map_err(|source| KernelError::new("start a thread", source))?,
-            closer: Closer::start()
-                .map_err(|source| KernelError::new("start a thread", source))?,
+            closer: Closer::start().map_err(|source| KernelError::new("start a thread", source))?,
             dns,
             own_sockets: Arc::default(),
         };

@@ -145,7 +145,10 @@ impl Sandboxes {
     /// The sandbox of a container.
     pub(super) fn get(&self, id: &ContainerId) -> Option<Arc<Sandbox>> {
         let known = self.lock();
-        known.sandboxes.get(id).map(|(_, sandbox)| Arc::clone(sandbox))
+        known
+            .sandboxes
+            .get(id)
+            .map(|(_, sandbox)| Arc::clone(sandbox))
     }
 
     /// Whether a container has one.
@@ -159,7 +162,10 @@ impl Sandboxes {
         if known.additions == addition {
             return (addition, Vec::new());
         }
-        let later = known.sandboxes.iter().filter(|(_, (number, _))| *number > addition);
+        let later = known
+            .sandboxes
+            .iter()
+            .filter(|(_, (number, _))| *number > addition);
         (known.additions, later.map(|(id, _)| id.clone()).collect())
     }
 

@@ -24,7 +24,12 @@ fn noticed(owner: &ObjectOwner, object: &Object, there: bool) -> Noticed {
 }
 
 fn compare(drift: &mut Drift, wanted: &[Object], busy: bool, now: Instant) -> Places {
-    drift.compare(|_| wanted.to_vec(), |id| id.as_str() == "known", |_| busy, now);
+    drift.compare(
+        |_| wanted.to_vec(),
+        |id| id.as_str() == "known",
+        |_| busy,
+        now,
+    );
     drift.ready(now)
 }
 

@@ -196,7 +196,9 @@ impl Watcher {
     fn find_places(&mut self) {
         let (last, later) = self.shared.sandboxes.after(self.asked_up_to);
         self.asked_up_to = last;
-        let asked = std::mem::take(&mut self.unnumbered).into_iter().chain(later);
+        let asked = std::mem::take(&mut self.unnumbered)
+            .into_iter()
+            .chain(later);
         for id in asked {
             let sandbox = self.shared.sandboxes.get(&id);
             let Some(fd) = sandbox.as_ref().and_then(|sandbox| sandbox.fd.as_ref()) else {

@@ -1,0 +1,168 @@
+//! A node's prefix that holds more pods than a bridge takes ports: cut into pieces, each a network with a bridge of its
+//! own, made when those before it are full.
+//!
+//! Only where containers reach each other by the host anyway (`l3`) is a piece like the whole: a pod has the same routes and
+//! the same neighbours, whatever bridge it is on.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::api::NetworkCreate;
+use crate::net::{Family, Prefix};
+
+/// The longest prefix of IPv4 whose addresses all fit one bridge: 1,021 for containers, and a bridge takes 1,023 ports.
+const PIECE: u8 = 22;
+/// At most 64 pieces.
+const BITS_MAX: u8 = 6;
+
+/// The networks that a definition is made as, in the order of their use; one, as defined, where nothing is to be cut.
+pub fn pieces(define: &NetworkCreate) -> Vec<NetworkCreate> {
+    let whole = || vec![define.clone()];
+    let l3 = define.opts.get("l3").is_some_and(|value| value == "on");
+    let plain = define.gateways.is_empty() && define.ip_ranges.is_empty();
+    let subnets: Result<Vec<Prefix>, _> = define.subnets.iter().map(|text| text.parse()).collect();
+    // What cannot be read is refused where the network is made.
+    let (true, true, Ok(subnets)) = (l3, plain, subnets) else {
+        return whole();
+    };
+    let bits = bits(&subnets);
+    let Some(peers) = peers(define, &subnets).filter(|_| bits > 0) else {
+        return whole();
+    };
+    let piece = |n: u32| {
+        let mut piece = define.clone();
+        let cut = subnets
+            .iter()
+            .map(|subnet| part(*subnet, bits, n).to_string());
+        piece.subnets = cut.collect();
+        piece
+            .opts
+            .insert("non_masquerade".to_owned(), peers.clone());
+        if n > 0 {
+            piece.name = format!("{}-{}", define.name, n + 1);
+            piece.opts.remove("bridge");
+        }
+        piece
+    };
+    (0..1 << bits).map(piece).collect()
+}
+
+/// How many bits tell the pieces apart.
+fn bits(subnets: &[Prefix]) -> u8 {
+    let room = |subnet: &Prefix| {
+        // A piece has 10 bits for its addresses, in either family.
+        let longest = subnet.family().bits() - (Family::V4.bits() - PIECE);
+        longest.saturating_sub(subnet.len())
+    };
+    subnets.iter().map(room).min().unwrap_or(0).min(BITS_MAX)
+}
+
+/// The prefixes of the cluster with those of the node, so that pods of two pieces reach each other.
+fn peers(define: &NetworkCreate, subnets: &[Prefix]) -> Option<String> {
+    let given = define.opts.get("non_masquerade").map_or("", String::as_str);
+    let given: Result<Vec<Prefix>, _> = given
+        .split(',')
+        .filter(|part| !part.is_empty())
+        .map(str::parse)
+        .collect();
+    let mut peers = given.ok()?;
+    for subnet in subnets {
+        if !peers.iter().any(|peer| peer.covers(*subnet)) {
+            peers.retain(|peer| !subnet.covers(*peer));
+            peers.push(*subnet);
+        }
+    }
+    let texts: Vec<String> = peers.iter().map(ToString::to_string).collect();
+    Some(texts.join(","))
+}
+
+/// Part `n` of the 2^`bits` equal parts of a prefix.
+fn part(prefix: Prefix, bits: u8, n: u32) -> Prefix {
+    let len = prefix.len() + bits;
+    let base = match prefix.base() {
+        IpAddr::V4(v4) => IpAddr::V4(Ipv4Addr::from_bits(v4.to_bits() | n << (32 - len))),
+        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(
+            v6.to_bits() | u128::from(n) << (128 - len),
+        )),
+    };
+    Prefix::holding(base, len)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::request::CreateNetwork;
+
+    fn define(subnets: &[&str], opts: &[(&str, &str)]) -> NetworkCreate {
+        let own = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+        NetworkCreate {
+            name: "pods".to_owned(),
+            subnets: subnets.iter().map(ToString::to_string).collect(),
+            opts: opts.iter().map(own).collect::<BTreeMap<_, _>>(),
+            ipv4: subnets.iter().all(|s| s.contains(':')).then_some(false),
+            ..NetworkCreate::default()
+        }
+    }
+
+    #[test]
+    fn a_wide_prefix_is_cut_so_that_each_piece_fits_a_bridge() {
+        let opts = [
+            ("l3", "on"),
+            ("non_masquerade", "10.244.7.0/24,192.0.2.0/24"),
+        ];
+        let cut = pieces(&define(&["10.244.0.0/20", "fd44::/64"], &opts));
+        let names: Vec<&str> = cut.iter().map(|piece| piece.name.as_str()).collect();
+        assert_eq!(names, ["pods", "pods-2", "pods-3", "pods-4"]);
+        assert_eq!(cut[0].subnets, ["10.244.0.0/22", "fd44::/66"]);
+        assert_eq!(cut[3].subnets, ["10.244.12.0/22", "fd44:0:0:0:c000::/66"]);
+        let peers = "192.0.2.0/24,10.244.0.0/20,fd44::/64";
+        assert!(
+            cut.iter()
+                .all(|piece| piece.opts["non_masquerade"] == peers),
+            "{cut:?}"
+        );
+        for piece in cut {
+            CreateNetwork::try_from(piece).unwrap();
+        }
+    }
+
+    #[test]
+    fn the_pieces_are_disjoint_and_no_more_than_64() {
+        for subnets in [
+            &["10.0.0.0/8"][..],
+            &["fd44::/64"],
+            &["10.0.0.0/16", "fd44::/48"],
+        ] {
+            let cut = pieces(&define(subnets, &[("l3", "on")]));
+            assert_eq!(cut.len(), 64, "{subnets:?}");
+            let all: Vec<Prefix> = cut
+                .iter()
+                .flat_map(|piece| &piece.subnets)
+                .map(|text| text.parse().unwrap())
+                .collect();
+            for (n, one) in all.iter().enumerate() {
+                assert!(all[..n].iter().all(|other| !other.overlaps(*one)), "{one}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_fits_one_bridge_or_is_no_node_stays_whole() {
+        let l3 = [("l3", "on")];
+        for whole in [
+            define(&["10.244.1.0/24", "fd44::/64"], &l3),
+            define(&["10.244.0.0/22"], &l3),
+            define(&["10.244.0.0/16"], &[]),
+            define(&["10.244.0.0/16"], &[("l3", "on"), ("non_masquerade", "x")]),
+            define(&["10.244.0.1/16"], &l3),
+            define(&[], &l3),
+            NetworkCreate {
+                gateways: vec!["10.0.0.1".to_owned()],
+                ..define(&["10.0.0.0/8"], &l3)
+            },
+        ] {
+            assert_eq!(pieces(&whole), [whole]);
+        }
+    }
+}
