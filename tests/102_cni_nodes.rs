@@ -43,6 +43,12 @@ fn main() -> std::process::ExitCode {
             a_prefix_is_not_changed,
         ),
         lab::test("install_makes_a_node", install_makes_a_node),
+        lab::test("a_wide_prefix_spreads_over_bridges", a_wide_prefix_spreads),
+        lab::test(
+            "the_pieces_of_a_prefix_are_one_network",
+            pieces_are_one_network,
+        ),
+        lab::test("two_hundred_dels_come_at_once", two_hundred_dels),
     ])
 }
 
@@ -410,5 +416,120 @@ fn install_makes_a_node() {
     );
     assert_eq!(opts["l3"], "on", "{network}");
     plugin.del(&Sandbox::of(&pod), &config);
+    host.done();
+}
+
+/// More pods than share a bridge: by the API alone, since what processes cost is measured elsewhere.
+fn a_wide_prefix_spreads() {
+    /// Addresses of the first piece, a /24, less the network's, the gateway's and the broadcast address.
+    const FIRST: usize = 253;
+    let host = Host::start("node");
+    let plugin = Cni::new(&host);
+    let config = plugin.config("1.1.0", "pods", json!({"podCIDRs": ["10.244.0.0/16"]}));
+    let pods: Vec<Netns> = (0..=FIRST).map(|n| Netns::new(&format!("p{n}"))).collect();
+    let define = json!({"name": "pods", "subnets": ["10.244.0.0/16"], "opts": {"l3": "on"}});
+    let add = |pod: &Netns| {
+        let sandbox = Sandbox::of(pod);
+        let body = json!({
+            "container": sandbox.id, "ifname": "eth0", "netns": sandbox.netns, "cni_network": "pods",
+            "network": "pods", "define": define,
+        });
+        let answer = host.api("POST", "/v1/cni/add", &body.to_string());
+        assert_eq!(answer.status, 200, "{}", answer.body);
+    };
+    std::thread::scope(|scope| {
+        for part in pods[..FIRST].chunks(FIRST.div_ceil(8)) {
+            scope.spawn(|| part.iter().for_each(add));
+        }
+    });
+    let names = || -> Vec<String> {
+        let networks = host.ok(&["network", "ls"]);
+        let names = networks
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|network| network["name"].clone());
+        names
+            .map(|name| name.as_str().unwrap().to_owned())
+            .filter(|name| name != "bridge")
+            .collect()
+    };
+    assert_eq!(names(), ["pods"]);
+    // The first bridge is full, and the plugin says that it can serve.
+    plugin.call("STATUS", None, &config).ok();
+    let made = plugin.add(&Sandbox::of(&pods[FIRST]), &config);
+    assert_eq!(names(), ["pods", "pods-2"]);
+    let address = ip(&made, false);
+    assert!(address.starts_with("10.244.1."), "{address}");
+    let _server = pods[FIRST].tcp_server("last", 80);
+    let answer = pods[7].tcp_probe((address.as_str(), 80), PATIENCE);
+    assert!(reached(answer).1.to_string().starts_with("10.244.0."));
+    // What is left of all of them goes at once.
+    let gc = json!({"cni_network": "pods", "valid": []}).to_string();
+    let answer = host.api("POST", "/v1/cni/gc", &gc);
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    assert_eq!(host.ok(&["ps"]), json!([]));
+    host.done();
+}
+
+/// Pods on several bridges of one node are neighbours like any others.
+fn pieces_are_one_network() {
+    let host = Host::start("node");
+    let plugin = Cni::new(&host);
+    let node = json!({"podCIDRs": ["10.244.0.0/16", "fd44::/64"]});
+    let config = plugin.config("1.0.0", "pods", node);
+    let pods: Vec<Netns> = ["a", "b", "c"].map(Netns::new).into();
+    let asked = ["10.244.0.9", "10.244.4.9", "10.244.255.9"];
+    let mut ips = Vec::new();
+    for (pod, asked) in pods.iter().zip(asked) {
+        let mut config = config.clone();
+        cni::merge(&mut config, json!({"runtimeConfig": {"ips": [asked]}}));
+        let made = plugin.add(&Sandbox::of(pod), &config);
+        assert_eq!(ip(&made, false), asked);
+        ips.push([ip(&made, false), ip(&made, true)]);
+    }
+    let _servers: Vec<_> = pods
+        .iter()
+        .map(|pod| pod.tcp_server(pod.name(), 80))
+        .collect();
+    for (from, own) in pods.iter().zip(&ips) {
+        for (to, addresses) in pods.iter().zip(&ips) {
+            for (family, address) in addresses.iter().enumerate() {
+                let (name, source) = reached(from.tcp_probe((address.as_str(), 80), PATIENCE));
+                assert_eq!(
+                    (name.as_str(), source.to_string()),
+                    (to.name(), own[family].clone())
+                );
+            }
+        }
+    }
+    for pod in &pods {
+        plugin.del(&Sandbox::of(pod), &config);
+    }
+    host.done();
+}
+
+/// As after a reboot, or when a node is drained: the DELs of all pods at the same time, those of unknown ones among them.
+fn two_hundred_dels() {
+    let host = Host::start("node");
+    let plugin = Cni::new(&host);
+    let config = plugin.config("1.0.0", "pods", json!({"podCIDRs": ["10.244.1.0/24"]}));
+    let pods: Vec<Netns> = (0..200).map(|n| Netns::new(&format!("p{n}"))).collect();
+    let at_once = |verb: &str, pods: &[Netns]| {
+        std::thread::scope(|scope| {
+            for pod in pods {
+                let (plugin, config) = (&plugin, &config);
+                scope.spawn(move || plugin.call(verb, Some(&Sandbox::of(pod)), config).ok());
+            }
+        });
+    };
+    for some in pods[..100].chunks(25) {
+        at_once("ADD", some);
+    }
+    at_once("DEL", &pods);
+    assert_eq!(host.ok(&["ps"]), json!([]));
+    for pod in &pods[..100] {
+        assert_eq!(pod.links().len(), 1, "only lo is left");
+    }
     host.done();
 }

@@ -85,7 +85,7 @@ pub struct Add {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub routes: Vec<StaticRoute>,
     /// Limits of the rate.
-    #[serde(default, skip_serializing_if = "Bandwidth::is_none")]
+    #[serde(default, skip_serializing_if = "Bandwidth::is_unset")]
     pub bandwidth: Bandwidth,
     /// Only an address is asked for (`ipam.type: netd`): netd makes no interface.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -133,6 +133,11 @@ impl Bandwidth {
         self.ingress_rate == 0 && self.egress_rate == 0
     }
 
+    /// Whether nothing is said.
+    pub fn is_unset(&self) -> bool {
+        *self == Self::default()
+    }
+
     /// A rate and its burst come together, and the burst fits the 32 bits of bytes that the kernel has for it.
     pub fn check(&self) -> Result<()> {
         let sides = [
@@ -164,7 +169,7 @@ pub struct CniEndpoint {
     /// The `name` of the CNI network.
     pub network: String,
     /// Limits of the rate.
-    #[serde(default, skip_serializing_if = "Bandwidth::is_none")]
+    #[serde(default, skip_serializing_if = "Bandwidth::is_unset")]
     pub bandwidth: Bandwidth,
     /// Further routes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -404,6 +409,18 @@ mod tests {
         };
         assert!(check(0, 0) && check(8_000, 8_000));
         assert!(!check(1000, 0) && !check(0, 1000));
+        // A burst alone is told, so that it is refused (found by fuzzing).
+        let alone = Bandwidth {
+            egress_burst: 8,
+            ..Bandwidth::default()
+        };
+        let sent = Add {
+            bandwidth: alone,
+            ..add()
+        };
+        let text = serde_json::to_string(&sent).unwrap();
+        assert_eq!(serde_json::from_str::<Add>(&text).unwrap(), sent);
+        assert!(AddRequest::try_from(sent).is_err());
         // The reference plugin refuses 4 GiB too.
         assert!(!check(1000, 8 * (1 << 32)));
         assert!(check(1000, 8 * ((1 << 32) - 2)));

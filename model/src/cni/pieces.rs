@@ -1,4 +1,4 @@
-//! A node's prefix that holds more pods than a bridge takes ports: cut into pieces, each a network with a bridge of its
+//! A node's prefix that holds more pods than should share a bridge: cut into pieces, each a network with a bridge of its
 //! own, made when those before it are full.
 //!
 //! Only where containers reach each other by the host anyway (`l3`) is a piece like the whole: a pod has the same routes and
@@ -7,53 +7,70 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::api::NetworkCreate;
-use crate::net::{Family, Prefix};
+use crate::net::Prefix;
 
-/// The longest prefix of IPv4 whose addresses all fit one bridge: 1,021 for containers, and a bridge takes 1,023 ports.
-const PIECE: u8 = 22;
-/// At most 64 pieces.
-const BITS_MAX: u8 = 6;
+/// Bits of an address within a piece: 253 containers. A broadcast is copied to every port, in the time of its sender, and
+/// with a thousand ports the copies fill the queue of the processor (`net.core.netdev_max_backlog`): the answer is dropped.
+const WITHIN: u8 = 8;
+/// Most bits that tell pieces apart.
+const BITS_MAX: u8 = 16;
+/// Most pieces.
+const MOST: u32 = 256;
 
 /// The networks that a definition is made as, in the order of their use; one, as defined, where nothing is to be cut.
-pub fn pieces(define: &NetworkCreate) -> Vec<NetworkCreate> {
-    let whole = || vec![define.clone()];
+pub fn pieces(define: &NetworkCreate) -> impl Iterator<Item = NetworkCreate> + use<> {
+    let cut = cut(define);
+    let count = cut.as_ref().map_or(1, |cut| MOST.min(1 << cut.bits));
+    let define = define.clone();
+    (0..count).map(move |n| {
+        cut.as_ref()
+            .map_or_else(|| define.clone(), |cut| cut.piece(&define, n))
+    })
+}
+
+/// How a definition is cut.
+struct Cut {
+    subnets: Vec<Prefix>,
+    bits: u8,
+    peers: String,
+}
+
+fn cut(define: &NetworkCreate) -> Option<Cut> {
     let l3 = define.opts.get("l3").is_some_and(|value| value == "on");
     let plain = define.gateways.is_empty() && define.ip_ranges.is_empty();
-    let subnets: Result<Vec<Prefix>, _> = define.subnets.iter().map(|text| text.parse()).collect();
+    if !l3 || !plain {
+        return None;
+    }
     // What cannot be read is refused where the network is made.
-    let (true, true, Ok(subnets)) = (l3, plain, subnets) else {
-        return whole();
-    };
-    let bits = bits(&subnets);
-    let Some(peers) = peers(define, &subnets).filter(|_| bits > 0) else {
-        return whole();
-    };
-    let piece = |n: u32| {
+    let subnets = define.subnets.iter().map(|text| text.parse());
+    let subnets: Vec<Prefix> = subnets.collect::<Result<_, _>>().ok()?;
+    let room = |subnet: &Prefix| (subnet.family().bits() - WITHIN).saturating_sub(subnet.len());
+    let bits = subnets.iter().map(room).min()?.min(BITS_MAX);
+    let peers = peers(define, &subnets)?;
+    (bits > 0).then_some(Cut {
+        subnets,
+        bits,
+        peers,
+    })
+}
+
+impl Cut {
+    fn piece(&self, define: &NetworkCreate, n: u32) -> NetworkCreate {
         let mut piece = define.clone();
-        let cut = subnets
+        let parts = self
+            .subnets
             .iter()
-            .map(|subnet| part(*subnet, bits, n).to_string());
-        piece.subnets = cut.collect();
+            .map(|subnet| part(*subnet, self.bits, n));
+        piece.subnets = parts.map(|part| part.to_string()).collect();
         piece
             .opts
-            .insert("non_masquerade".to_owned(), peers.clone());
+            .insert("non_masquerade".to_owned(), self.peers.clone());
         if n > 0 {
             piece.name = format!("{}-{}", define.name, n + 1);
             piece.opts.remove("bridge");
         }
         piece
-    };
-    (0..1 << bits).map(piece).collect()
-}
-
-/// How many bits tell the pieces apart.
-fn bits(subnets: &[Prefix]) -> u8 {
-    let room = |subnet: &Prefix| {
-        // A piece has 10 bits for its addresses, in either family.
-        let longest = subnet.family().bits() - (Family::V4.bits() - PIECE);
-        longest.saturating_sub(subnet.len())
-    };
-    subnets.iter().map(room).min().unwrap_or(0).min(BITS_MAX)
+    }
 }
 
 /// The prefixes of the cluster with those of the node, so that pods of two pieces reach each other.
@@ -105,18 +122,22 @@ mod tests {
         }
     }
 
+    fn all(define: &NetworkCreate) -> Vec<NetworkCreate> {
+        pieces(define).collect()
+    }
+
     #[test]
     fn a_wide_prefix_is_cut_so_that_each_piece_fits_a_bridge() {
         let opts = [
             ("l3", "on"),
             ("non_masquerade", "10.244.7.0/24,192.0.2.0/24"),
         ];
-        let cut = pieces(&define(&["10.244.0.0/20", "fd44::/64"], &opts));
+        let cut = all(&define(&["10.244.0.0/22", "fd44::/64"], &opts));
         let names: Vec<&str> = cut.iter().map(|piece| piece.name.as_str()).collect();
         assert_eq!(names, ["pods", "pods-2", "pods-3", "pods-4"]);
-        assert_eq!(cut[0].subnets, ["10.244.0.0/22", "fd44::/66"]);
-        assert_eq!(cut[3].subnets, ["10.244.12.0/22", "fd44:0:0:0:c000::/66"]);
-        let peers = "192.0.2.0/24,10.244.0.0/20,fd44::/64";
+        assert_eq!(cut[0].subnets, ["10.244.0.0/24", "fd44::/66"]);
+        assert_eq!(cut[3].subnets, ["10.244.3.0/24", "fd44:0:0:0:c000::/66"]);
+        let peers = "192.0.2.0/24,10.244.0.0/22,fd44::/64";
         assert!(
             cut.iter()
                 .all(|piece| piece.opts["non_masquerade"] == peers),
@@ -128,21 +149,24 @@ mod tests {
     }
 
     #[test]
-    fn the_pieces_are_disjoint_and_no_more_than_64() {
+    fn the_pieces_are_disjoint_and_no_more_than_256() {
         for subnets in [
             &["10.0.0.0/8"][..],
             &["fd44::/64"],
             &["10.0.0.0/16", "fd44::/48"],
         ] {
-            let cut = pieces(&define(subnets, &[("l3", "on")]));
-            assert_eq!(cut.len(), 64, "{subnets:?}");
-            let all: Vec<Prefix> = cut
+            let cut = all(&define(subnets, &[("l3", "on")]));
+            assert_eq!(cut.len(), 256, "{subnets:?}");
+            let prefixes: Vec<Prefix> = cut
                 .iter()
                 .flat_map(|piece| &piece.subnets)
                 .map(|text| text.parse().unwrap())
                 .collect();
-            for (n, one) in all.iter().enumerate() {
-                assert!(all[..n].iter().all(|other| !other.overlaps(*one)), "{one}");
+            for (n, one) in prefixes.iter().enumerate() {
+                assert!(
+                    prefixes[..n].iter().all(|other| !other.overlaps(*one)),
+                    "{one}"
+                );
             }
         }
     }
@@ -152,7 +176,7 @@ mod tests {
         let l3 = [("l3", "on")];
         for whole in [
             define(&["10.244.1.0/24", "fd44::/64"], &l3),
-            define(&["10.244.0.0/22"], &l3),
+            define(&["10.244.1.0/25"], &l3),
             define(&["10.244.0.0/16"], &[]),
             define(&["10.244.0.0/16"], &[("l3", "on"), ("non_masquerade", "x")]),
             define(&["10.244.0.1/16"], &l3),
@@ -162,7 +186,7 @@ mod tests {
                 ..define(&["10.0.0.0/8"], &l3)
             },
         ] {
-            assert_eq!(pieces(&whole), [whole]);
+            assert_eq!(all(&whole), [whole]);
         }
     }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use axum::extract::State;
 use axum::response::Response;
 use futures_util::future::join_all;
-use netd_model::api;
+use netd_model::api::{self, NetworkCreate};
 use netd_model::cni::{
     self, Add, AddRequest, Added, Address, Attachment, Collected, Gc, Interface, SPOOL,
     StaticRoute, StatusOf,
@@ -34,7 +34,8 @@ pub(super) async fn add(
     // A DEL of the same attachment that still waits came before.
     state.spool.settle(&attachment, &state.handle).await?;
     let mut full = None;
-    for (define, raw) in places(raw)? {
+    for place in places(raw) {
+        let (define, raw) = place?;
         match attach(&state, define, raw.clone()).await {
             Ok(container) => {
                 let snapshot = state.handle.snapshot();
@@ -45,37 +46,39 @@ pub(super) async fn add(
             Err(error) => return Err(error.into()),
         }
     }
-    let none = || Error::new(Code::PoolExhausted, "the network has no pieces");
+    let none = || {
+        Error::new(
+            Code::PoolExhausted,
+            "no bridge of the network has the addresses asked for: a node has 256 of 253 addresses",
+        )
+    };
     Err(full.unwrap_or_else(none).into())
 }
 
-/// Where a request can be served, in the order of trying: on the pieces of its network that hold the addresses asked for.
-fn places(raw: Add) -> Result<Vec<(Option<CreateNetwork>, Add)>> {
-    let Some(define) = &raw.define else {
-        return Ok(vec![(None, raw)]);
+/// Where a request can be served, in the order of trying: on the pieces of its network; for addresses out of them, on the
+/// piece that has them.
+fn places(raw: Add) -> impl Iterator<Item = Result<(Option<CreateNetwork>, Add)>> {
+    let named = raw.define.is_none().then(|| Ok((None, raw.clone())));
+    let holds = |define: &NetworkCreate, ip: &IpAddr| {
+        let subnets = define.subnets.iter().map(|text| text.parse::<Prefix>());
+        subnets.flatten().any(|subnet| subnet.contains(*ip))
     };
-    let mut places = Vec::new();
-    for piece in cni::pieces(define) {
-        let (network, define) = (piece.name.clone(), CreateNetwork::try_from(piece)?);
+    let whole = raw.define.clone();
+    let chosen = whole
+        .as_ref()
+        .is_some_and(|whole| raw.ips.iter().all(|ip| holds(whole, ip)));
+    let pieces = whole.into_iter().flat_map(|whole| cni::pieces(&whole));
+    let asked = raw.ips.clone();
+    let pieces = pieces.filter(move |piece| !chosen || asked.iter().all(|ip| holds(piece, ip)));
+    let made = pieces.map(move |piece| {
         let add = Add {
-            network,
+            network: piece.name.clone(),
             define: None,
             ..raw.clone()
         };
-        places.push((Some(define), add));
-    }
-    let holds = |define: &CreateNetwork, ip: &IpAddr| {
-        define.subnets.iter().any(|spec| spec.subnet.contains(*ip))
-    };
-    let asked = |(define, _): &(Option<CreateNetwork>, Add)| {
-        define
-            .as_ref()
-            .is_some_and(|define| raw.ips.iter().all(|ip| holds(define, ip)))
-    };
-    if places.iter().any(asked) {
-        places.retain(asked);
-    }
-    Ok(places)
+        Ok((Some(CreateNetwork::try_from(piece)?), add))
+    });
+    named.into_iter().chain(made)
 }
 
 fn is_full(error: &Error) -> bool {
@@ -182,7 +185,8 @@ pub(super) async fn status(
         ..Add::default()
     };
     let mut full = None;
-    for (define, Add { network, .. }) in places(raw)? {
+    for place in places(raw) {
+        let (define, Add { network, .. }) = place?;
         let define = define.map(Box::new);
         match state
             .handle
