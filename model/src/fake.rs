@@ -595,7 +595,6 @@ pub(crate) mod tests {
             snat: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
             trusted: vec![IfName::parse("wg0").unwrap()],
             non_masquerade: cluster(),
-            l3: true,
             ..Policy::default()
         };
         let apart = Network {
@@ -604,6 +603,10 @@ pub(crate) mod tests {
         };
         let routed = Network {
             mode: Mode::Routed,
+            policy: Policy {
+                l3: true,
+                ..Policy::default()
+            },
             ..network(6, true, false)
         };
         let mut made = container(3, &[&host.networks[&1], &routed], ports);

@@ -136,7 +136,7 @@ mod tests {
         let names: Vec<&str> = cut.iter().map(|piece| piece.name.as_str()).collect();
         assert_eq!(names, ["pods", "pods-2", "pods-3", "pods-4"]);
         assert_eq!(cut[0].subnets, ["10.244.0.0/24", "fd44::/66"]);
-        assert_eq!(cut[3].subnets, ["10.244.3.0/24", "fd44:0:0:0:c000::/66"]);
+        assert_eq!(cut[3].subnets, ["10.244.3.0/24", "fd44::c000:0:0:0/66"]);
         let peers = "192.0.2.0/24,10.244.0.0/22,fd44::/64";
         assert!(
             cut.iter()
