@@ -18,6 +18,8 @@ use serde_json::Value;
 mod forwarding;
 #[path = "names/upstream.rs"]
 mod upstream;
+#[path = "names/ways.rs"]
+mod ways;
 
 use upstream::Upstream;
 
@@ -42,6 +44,9 @@ fn main() -> ExitCode {
             "internal_is_not_forwarded",
             forwarding::internal_is_not_forwarded,
         ),
+        lab::test("from_inside_a_container", ways::from_inside_a_container),
+        lab::test("over_tls", ways::over_tls),
+        lab::test("query_log", ways::query_log),
         lab::test("port_53_stays_free", port_53_stays_free),
         lab::test("no_conntrack_entries", no_conntrack_entries),
         lab::test("resolv_conf", resolv_conf),
