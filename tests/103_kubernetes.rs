@@ -122,25 +122,27 @@ impl Node {
     /// A container of the DaemonSet: the image and the volumes in a mount namespace of its own, the node's network.
     fn container(&self, container: &Value, pod: &Value, command: &[String]) -> Command {
         let image = lab::scratch("image");
-        let mut script = String::from("set -eu\nI=$0\n");
-        script += "mount -t tmpfs -o mode=755 image $I\n";
-        script += "mkdir -p $I/bin $I/etc $I/proc $I/sys $I/dev $I/usr $I/lib $I/lib64 $I/run $I/var/lib $I/tmp\n";
-        script += "mount --make-private $I\nln -s /run $I/var/run\n";
-        // What stands for the base image: the machine's libraries and shell.
-        script += "for d in usr lib lib64 proc sys dev; do if [ -e /$d ]; then mount --rbind /$d $I/$d; fi; done\n";
-        script += "ln -s /usr/bin/sh $I/bin/sh\n";
-        script += "echo nameserver 192.0.2.53 > $I/etc/resolv.conf\n";
+        let exe = std::env::current_exe().unwrap();
+        let exe = exe.display();
+        let mut script = vec![
+            "set -eu; I=$0".to_owned(),
+            "mount -t tmpfs -o mode=755 image $I; mount --make-private $I".to_owned(),
+            "mkdir -p $I/bin $I/etc $I/proc $I/sys $I/dev $I/usr $I/lib $I/lib64 $I/run $I/var/lib $I/opt".to_owned(),
+            "ln -s /run $I/var/run".to_owned(),
+            // What stands for the base image: the machine's libraries and shell.
+            "for d in usr lib lib64 proc sys dev; do if [ -e /$d ]; then mount --rbind /$d $I/$d; fi; done".to_owned(),
+            "ln -s /usr/bin/sh $I/bin/sh".to_owned(),
+            "echo nameserver 192.0.2.53 > $I/etc/resolv.conf".to_owned(),
+        ];
         for (program, own) in copied() {
-            let exe = std::env::current_exe().unwrap();
-            let exe = exe.display();
-            script += &match own {
-                // The plugin is known by its name, and copies itself.
-                None => format!("touch $I{program}\nmount --bind {exe} $I{program}\n"),
-                Some(word) => format!(
-                    "mkdir -p $I/opt\ntouch $I/opt/{word}\nmount --bind {exe} $I/opt/{word}\n\
-                     printf '#!/bin/sh\\nexec /opt/{word} {word} \"$@\"\\n' > $I{program}\nchmod 755 $I{program}\n"
-                ),
-            };
+            // The plugin is known by its name, and copies itself; the others are called by a word.
+            let file = own.map_or_else(|| program.clone(), |word| format!("/opt/{word}"));
+            script.push(format!("touch $I{file}; mount --bind {exe} $I{file}"));
+            if let Some(word) = own {
+                script.push(format!(
+                    "printf '#!/bin/sh\\nexec {file} {word} \"$@\"\\n' > $I{program}; chmod 755 $I{program}"
+                ));
+            }
         }
         for mount in container["volumeMounts"].as_array().unwrap() {
             let mut volumes = pod["volumes"].as_array().unwrap().iter();
@@ -156,11 +158,13 @@ impl Node {
                 Some("HostToContainer") => "rslave",
                 _ => "rprivate",
             };
-            script += &format!(
-                "mkdir -p {source} $I{at}\nmount --rbind {source} $I{at}\nmount --make-{form} $I{at}\n"
-            );
+            script.push(format!(
+                "mkdir -p {source} $I{at}; mount --rbind {source} $I{at}"
+            ));
+            script.push(format!("mount --make-{form} $I{at}"));
         }
-        script += "exec chroot $I \"$@\"\n";
+        script.push("exec chroot $I \"$@\"".to_owned());
+        let script = script.join("\n");
         let words = [
             "--mount",
             "--propagation",

@@ -149,6 +149,10 @@ impl Mode {
 
 /// Who may talk to whom on a network. Its fields are keys of the network's record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "switches that an administrator sets one by one"
+)]
 pub struct Policy {
     /// Whether its containers reach each other.
     #[serde(default = "yes", skip_serializing_if = "is_yes")]
