@@ -134,7 +134,7 @@ impl Kind {
             | Self::CreateInternal
             | Self::AttachPredefined
             | Self::FirstStart => {}
-            Self::Remove => small(lab, "web", 1, true).await,
+            Self::Remove | Self::Reserve | Self::CniAdd => small(lab, "web", 1, true).await,
             Self::Prune => {
                 for (name, n) in [("one", 1), ("two", 2), ("three", 3)] {
                     small(lab, name, n, n == 3).await;
@@ -165,7 +165,6 @@ impl Kind {
                 small(lab, "web", 1, true).await;
                 attach(lab, "a", &["web"], PORTS).await;
             }
-            Self::Reserve | Self::CniAdd => small(lab, "web", 1, true).await,
             Self::Unreserve => {
                 small(lab, "web", 1, true).await;
                 let request = reserve(Some("10.9.1.5"));
