@@ -26,7 +26,7 @@ fn main() -> std::process::ExitCode {
             pods_of_two_nodes(Filter::Off);
         }),
         lab::test("the_same_with_br_netfilter", || {
-            pods_of_two_nodes(Filter::On)
+            pods_of_two_nodes(Filter::On);
         }),
         lab::test("a_service_leads_to_a_pod_of_the_same_node", || {
             a_service_leads_to_a_pod(Filter::Off);

@@ -130,7 +130,7 @@ mod tests {
     fn a_wide_prefix_is_cut_so_that_each_piece_fits_a_bridge() {
         let opts = [
             ("l3", "on"),
-            ("non_masquerade", "10.244.7.0/24,192.0.2.0/24"),
+            ("non_masquerade", "10.244.1.0/24,192.0.2.0/24"),
         ];
         let cut = all(&define(&["10.244.0.0/22", "fd44::/64"], &opts));
         let names: Vec<&str> = cut.iter().map(|piece| piece.name.as_str()).collect();
