@@ -208,7 +208,7 @@ fn additions(
 }
 
 const PAIR: u8 = 8;
-const ANNOUNCE: u8 = 13;
+const ANNOUNCE: u8 = 14;
 
 /// The order of dependence; the published elements come last, when everything behind them works.
 fn rank(object: &Object) -> u8 {
@@ -241,10 +241,11 @@ fn rank(object: &Object) -> u8 {
         Object::BridgePort(_) | Object::Shaper(_) | Object::Redirect(_) => 9,
         Object::Loopback(_) => 10,
         Object::Address(_) => 11,
-        Object::Route(_) => 12,
-        Object::Ruleset(_) => 14,
-        Object::DnsSocket(_) => 15,
-        Object::Element(_) => 16,
+        // A next hop has to be on the link before anything leads to it.
+        Object::Route(route) => 12 + u8::from(route.via.is_some()),
+        Object::Ruleset(_) => 15,
+        Object::DnsSocket(_) => 16,
+        Object::Element(_) => 17,
     }
 }
 

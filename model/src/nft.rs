@@ -327,8 +327,8 @@ pub enum Stmt {
     CtState(CtState),
     /// `ct status dnat`.
     CtStatusDnat,
-    /// `ct status snat,dnat`: one address of the flow is translated.
-    CtStatusNat,
+    /// `ct direction original`.
+    CtOriginal,
     /// `ct direction reply`.
     CtReply,
     /// `fib daddr type local`.

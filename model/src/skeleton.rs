@@ -76,13 +76,17 @@ pub const LO: &str = "lo";
 pub const SNAT: &str = "snat";
 /// Ports of containers that are reached at their own address (routed mode): `address . protocol . port`.
 pub const OPEN: &str = "open";
-/// Intervals: a bridge with its own subnet, `bridge . subnet`.
+/// Containers that have published ports and answer their neighbours by the host: `address . address`, twice the same.
+pub const ITSELF: &str = "itself";
+/// Intervals: a bridge with its own subnet, `bridge . subnet`, where containers answer their neighbours directly.
 pub const OWN: &str = "own";
 /// Intervals: container addresses, that is subnets *without* the gateway's address. With it the host's own connection
 /// to a published `GATEWAY:PORT` of another network would die: its answers come in by the other bridge.
 pub const GUARD: &str = "guard";
 /// Intervals: from which interface guarded addresses may be reached directly, `interface . subnet`.
 pub const DIRECT: &str = "direct";
+/// Intervals: who in the cluster reaches which subnet directly, `prefix . subnet`.
+pub const PEERS: &str = "peers";
 
 /// The name of a family's set: `pub4` of [`PUB`].
 pub fn of_family(stem: &str, family: Family) -> String {
@@ -260,9 +264,11 @@ fn host_sets() -> Vec<SetSpec> {
                 ..each(SNAT, &[Ifname])
             },
             each(OPEN, &[ip, L4Proto, Port]),
+            each(ITSELF, &[ip, ip]),
             intervals(OWN, &[Ifname, ip]),
             intervals(GUARD, &[ip]),
             intervals(DIRECT, &[Ifname, ip]),
+            intervals(PEERS, &[ip, ip]),
         ]);
         sets.extend(counts::sets(family));
     }
@@ -315,6 +321,15 @@ fn postrouting() -> Rules {
             Stmt::Masquerade,
         ]
     };
+    // With l3 neighbours answer by the host, and only a container itself would answer at once.
+    let itself = |family| {
+        let key = [Expr::Saddr(family), Expr::Daddr(family)];
+        vec![
+            Stmt::CtStatusDnat,
+            within(&key, &of_family(ITSELF, family)),
+            Stmt::Masquerade,
+        ]
+    };
     // Published on a loopback address: the container could not answer it.
     let local = |left, prefix| {
         vec![
@@ -327,12 +342,16 @@ fn postrouting() -> Rules {
     vec![
         hairpin(Family::V4),
         hairpin(Family::V6),
+        itself(Family::V4),
+        itself(Family::V6),
         local(Expr::Saddr(Family::V4), loopback()),
         local(Expr::Saddr(Family::V6), one),
         // What is below is for packets of containers; clients from outside and programs of the host are spared it.
         vec![outside(&[Expr::Iifname], BRIDGES), RETURN],
         vec![within(&[Expr::Iifname, Expr::Oifname], SAME), RETURN],
         vec![within(&[Expr::Iifname, Expr::Oifname], TRUSTED), RETURN],
+        from_cluster(Family::V4, Expr::Daddr, Expr::Saddr, RETURN),
+        from_cluster(Family::V6, Expr::Daddr, Expr::Saddr, RETURN),
         vec![snat(Family::V4)],
         vec![snat(Family::V6)],
         vec![
@@ -342,11 +361,24 @@ fn postrouting() -> Rules {
     ]
 }
 
-/// To a nat network only published ports and trusted interfaces lead.
+/// A packet between a peer in the cluster and a container.
+fn from_cluster(
+    family: Family,
+    peer: fn(Family) -> Expr,
+    container: fn(Family) -> Expr,
+    then: Stmt,
+) -> Vec<Stmt> {
+    let key = [peer(family), container(family)];
+    vec![within(&key, &of_family(PEERS, family)), then]
+}
+
+/// To a nat network only published ports, trusted interfaces and its cluster lead.
 fn to_nat() -> Rules {
     vec![
         vec![Stmt::CtStatusDnat, ACCEPT],
         vec![within(&[Expr::Iifname, Expr::Oifname], TRUSTED), ACCEPT],
+        from_cluster(Family::V4, Expr::Saddr, Expr::Daddr, ACCEPT),
+        from_cluster(Family::V6, Expr::Saddr, Expr::Daddr, ACCEPT),
         vec![Stmt::Verdict(Verdict::Goto("unpublished".to_owned()))],
     ]
 }
@@ -382,6 +414,8 @@ fn to_routed() -> Rules {
         open(Family::V4),
         open(Family::V6),
         vec![within(&[Expr::Iifname, Expr::Oifname], TRUSTED), ACCEPT],
+        from_cluster(Family::V4, Expr::Saddr, Expr::Daddr, ACCEPT),
+        from_cluster(Family::V6, Expr::Saddr, Expr::Daddr, ACCEPT),
         vec![Stmt::Verdict(Verdict::Goto("unpublished".to_owned()))],
     ]
 }

@@ -2,8 +2,8 @@
 
 use super::drops::{Reason, because};
 use super::{
-    ACCEPT, BRIDGES, CONNTRACK, DIRECT, DSTNAT, FAMILIES, GUARD, Rules, chain, filter, loopback,
-    of_family, outside, within,
+    ACCEPT, BRIDGES, CONNTRACK, DIRECT, DSTNAT, FAMILIES, GUARD, PEERS, Rules, chain, filter,
+    loopback, of_family, outside, within,
 };
 use crate::net::{Family, IfName};
 use crate::nft::{Chain, Datum, Expr, HookPoint, Stmt, Verdict};
@@ -49,17 +49,21 @@ fn guard() -> Rules {
             within(&[Expr::Iifname], BRIDGES),
             because(Reason::Loopback),
         ],
-        // Most packets leave here, without a lookup. No flow with a translated address bears a guarded address on the
-        // wire: its first packet would have been dropped below, and what is sent back to it goes to the host's address.
-        vec![Stmt::CtStatusNat, ACCEPT],
+        // To a published port, without a lookup: on the wire such a packet is for the address that it is published on, as
+        // the first of its flow was. Not what is sent back, which may be for a container.
+        vec![Stmt::CtStatusDnat, Stmt::CtOriginal, ACCEPT],
     ];
     for family in FAMILIES {
-        // Invariant I5: a container's own address is reached from its own network only.
+        // Invariant I5: a container's own address is reached from its own network only, and from its cluster.
         rules.push(vec![
             within(&[Expr::Daddr(family)], &of_family(GUARD, family)),
             outside(
                 &[Expr::Iifname, Expr::Daddr(family)],
                 &of_family(DIRECT, family),
+            ),
+            outside(
+                &[Expr::Saddr(family), Expr::Daddr(family)],
+                &of_family(PEERS, family),
             ),
             Stmt::Verdict(Verdict::Goto("guarded".to_owned())),
         ]);

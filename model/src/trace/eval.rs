@@ -189,8 +189,8 @@ impl Run<'_> {
                 }
             }
             Stmt::CtState(state) => go_on(*state == CtState::New),
-            // Of a flow's first packet only the destination may be translated already.
-            Stmt::CtStatusDnat | Stmt::CtStatusNat => go_on(self.packet.dnat),
+            Stmt::CtStatusDnat => go_on(self.packet.dnat),
+            Stmt::CtOriginal => Next::On,
             Stmt::CtReply => Next::Miss,
             Stmt::FibDaddrLocal => go_on(self.packet.local),
             Stmt::Masquerade => ruled(Ruled::Snat(None)),
