@@ -39,8 +39,11 @@ fn render_set(set: &SetSpec) -> String {
         SetKind::VerdictMap => " : verdict".to_owned(),
     };
     let flags = if set.interval { " flags interval;" } else { "" };
+    let size = set
+        .size
+        .map_or_else(String::new, |size| format!(" size {size};"));
     format!(
-        "\t{what} {} {{ type {}{data};{flags} }}\n",
+        "\t{what} {} {{ type {}{data};{size}{flags} }}\n",
         set.name,
         types(&set.key)
     )

@@ -290,6 +290,16 @@ impl Rule<'_> {
         if let (Expr::L4Proto, Datum::L4Proto(number), false) = (left, right, invert) {
             self.proto = Some(*number);
         }
+        if let (Expr::EtherType, Datum::EtherType(number), false) = (left, right, invert) {
+            let known = [
+                Protocol::Ip(Family::V4),
+                Protocol::Ip(Family::V6),
+                Protocol::Arp,
+            ];
+            self.protocol = known
+                .into_iter()
+                .find(|known| known.ether_type() == *number);
+        }
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use netd_dns::{Zone, ZoneHandle};
 use netd_model::api;
 use netd_model::error::{Code, Error};
 use netd_model::request::{Attach, CreateNetwork};
-use netd_model::{Key, Ns, Object, Op};
+use netd_model::{Key, Ns, Object, Op, Owner};
 
 use super::handle::{Answer, Handle, Request};
 use super::{Timing, start};
@@ -176,7 +176,7 @@ impl Lab {
             .values()
             .filter(|object| !matches!(object, Object::Ruleset(r) if r.table.ns == Ns::Host))
             .filter(|object| !matches!(object, Object::Sysctl(_) | Object::Loopback(_)))
-            .filter(|object| !matches!(object, Object::Element(e) if e.key.set == "forwarding"))
+            .filter(|object| !matches!(object, Object::Element(e) if e.owner == Owner::Host))
             .map(ToString::to_string)
             .collect();
         assert_eq!(left, Vec::<String>::new());

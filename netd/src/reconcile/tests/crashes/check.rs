@@ -278,7 +278,7 @@ async fn empty(machine: &Machine, daemon: &Daemon) -> Result<(), String> {
     daemon.settle().await;
     let of_host = |o: &Object| {
         matches!(o, Object::Ruleset(r) if r.table.ns == Ns::Host)
-            || matches!(o, Object::Element(e) if e.key.set == "forwarding")
+            || matches!(o, Object::Element(e) if e.owner == Owner::Host)
     };
     none("left when all is removed", &left(machine, of_host))?;
     whole(daemon).await?;
