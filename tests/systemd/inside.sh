@@ -26,7 +26,11 @@ namespaces() { # opened by netd: what it holds of containers
 }
 echo "systemd $(systemctl --version | head -n 1), Linux $(uname -r)"
 
-systemctl start netd
+systemctl start netd || {
+    journalctl -u netd --no-pager | tail -n 40
+    echo "WRONG: it does not start"
+    exit 1
+}
 say "Type=notify: started when ready" is ActiveState active
 say "status text" systemctl show netd -p StatusText --value
 echo "  $(show StatusText)"
