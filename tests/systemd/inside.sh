@@ -49,7 +49,7 @@ say "reload ended" is ActiveState active
 systemctl restart netd
 say "restart: another process" differs MainPID "$pid"
 say "restart: the container is still there" netctl inspect box
-say "restart: nothing to repair" sh -c 'netctl plan | grep -q "nothing to do"'
+say "restart: nothing to repair" sh -c 'netctl plan | grep -q "\"ops\": \[\]"'
 
 systemctl stop netd
 say "stopped: the link stays" ip netns exec box ip addr show eth0
