@@ -440,7 +440,7 @@ fn counters() {
     host.kill_daemon();
     host.start_daemon();
     assert_eq!(port(&host, 1), udp);
-    let page = metrics(&host);
+    let page = host.metrics();
     let line = format!(
         "netd_port_receive_packets_total{{container=\"c\",proto=\"udp\",port=\"80\"}} {received}"
     );
@@ -453,19 +453,8 @@ fn counters() {
         "{page}"
     );
     host.ok(&["detach", "c"]);
-    assert!(!metrics(&host).contains("container="));
+    assert!(!host.metrics().contains("container="));
     host.done();
-}
-
-fn metrics(host: &Host) -> String {
-    use std::io::{Read as _, Write as _};
-    let mut stream = std::os::unix::net::UnixStream::connect(host.socket()).unwrap();
-    let request = "GET /metrics HTTP/1.1\r\nhost: netd\r\nconnection: close\r\n\r\n";
-    stream.write_all(request.as_bytes()).unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).unwrap();
-    assert!(text.starts_with("HTTP/1.1 200"), "{text}");
-    text
 }
 
 /// The neighbour has several addresses to ask from.

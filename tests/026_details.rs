@@ -106,6 +106,13 @@ fn gateway_priority() {
         Some("c")
     );
     host.assert_healthy();
+    host.ok(&["connect", "n3", "c", "--ifname=eth3", "--gw-priority=10"]);
+    assert_eq!(names(defaults(&c, false)), ["eth3", "eth1", "eth2"]);
+    assert_eq!(
+        outside.tcp_probe("192.0.2.1:8080", PATIENCE).name(),
+        Some("c")
+    );
+    host.assert_healthy();
     host.done();
 }
 

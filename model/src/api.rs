@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::access::Access;
-use crate::counters::{Both, LinkCount};
+use crate::counters::{Both, Drops, LinkCount};
 use crate::error::Error;
 use crate::naming::Naming;
 use crate::net::{IfName, Mac, Proto};
@@ -506,6 +506,9 @@ pub struct Status {
     pub host_changes: Vec<HostChange>,
     /// Objects with our mark that serve nothing on record.
     pub orphans: Vec<String>,
+    /// Packets that netd's rules dropped since the host started, by reason.
+    #[serde(default)]
+    pub drops: Drops,
 }
 
 /// A setting of the host that netd changed.

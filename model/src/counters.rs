@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::api;
 use crate::net::{IfName, Proto};
+use crate::skeleton::Reason;
 
 /// Packets and their bytes, with IP headers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +46,9 @@ pub struct LinkCount {
     /// Packets that were dropped on their way to the container.
     pub dropped: u64,
 }
+
+/// Packets that netd's rules dropped, by reason.
+pub type Drops = BTreeMap<Reason, u64>;
 
 /// Everything that one look found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

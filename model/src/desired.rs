@@ -16,7 +16,7 @@ use crate::record::{Container, Driver, Endpoint, Mode, Network, Port};
 use crate::request::IFNAME;
 use crate::skeleton::{
     self, ALLOW, APART, ARP, BRIDGES, DIRECT, EGRESS, FORWARDING, GUARD, ITSELF, MASQ, NOHOST,
-    OPEN, OWN, PEERS, PORT_MACS, PORTS, SAME, SNAT, SOURCE, TO, TRUSTED,
+    OPEN, OWN, PEERS, PORT_MACS, PORTS, Reason, SAME, SNAT, SOURCE, TO, TRUSTED,
 };
 
 mod ports;
@@ -36,8 +36,10 @@ pub const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 /// dropped, so the host does not become a router by accident.
 pub fn host(changes: &[HostChange], facts: &HostFacts) -> Vec<Object> {
     let mut objects = vec![Object::Ruleset(skeleton::host())];
+    objects.extend(dropped(&skeleton::host_table(), &Reason::HOST));
     if facts.bridge_tables {
         objects.push(Object::Ruleset(skeleton::bridge()));
+        objects.extend(dropped(&skeleton::bridge_table(), &Reason::BRIDGE));
     }
     for change in changes {
         objects.push(Object::Sysctl(Sysctl {
@@ -51,6 +53,29 @@ pub fn host(changes: &[HostChange], facts: &HostFacts) -> Vec<Object> {
         objects.extend(FAMILIES.into_iter().find(switched).map(forwarding_guard));
     }
     objects
+}
+
+/// The elements that count what a table drops.
+fn dropped(table: &TableRef, reasons: &[Reason]) -> Vec<Object> {
+    let element = |reason: Reason, family: Datum| {
+        Object::Element(Element {
+            key: ElementKey {
+                table: table.clone(),
+                set: reason.set(),
+                first: vec![family.clone()],
+                last: vec![family],
+            },
+            data: ElementData::Verdict(Verdict::Drop),
+            owner: Owner::Host,
+        })
+    };
+    let of = |reason: &Reason| {
+        let reason = *reason;
+        skeleton::drop_keys(reason)
+            .into_iter()
+            .map(move |family| element(reason, family))
+    };
+    reasons.iter().flat_map(of).collect()
 }
 
 /// Says that netd switched forwarding on in a family.
@@ -258,7 +283,7 @@ fn network_family(network: &Network, family: Family, owner: &Owner) -> Vec<Objec
         objects.push(element(set, None, family_key(bridge, family), data, owner));
     };
     let goto = |chain: &str| ElementData::Verdict(Verdict::Goto(chain.to_owned()));
-    let drop = || ElementData::Verdict(Verdict::Drop);
+    let drop = || goto(&Reason::Internal.chain());
     if network.is_open(family) {
         match mode {
             Mode::Routed => of_family(TO, goto(skeleton::TO_ROUTED)),

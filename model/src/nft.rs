@@ -181,6 +181,10 @@ pub struct SetSpec {
     /// Whether its elements count the packets that look them up. Not compared: a count is no part of an element.
     #[serde(default)]
     pub counter: bool,
+    /// How many elements it takes at most, where that is said: the kernel then makes a table of that size at once and finds
+    /// them faster. Not compared: a set keeps the size that it was made with.
+    #[serde(default)]
+    pub size: Option<u32>,
 }
 
 /// What an element maps its key to.
@@ -323,6 +327,10 @@ pub enum Stmt {
     CtState(CtState),
     /// `ct status dnat`.
     CtStatusDnat,
+    /// `ct direction original`.
+    CtOriginal,
+    /// `ct direction reply`.
+    CtReply,
     /// `fib daddr type local`.
     FibDaddrLocal,
     /// Source NAT to the address of the output interface.

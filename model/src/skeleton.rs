@@ -15,11 +15,15 @@ use crate::object::{Ns, Owner};
 
 mod access;
 mod counts;
+mod drops;
+mod guard;
 
 pub use access::{
     ALLOWED, BLOCKED, CLOSED, LIMITED, PORT_ALLOWED, PORT_BLOCKED, PORT_CLOSED, PORT_LIMITED,
 };
 pub use counts::{COUNT_IN, COUNT_OUT};
+use drops::because;
+pub use drops::{Reason, families as drop_keys, is_drop};
 
 /// The table in the host's namespace.
 pub const TABLE: &str = "netd";
@@ -49,12 +53,14 @@ pub const NOHOST: &str = "nohost";
 /// Set of interfaces of the host that reach the containers of a network directly: `interface . bridge` and, for the way
 /// back, `bridge . interface`.
 pub const TRUSTED: &str = "trusted";
-/// Verdict map by where a packet goes to: `bridge . family`, goto [`TO_NAT`], goto [`TO_ROUTED`] or drop.
+/// Verdict map by where a packet goes to: `bridge . family`, goto [`TO_NAT`], goto [`TO_ROUTED`] or drop for [`Reason::Internal`].
 pub const TO: &str = "to";
 /// The administrator's chain: netd makes it, jumps to it first and never looks inside.
 pub const USER_FORWARD: &str = "user-forward";
 /// The chain for packets that go to a network in nat mode.
 pub const TO_NAT: &str = "to_nat";
+/// The chain for packets between containers of a network with `icc=false`.
+const TO_APART: &str = "to_apart";
 /// The chain for packets that go to a network in routed mode.
 pub const TO_ROUTED: &str = "to_routed";
 
@@ -117,11 +123,12 @@ pub fn host() -> Ruleset {
         table: host_table(),
         sets: host_sets(),
         chains: [
+            drops::chains(&Reason::HOST),
             counts::chains(),
             access::chains(),
+            guard::chains(),
             vec![
                 chain(USER_FORWARD, None, None),
-                chain("raw", filter(HookPoint::Prerouting, RAW), Some(raw())),
                 chain("publish", None, Some(publish())),
                 chain(
                     "prerouting",
@@ -134,8 +141,11 @@ pub fn host() -> Ruleset {
                     nat(HookPoint::Postrouting, SRCNAT),
                     Some(postrouting()),
                 ),
+                chain("unpublished", None, Some(unpublished())),
                 chain(TO_NAT, None, Some(to_nat())),
+                chain(TO_APART, None, Some(to_apart())),
                 chain(TO_ROUTED, None, Some(to_routed())),
+                chain("invalid", None, Some(invalid())),
                 chain("input", filter(HookPoint::Input, FILTER), Some(input())),
                 chain(
                     "forward",
@@ -204,6 +214,7 @@ pub fn dns(container: &ContainerId) -> Ruleset {
 
 // Hook priorities (enum nf_ip_hook_priorities, linux/netfilter_ipv4.h).
 const RAW: i32 = -300;
+const CONNTRACK: i32 = -200;
 const DSTNAT: i32 = -100;
 const FILTER: i32 = 0;
 const SRCNAT: i32 = 100;
@@ -262,53 +273,11 @@ fn host_sets() -> Vec<SetSpec> {
         sets.extend(counts::sets(family));
     }
     sets.extend(access::sets());
+    sets.extend(drops::sets(&Reason::HOST));
     sets
 }
 
 type Rules = Vec<Vec<Stmt>>;
-
-/// Before connection tracking: what nobody may send us.
-fn raw() -> Rules {
-    let from_loopback = || Stmt::InPrefix {
-        left: Expr::Saddr(Family::V4),
-        prefix: loopback(),
-    };
-    // The cheap comparison first: most packets leave after it.
-    let mut rules = vec![
-        // A neighbour on the wire would otherwise reach a port published on 127.0.0.1: prerouting rewrites the
-        // address before the kernel's own check for martians.
-        vec![
-            Stmt::InPrefix {
-                left: Expr::Daddr(Family::V4),
-                prefix: loopback(),
-            },
-            Stmt::Match {
-                left: Expr::Iifname,
-                right: Datum::Ifname(IfName::lo()),
-                invert: true,
-            },
-            DROP,
-        ],
-        // Our bridges have route_localnet, which switches that check off.
-        vec![from_loopback(), within(&[Expr::Iifname], BRIDGES), DROP],
-    ];
-    for family in FAMILIES {
-        // Invariant I5: a container's own address is reached from its own network only, and from its cluster.
-        rules.push(vec![
-            within(&[Expr::Daddr(family)], &of_family(GUARD, family)),
-            outside(
-                &[Expr::Iifname, Expr::Daddr(family)],
-                &of_family(DIRECT, family),
-            ),
-            outside(
-                &[Expr::Saddr(family), Expr::Daddr(family)],
-                &of_family(PEERS, family),
-            ),
-            DROP,
-        ]);
-    }
-    rules
-}
 
 /// Published ports, for packets to an address of this host. The exact address beats the wildcard.
 fn publish() -> Rules {
@@ -377,6 +346,8 @@ fn postrouting() -> Rules {
         itself(Family::V6),
         local(Expr::Saddr(Family::V4), loopback()),
         local(Expr::Saddr(Family::V6), one),
+        // What is below is for packets of containers; clients from outside and programs of the host are spared it.
+        vec![outside(&[Expr::Iifname], BRIDGES), RETURN],
         vec![within(&[Expr::Iifname, Expr::Oifname], SAME), RETURN],
         vec![within(&[Expr::Iifname, Expr::Oifname], TRUSTED), RETURN],
         from_cluster(Family::V4, Expr::Daddr, Expr::Saddr, RETURN),
@@ -408,7 +379,23 @@ fn to_nat() -> Rules {
         vec![within(&[Expr::Iifname, Expr::Oifname], TRUSTED), ACCEPT],
         from_cluster(Family::V4, Expr::Saddr, Expr::Daddr, ACCEPT),
         from_cluster(Family::V6, Expr::Saddr, Expr::Daddr, ACCEPT),
-        vec![DROP],
+        vec![Stmt::Verdict(Verdict::Goto("unpublished".to_owned()))],
+    ]
+}
+
+/// Between containers that are kept apart only published ports lead.
+fn to_apart() -> Rules {
+    vec![vec![Stmt::CtStatusDnat, ACCEPT], vec![because(Reason::Icc)]]
+}
+
+/// Where nothing is published.
+fn unpublished() -> Rules {
+    vec![
+        vec![
+            within(&[Expr::Iifname], BRIDGES),
+            because(Reason::Isolation),
+        ],
+        vec![because(Reason::Unpublished)],
     ]
 }
 
@@ -429,7 +416,7 @@ fn to_routed() -> Rules {
         vec![within(&[Expr::Iifname, Expr::Oifname], TRUSTED), ACCEPT],
         from_cluster(Family::V4, Expr::Saddr, Expr::Daddr, ACCEPT),
         from_cluster(Family::V6, Expr::Saddr, Expr::Daddr, ACCEPT),
-        vec![DROP],
+        vec![Stmt::Verdict(Verdict::Goto("unpublished".to_owned()))],
     ]
 }
 
@@ -439,30 +426,30 @@ fn input() -> Rules {
     vec![vec![
         within(&[Expr::Iifname, Expr::NfProto], NOHOST),
         Stmt::CtState(CtState::New),
-        DROP,
+        because(Reason::HostAccess),
     ]]
 }
 
+/// Sent on, such a packet would leave without its address translated.
+fn invalid() -> Rules {
+    let side = |side| vec![within(&[side], BRIDGES), because(Reason::Invalid)];
+    vec![side(Expr::Iifname), side(Expr::Oifname)]
+}
+
 fn forward() -> Rules {
-    let invalid = |side| {
-        vec![
-            within(&[side], BRIDGES),
-            Stmt::CtState(CtState::Invalid),
-            DROP,
-        ]
-    };
     let own = vec![
         vec![Stmt::Verdict(Verdict::Jump(USER_FORWARD.to_owned()))],
         counts::rule(),
         vec![Stmt::CtState(CtState::EstablishedRelated), ACCEPT],
-        // Sent on, such a packet would leave without its address translated.
-        invalid(Expr::Iifname),
-        invalid(Expr::Oifname),
+        vec![
+            Stmt::CtState(CtState::Invalid),
+            Stmt::Verdict(Verdict::Jump("invalid".to_owned())),
+        ],
         vec![within(&[Expr::Iifname, Expr::Oifname], SAME), ACCEPT],
         // The bridge keeps such frames apart; what its gateway sends back into the same bridge comes by here.
         vec![
             within(&[Expr::Iifname, Expr::Oifname], APART),
-            Stmt::Verdict(Verdict::Goto(TO_NAT.to_owned())),
+            Stmt::Verdict(Verdict::Goto(TO_APART.to_owned())),
         ],
     ];
     let others = vec![
@@ -481,7 +468,7 @@ fn forward() -> Rules {
             outside(&[Expr::Iifname], BRIDGES),
             outside(&[Expr::Oifname], BRIDGES),
             Stmt::CtState(CtState::New),
-            DROP,
+            because(Reason::Forwarding),
         ],
     ];
     [own, access::rules(), others].concat()
@@ -554,6 +541,7 @@ fn set(name: &str, key: &[Field]) -> SetSpec {
         kind: SetKind::Set,
         interval: false,
         counter: false,
+        size: None,
     }
 }
 

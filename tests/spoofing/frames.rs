@@ -101,15 +101,13 @@ pub(crate) fn of_ipv4(cast: &Cast) -> Vec<Sample> {
             [message.to_frame(), mark.to_vec()].concat()
         })
     };
-    let tagged: Builder<'_> = Box::new(move |mark| {
-        let plain = datagram(
-            (sender.mac, victim.mac),
-            other.v4.into(),
-            victim.v4.into(),
-            mark,
-        );
-        [&plain[..12], &[0x81, 0, 0, 0], &plain[12..]].concat()
-    });
+    let tagged = move |source: Ipv4Addr| -> Builder<'_> {
+        Box::new(move |mark| {
+            let ends = (sender.mac, victim.mac);
+            let plain = datagram(ends, source.into(), victim.v4.into(), mark);
+            [&plain[..12], &[0x81, 0, 0, 0], &plain[12..]].concat()
+        })
+    };
     let unknown: Builder<'_> = Box::new(move |mark| {
         [&victim.mac[..], &sender.mac, &[0x88, 0xb5], &[0; 46], mark].concat()
     });
@@ -202,7 +200,12 @@ pub(crate) fn of_ipv4(cast: &Cast) -> Vec<Sample> {
                 false,
                 arp(sender.mac, false, (sender.mac, unset)),
             ),
-            ("a neighbour's address behind a VLAN tag", false, tagged),
+            ("own address behind a VLAN tag", false, tagged(sender.v4)),
+            (
+                "a neighbour's address behind a VLAN tag",
+                false,
+                tagged(other.v4),
+            ),
             ("another protocol", false, unknown),
         ],
     )

@@ -427,6 +427,19 @@ impl Host {
         request(&self.socket(), method, target, body)
     }
 
+    /// The page of metrics.
+    #[track_caller]
+    pub fn metrics(&self) -> String {
+        use std::io::{Read as _, Write as _};
+        let mut stream = std::os::unix::net::UnixStream::connect(self.socket()).unwrap();
+        let request = "GET /metrics HTTP/1.1\r\nhost: netd\r\nconnection: close\r\n\r\n";
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        assert!(text.starts_with("HTTP/1.1 200"), "{text}");
+        text
+    }
+
     /// What nftables holds of netd's on the host, a line for each object.
     pub fn rules(&self) -> Vec<String> {
         let rules = self

@@ -131,17 +131,17 @@ mod tests {
         let mut table = want.clone();
         table
             .chains
-            .get_mut("raw")
+            .get_mut("guard")
             .unwrap()
             .tags
             .as_mut()
             .unwrap()
             .pop();
-        assert_eq!(want.difference(&table).unwrap(), "chain raw differs");
+        assert_eq!(want.difference(&table).unwrap(), "chain guard differs");
         table.chains.remove(skeleton::USER_FORWARD);
-        assert_eq!(want.difference(&table).unwrap(), "chain raw differs");
-        table.chains.remove("raw");
-        assert_eq!(want.difference(&table).unwrap(), "chain raw is missing");
+        assert_eq!(want.difference(&table).unwrap(), "chain guard differs");
+        table.chains.remove("guard");
+        assert_eq!(want.difference(&table).unwrap(), "chain guard is missing");
 
         let mut table = want.clone();
         table.sets.insert("old".to_owned(), None);

@@ -1,7 +1,8 @@
 //! Who may open flows into a network, and to a container's port. Judged for the first packet of a flow only, and only
 //! where there is a list.
 
-use super::{DROP, Rules, chain, of_family, outside, within};
+use super::drops::{Reason, because};
+use super::{Rules, chain, of_family, outside, within};
 use crate::net::Family;
 use crate::nft::{Chain, CtState, Expr, Field, SetSpec, Stmt, Verdict};
 
@@ -63,19 +64,25 @@ pub(super) fn chains() -> Vec<Chain> {
     for family in FAMILIES {
         let name = |stem| of_family(stem, family);
         let from = [Expr::Oifname, Expr::Saddr(family)];
-        network.push(vec![within(&from, &name(BLOCKED)), DROP]);
+        network.push(vec![
+            within(&from, &name(BLOCKED)),
+            because(Reason::Blocked),
+        ]);
         network.push(vec![
             within(&[Expr::Oifname], CLOSED),
             outside(&from, &name(ALLOWED)),
-            DROP,
+            because(Reason::Blocked),
         ]);
         let to = [Expr::Daddr(family), Expr::L4Proto, Expr::Dport];
         let from = [to[0], to[1], to[2], Expr::Saddr(family)];
-        port.push(vec![within(&from, &name(PORT_BLOCKED)), DROP]);
+        port.push(vec![
+            within(&from, &name(PORT_BLOCKED)),
+            because(Reason::Blocked),
+        ]);
         port.push(vec![
             within(&to, &name(PORT_CLOSED)),
             outside(&from, &name(PORT_ALLOWED)),
-            DROP,
+            because(Reason::Blocked),
         ]);
     }
     vec![

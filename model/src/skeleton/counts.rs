@@ -12,6 +12,11 @@ pub const COUNT_IN: &str = "count_in";
 pub const COUNT_OUT: &str = "count_out";
 
 const CHAIN: &str = "count";
+const REPLIES: &str = "count_replies";
+
+/// Container ports of one family that can be counted. The kernel makes a table of that size at once, half a megabyte: with
+/// a table that grows each packet would pay more.
+const SIZE: u32 = 49_152;
 
 /// The sets of a family.
 pub(super) fn sets(family: Family) -> Vec<SetSpec> {
@@ -21,6 +26,7 @@ pub(super) fn sets(family: Family) -> Vec<SetSpec> {
     };
     let set = |stem| SetSpec {
         counter: true,
+        size: Some(SIZE),
         ..super::set(&of_family(stem, family), &[ip, Field::L4Proto, Field::Port])
     };
     vec![set(COUNT_IN), set(COUNT_OUT)]
@@ -32,14 +38,19 @@ pub(super) fn chains() -> Vec<Chain> {
         let key = [address(family), Expr::L4Proto, port];
         vec![within(&key, &of_family(stem, family))]
     };
-    let both = |family| {
-        [
-            count(family, Expr::Daddr, Expr::Dport, COUNT_IN),
-            count(family, Expr::Saddr, Expr::Sport, COUNT_OUT),
-        ]
-    };
-    let rules: Rules = [both(Family::V4), both(Family::V6)].concat();
-    vec![chain(CHAIN, None, Some(rules))]
+    let families = [Family::V4, Family::V6];
+    let replies: Rules = families
+        .map(|family| count(family, Expr::Saddr, Expr::Sport, COUNT_OUT))
+        .into();
+    let mut rules: Rules = vec![vec![
+        Stmt::CtReply,
+        Stmt::Verdict(Verdict::Goto(REPLIES.to_owned())),
+    ]];
+    rules.extend(families.map(|family| count(family, Expr::Daddr, Expr::Dport, COUNT_IN)));
+    vec![
+        chain(REPLIES, None, Some(replies)),
+        chain(CHAIN, None, Some(rules)),
+    ]
 }
 
 /// Only what came by a published port is looked up.

@@ -4,9 +4,9 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use super::drops::{self, Reason, because};
 use super::{
-    ACCEPT, DROP, ICMPV6, RETURN, Rules, chain, filter, host_table, is, of_family, outside, set,
-    within,
+    ACCEPT, ICMPV6, RETURN, Rules, chain, filter, host_table, is, of_family, outside, set, within,
 };
 use crate::net::Family;
 use crate::nft::{
@@ -52,20 +52,24 @@ pub fn bridge_table() -> TableRef {
 pub fn bridge() -> Ruleset {
     Ruleset {
         table: bridge_table(),
-        sets: sets(),
-        chains: vec![
-            chain("from_v4", None, Some(v4())),
-            chain("from_arp", None, Some(arp())),
-            chain("nd", None, Some(nd())),
-            chain("unspecified", None, Some(unspecified())),
-            chain("from_v6", None, Some(v6())),
-            chain(
-                "prerouting",
-                // NF_BR_PRI_NAT_DST_BRIDGED (linux/netfilter_bridge.h).
-                filter(HookPoint::Prerouting, -300),
-                Some(prerouting()),
-            ),
-        ],
+        sets: [sets(), drops::sets(&Reason::BRIDGE)].concat(),
+        chains: [
+            drops::chains(&Reason::BRIDGE),
+            vec![
+                chain("from_v4", None, Some(v4())),
+                chain("from_arp", None, Some(arp())),
+                chain("nd", None, Some(nd())),
+                chain("unspecified", None, Some(unspecified())),
+                chain("from_v6", None, Some(v6())),
+                chain(
+                    "prerouting",
+                    // NF_BR_PRI_NAT_DST_BRIDGED (linux/netfilter_bridge.h).
+                    filter(HookPoint::Prerouting, -300),
+                    Some(prerouting()),
+                ),
+            ],
+        ]
+        .concat(),
         owner: Owner::Host,
     }
 }
@@ -76,12 +80,13 @@ fn sets() -> Vec<SetSpec> {
         interval: true,
         ..set(&of_family(ALLOW, family), &[Ifname, ip])
     };
+    let source = |family, ip| set(&of_family(SOURCE, family), &[Ifname, Mac, ip]);
     vec![
         set(PORTS, &[Ifname]),
         set(PORT_MACS, &[Ifname, Mac]),
         set(ARP, &[Ifname, Mac, Mac, Ip4]),
-        set(&of_family(SOURCE, Family::V4), &[Ifname, Mac, Ip4]),
-        set(&of_family(SOURCE, Family::V6), &[Ifname, Mac, Ip6]),
+        source(Family::V4, Ip4),
+        source(Family::V6, Ip6),
         allow(Family::V4, Ip4),
         allow(Family::V6, Ip6),
     ]
@@ -94,23 +99,39 @@ fn prerouting() -> Rules {
             Stmt::Verdict(Verdict::Goto(chain.to_owned())),
         ]
     };
-    vec![
+    // First what nearly all frames are, by one lookup. By the type on the wire: the kernel takes a VLAN tag off, and then
+    // calls the frame by what is behind it.
+    let usual = |number, more: &[Stmt], family| {
+        let [own, _] = source(family);
+        [&[is(Expr::EtherType, Datum::EtherType(number))], more, &own].concat()
+    };
+    let no_discovery = Stmt::Match {
+        left: Expr::L4Proto,
+        right: Datum::L4Proto(ICMPV6),
+        invert: true,
+    };
+    let usual = vec![
+        usual(IP, &[], Family::V4),
+        usual(IPV6, &[no_discovery], Family::V6),
+    ];
+    let others = vec![
         vec![outside(&[Expr::Iifname], PORTS), ACCEPT],
         goto(IP, "from_v4"),
         goto(IPV6, "from_v6"),
         goto(ARP_TYPE, "from_arp"),
         // VLAN tags, which would hide what is behind them, and all other protocols.
-        vec![DROP],
-    ]
+        vec![because(Reason::Protocol)],
+    ];
+    [usual, others].concat()
 }
 
 fn own_mac(source: Expr) -> Stmt {
     within(&[Expr::Iifname, source], PORT_MACS)
 }
 
-fn source(family: Family) -> Rules {
+fn source(family: Family) -> [Vec<Stmt>; 2] {
     let address = Expr::Saddr(family);
-    vec![
+    [
         vec![
             within(
                 &[Expr::Iifname, Expr::EtherSaddr, address],
@@ -127,8 +148,8 @@ fn source(family: Family) -> Rules {
 }
 
 fn v4() -> Rules {
-    let mut rules = source(Family::V4);
-    rules.push(vec![DROP]);
+    let mut rules = source(Family::V4).to_vec();
+    rules.push(vec![because(Reason::Spoofed)]);
     rules
 }
 
@@ -158,7 +179,7 @@ fn arp() -> Rules {
             own_mac(Expr::ArpSha),
             ACCEPT,
         ],
-        vec![DROP],
+        vec![because(Reason::Spoofed)],
     ]
 }
 
@@ -172,7 +193,7 @@ fn v6() -> Rules {
         is(Expr::Saddr(Family::V6), Datum::Ip6(Ipv6Addr::UNSPECIFIED)),
         Stmt::Verdict(Verdict::Goto("unspecified".to_owned())),
     ]);
-    rules.push(vec![DROP]);
+    rules.push(vec![because(Reason::Spoofed)]);
     rules
 }
 
@@ -190,11 +211,11 @@ fn nd() -> Rules {
         ]
     };
     vec![
-        vec![icmpv6(ROUTER_ADVERTISEMENT), DROP],
-        vec![icmpv6(REDIRECT), DROP],
+        vec![icmpv6(ROUTER_ADVERTISEMENT), because(Reason::Discovery)],
+        vec![icmpv6(REDIRECT), because(Reason::Discovery)],
         target(&[Expr::Iifname, Expr::EtherSaddr, Expr::NdTarget], SOURCE),
         target(&[Expr::Iifname, Expr::NdTarget], ALLOW),
-        vec![icmpv6(NEIGHBOUR_ADVERTISEMENT), DROP],
+        vec![icmpv6(NEIGHBOUR_ADVERTISEMENT), because(Reason::Discovery)],
     ]
 }
 
@@ -206,6 +227,6 @@ fn unspecified() -> Rules {
         own(LISTENER_REPORT_V2),
         own(LISTENER_REPORT),
         own(LISTENER_DONE),
-        vec![DROP],
+        vec![because(Reason::Spoofed)],
     ]
 }

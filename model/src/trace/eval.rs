@@ -13,6 +13,7 @@ use crate::nft::{
 };
 use crate::object::{Key, Object};
 use crate::observed::Observed;
+use crate::skeleton;
 
 /// A packet, as far as rules look at it.
 #[derive(Clone, Debug, PartialEq)]
@@ -189,6 +190,8 @@ impl Run<'_> {
             }
             Stmt::CtState(state) => go_on(*state == CtState::New),
             Stmt::CtStatusDnat => go_on(self.packet.dnat),
+            Stmt::CtOriginal => Next::On,
+            Stmt::CtReply => Next::Miss,
             Stmt::FibDaddrLocal => go_on(self.packet.local),
             Stmt::Masquerade => ruled(Ruled::Snat(None)),
             Stmt::Notrack | Stmt::SetSport(_) | Stmt::SetDport(_) => Next::On,
@@ -202,8 +205,15 @@ impl Run<'_> {
             Verdict::Accept => Next::End(End::Ruled(Ruled::Pass, text())),
             Verdict::Drop => Next::End(End::Ruled(Ruled::Drop, text())),
             Verdict::Return => Next::Return,
-            Verdict::Goto(name) => match to(name) {
-                Some(chain) => Next::End(self.chain(chain)),
+            // The rule that leads there is the one to name.
+            Verdict::Goto(name) if skeleton::is_drop(name) => {
+                Next::End(End::Ruled(Ruled::Drop, text()))
+            }
+            Verdict::Goto(name) => match to(name).map(|chain| self.chain(chain)) {
+                Some(End::Ruled(Ruled::Drop, rule)) => {
+                    Next::End(End::Ruled(Ruled::Drop, format!("{}; {rule}", text())))
+                }
+                Some(end) => Next::End(end),
                 None => Next::Miss,
             },
             Verdict::Jump(name) => match to(name).map(|chain| self.chain(chain)) {

@@ -194,7 +194,7 @@ fn what_netd_means_is_told() {
             name(nat),
             at(lab.first(ROUTED), "81"),
             false,
-            "to_routed: drop",
+            "to_routed: goto unpublished",
         ),
         (name(nat), name(lab.first(ROUTED)), true, "container c30"),
         (name(nat), at(lab.first(INTERNAL), "80"), false, "guard4"),
@@ -265,7 +265,7 @@ fn what_netd_means_is_told() {
             "198.51.100.7".to_owned(),
             "127.0.0.1:8000".to_owned(),
             false,
-            "raw",
+            "drop_loopback",
         ),
         (
             "198.51.100.7".to_owned(),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::response::Response;
 use netd_model::api;
-use netd_model::counters::Counters;
+use netd_model::counters::{Counters, Drops};
 use netd_model::error::{Code, Error, Result};
 use netd_model::request::{Attach, Join};
 
@@ -14,7 +14,7 @@ use super::ApiState;
 use super::answer::{Reply, created, done, ok, removed};
 use super::find::find;
 use super::input::{Change, Json, Nothing, Params, Segments};
-use crate::kernel::{Kernel, Sandbox, SandboxError};
+use crate::kernel::{Kernel, KernelError, Sandbox, SandboxError};
 use crate::reconcile::handle::Request;
 
 pub(super) async fn list(State(state): State<ApiState>, _: Params<Nothing>) -> Response {
@@ -36,8 +36,20 @@ pub(super) async fn inspect(
 
 /// What was counted, read on a thread that may block.
 pub(super) async fn counters(state: &ApiState) -> Result<Counters> {
+    counted(state, |kernel| kernel.counters()).await
+}
+
+/// What was dropped, likewise.
+pub(super) async fn drops(state: &ApiState) -> Result<Drops> {
+    counted(state, |kernel| kernel.drops()).await
+}
+
+async fn counted<T: Send + 'static>(
+    state: &ApiState,
+    read: impl FnOnce(&dyn Kernel) -> std::result::Result<T, KernelError> + Send + 'static,
+) -> Result<T> {
     let kernel = Arc::clone(&state.kernel);
-    let read = tokio::task::spawn_blocking(move || kernel.counters()).await;
+    let read = tokio::task::spawn_blocking(move || read(kernel.as_ref())).await;
     let failed = |error: &dyn std::fmt::Display| {
         Error::new(
             Code::KernelFailed,

@@ -7,17 +7,19 @@ use axum::extract::State;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse as _, Response};
 use netd_model::api;
-use netd_model::counters::{Both, Counters};
+use netd_model::counters::{Both, Counters, Drops};
 
 use super::ApiState;
 use super::answer::Reply;
-use super::containers::counters;
+use super::containers::{counters, drops};
 use super::input::{Nothing, Params};
 use crate::reconcile::handle::Snapshot;
 
 pub(super) async fn metrics(State(state): State<ApiState>, _: Params<Nothing>) -> Reply {
     let counters = counters(&state).await?;
+    let drops = drops(&state).await?;
     let mut page = page(&state.handle.snapshot(), &counters);
+    dropped(&drops, &mut page);
     state.metrics.collect(&mut page);
     Ok(answer(page.0))
 }
@@ -119,6 +121,14 @@ fn page(snapshot: &Snapshot, counters: &Counters) -> Page {
         }
     }
     page
+}
+
+fn dropped(drops: &Drops, page: &mut Page) {
+    let help = "Packets that netd's rules dropped, by reason.";
+    let mut metric = page.metric("netd_drops_total", "counter", help);
+    for (reason, packets) in drops {
+        metric.sample(&[("reason", reason.as_str())], packets);
+    }
 }
 
 fn endpoint<'a>(container: &'a str, end: &'a api::EndpointCounters) -> [(&'a str, &'a str); 3] {

@@ -5,11 +5,13 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::response::Response;
 use netd_model::api;
+use netd_model::counters::Drops;
 use netd_model::error::{Code, Error};
 use serde_json::json;
 
 use super::ApiState;
 use super::answer::{Reply, done, ok};
+use super::containers::drops;
 use super::input::{Change, Nothing, Params, Purge, Trace};
 use crate::reconcile::handle::{Request, Snapshot};
 
@@ -54,6 +56,8 @@ pub(super) async fn status(State(state): State<ApiState>, _: Params<Nothing>) ->
     }
     let mut status = status_of(&state.handle.snapshot());
     status.warnings.extend(state.notices.all());
+    // Status answers in every state: without the counters too.
+    status.drops = drops(&state).await.unwrap_or_default();
     ok(&status)
 }
 
@@ -72,6 +76,7 @@ pub(crate) fn status_of(snapshot: &Snapshot) -> api::Status {
         warnings: snapshot.warnings.clone(),
         host_changes: snapshot.host_changes.clone(),
         orphans: snapshot.orphans.clone(),
+        drops: Drops::new(),
     }
 }
 

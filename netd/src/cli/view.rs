@@ -227,6 +227,9 @@ pub(super) fn status(status: &api::Status) -> String {
     page.lines("features", features.collect());
     page.lines("host changes", changes.collect());
     page.lines("orphans", status.orphans.clone());
+    let drops = status.drops.iter().filter(|(_, packets)| **packets > 0);
+    let drops = drops.map(|(reason, packets)| format!("{}: {packets}", reason.as_str()));
+    page.lines("dropped packets", drops.collect());
     page.lines("warnings", status.warnings.clone());
     page.finish()
 }

@@ -85,6 +85,7 @@ pub(super) const NFTA_SET_DATA_LEN: u16 = 7;
 pub(super) const NFTA_SET_DESC: u16 = 9;
 pub(super) const NFTA_SET_ID: u16 = 10;
 pub(super) const NFTA_SET_USERDATA: u16 = 13;
+pub(super) const NFTA_SET_DESC_SIZE: u16 = 1;
 pub(super) const NFTA_SET_DESC_CONCAT: u16 = 2;
 pub(super) const NFTA_SET_FIELD_LEN: u16 = 1;
 pub(super) const NFT_SET_INTERVAL: u32 = 0x4;
@@ -139,7 +140,11 @@ pub(super) const NFT_META_L4PROTO: u32 = 16;
 pub(super) const NFTA_CT_DREG: u16 = 1;
 pub(super) const NFTA_CT_KEY: u16 = 2;
 pub(super) const NFT_CT_STATE: u32 = 0;
+pub(super) const NFT_CT_DIRECTION: u32 = 1;
 pub(super) const NFT_CT_STATUS: u32 = 2;
+/// `enum ip_conntrack_dir` (linux/netfilter/nf_conntrack_tuple_common.h)
+pub(super) const IP_CT_DIR_ORIGINAL: u8 = 0;
+pub(super) const IP_CT_DIR_REPLY: u8 = 1;
 // NF_CT_STATE_BIT of each state, and IPS_DST_NAT (linux/netfilter/nf_conntrack_common.h)
 pub(super) const STATE_INVALID: u32 = 1;
 pub(super) const STATE_ESTABLISHED_RELATED: u32 = 2 | 4;

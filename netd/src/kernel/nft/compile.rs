@@ -124,6 +124,8 @@ impl Rule<'_> {
             }
             Stmt::CtState(state) => self.conntrack(NFT_CT_STATE, state_bits(*state)),
             Stmt::CtStatusDnat => self.conntrack(NFT_CT_STATUS, IPS_DST_NAT),
+            Stmt::CtOriginal => self.direction(IP_CT_DIR_ORIGINAL),
+            Stmt::CtReply => self.direction(IP_CT_DIR_REPLY),
             Stmt::FibDaddrLocal => self.fib_daddr_local(),
             Stmt::Masquerade => self.expression("masq", |_| ()),
             Stmt::Notrack => self.expression("notrack", |_| ()),
@@ -369,6 +371,14 @@ impl Rule<'_> {
         });
         self.and(&bits.to_ne_bytes());
         self.cmp(NFT_CMP_NEQ, &0_u32.to_ne_bytes());
+    }
+
+    fn direction(&mut self, direction: u8) {
+        self.expression("ct", |w| {
+            w.put_u32(NFTA_CT_DREG, SCRATCH);
+            w.put_u32(NFTA_CT_KEY, NFT_CT_DIRECTION);
+        });
+        self.cmp(NFT_CMP_EQ, &[direction]);
     }
 
     fn fib_daddr_local(&mut self) {

@@ -13,7 +13,7 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::LazyLock;
 
-use netd_model::counters::Both;
+use netd_model::counters::{Both, Drops};
 use netd_model::nft::digest::RulesetDigest;
 use netd_model::nft::{Element, Ruleset};
 use netd_model::{Ns, Object, Op, skeleton};
@@ -157,6 +157,12 @@ impl NftSocket {
     pub fn counters(&mut self) -> Result<BTreeMap<(IpAddr, u8, u16), Both>, KernelError> {
         observe::counters(&mut self.transport)
             .map_err(|error| KernelError::new("read the counters of published ports", error))
+    }
+
+    /// What the rules of the host's tables have dropped, by reason.
+    pub fn drops(&mut self) -> Result<Drops, KernelError> {
+        observe::drops(&mut self.transport)
+            .map_err(|error| KernelError::new("read the counters of dropped packets", error))
     }
 
     /// Carries out operations as one batch; false if that is too long to be sent.

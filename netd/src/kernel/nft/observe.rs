@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 
-use netd_model::counters::Both;
+use netd_model::counters::{Both, Count, Drops};
 use netd_model::net::Family;
-use netd_model::nft::Datum;
-use netd_model::{Ns, Object, skeleton};
+use netd_model::nft::{Datum, SetSpec};
+use netd_model::skeleton::{self, Reason};
+use netd_model::{Ns, Object};
 
 use super::abi::*;
 use super::attr::Attrs;
@@ -94,28 +95,13 @@ fn read_ours(transport: &mut Transport, known: &Known) -> io::Result<Vec<Object>
     Ok(objects)
 }
 
-/// Reads the counting sets. Without our table nothing was counted.
+/// Reads the counting sets of published ports. Without our table nothing was counted.
 pub(super) fn counters(transport: &mut Transport) -> io::Result<BTreeMap<(IpAddr, u8, u16), Both>> {
     let mut counted: BTreeMap<(IpAddr, u8, u16), Both> = BTreeMap::new();
-    let table = &HOST.ruleset.table;
-    for set in HOST.ruleset.sets.iter().filter(|set| set.counter) {
-        let dump = transport.dump(NFT_MSG_GETSETELEM, NFPROTO_INET, |w| {
-            w.put_text(NFTA_SET_ELEM_LIST_TABLE, &table.name);
-            w.put_text(NFTA_SET_ELEM_LIST_SET, &set.name);
-        });
-        let dump = match dump {
-            Err(error) if error.raw_os_error() == Some(nix::libc::ENOENT) => continue,
-            dump => dump?,
-        };
-        let items = dump
-            .iter()
-            .flat_map(|m| m.attrs().list(NFTA_SET_ELEM_LIST_ELEMENTS));
-        for item in items {
-            let found = element::read(table, set, std::iter::once(item)).elements;
-            let (Some(element), Some(count)) = (found.first(), element::read_counter(item)) else {
-                continue;
-            };
-            let (ip, proto, port) = match element.key.first[..] {
+    let of_ports = |set: &&SetSpec| set.counter && Reason::of_set(&set.name).is_none();
+    for set in HOST.ruleset.sets.iter().filter(of_ports) {
+        for (key, count) in read_counts(transport, &HOST, set)? {
+            let (ip, proto, port) = match key[..] {
                 [Datum::Ip4(ip), Datum::L4Proto(proto), Datum::Port(port)] => {
                     (IpAddr::V4(ip), proto, port)
                 }
@@ -133,6 +119,48 @@ pub(super) fn counters(transport: &mut Transport) -> io::Result<BTreeMap<(IpAddr
         }
     }
     Ok(counted)
+}
+
+/// Reads the counting sets of dropped packets: every reason that can be counted here, from 0.
+pub(super) fn drops(transport: &mut Transport) -> io::Result<Drops> {
+    let mut drops = Drops::new();
+    for known in [&*HOST, &*BRIDGE] {
+        for set in &known.ruleset.sets {
+            if let Some(reason) = Reason::of_set(&set.name) {
+                let counts = read_counts(transport, known, set)?;
+                let packets = counts.iter().map(|(_, count)| count.packets).sum();
+                drops.insert(reason, packets);
+            }
+        }
+    }
+    Ok(drops)
+}
+
+/// The keys of a counting set with what they have counted; none without the set.
+fn read_counts(
+    transport: &mut Transport,
+    known: &Known,
+    set: &SetSpec,
+) -> io::Result<Vec<(Vec<Datum>, Count)>> {
+    let table = &known.ruleset.table;
+    let dump = transport.dump(NFT_MSG_GETSETELEM, shape::nfproto(table.family), |w| {
+        w.put_text(NFTA_SET_ELEM_LIST_TABLE, &table.name);
+        w.put_text(NFTA_SET_ELEM_LIST_SET, &set.name);
+    });
+    let dump = match dump {
+        Err(error) if error.raw_os_error() == Some(nix::libc::ENOENT) => return Ok(Vec::new()),
+        dump => dump?,
+    };
+    let items = dump
+        .iter()
+        .flat_map(|m| m.attrs().list(NFTA_SET_ELEM_LIST_ELEMENTS));
+    let counted = items.filter_map(|item| {
+        let element = element::read(table, set, std::iter::once(item))
+            .elements
+            .pop()?;
+        Some((element.key.first, element::read_counter(item)?))
+    });
+    Ok(counted.collect())
 }
 
 /// Base chains of others that drop what they do not accept: by their policy, or by a last rule as firewalld's. Our own

@@ -146,6 +146,9 @@ pub(super) fn write_set(spec: &SetSpec, id: u32, w: &mut Writer) {
             });
         });
     }
+    if let Some(size) = spec.size {
+        w.nest(NFTA_SET_DESC, |w| w.put_u32(NFTA_SET_DESC_SIZE, size));
+    }
     w.put(NFTA_SET_USERDATA, &userdata::set(order(&spec.key), data));
 }
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
-use netd_model::counters::Counters;
+use netd_model::counters::{Counters, Drops};
 use netd_model::object::Sysctl;
 use netd_model::observed::{HostFacts, Observed};
 use netd_model::{ContainerId, Ns, Object};
@@ -219,6 +219,10 @@ impl Kernel for RealKernel {
                 .into_iter()
                 .collect(),
         })
+    }
+
+    fn drops(&self) -> Result<Drops, KernelError> {
+        self.shared.host_space()?.nft()?.drops()
     }
 
     fn socket_inside(

@@ -107,6 +107,8 @@ fn samples() -> Vec<Vec<Stmt>> {
             Stmt::CtState(CtState::EstablishedRelated),
         ],
         vec![Stmt::CtState(CtState::New), Stmt::CtStatusDnat],
+        vec![Stmt::CtOriginal],
+        vec![Stmt::CtReply],
         [port(6, Expr::Sport), vec![Stmt::SetSport(40053)]].concat(),
         [port(17, Expr::Dport), vec![Stmt::SetDport(40053)]].concat(),
         verdict(Verdict::Accept),

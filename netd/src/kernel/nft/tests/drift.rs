@@ -35,13 +35,13 @@ kernel_test! {
         is_repaired(|batch| {
             let dump = Transport::open().unwrap().dump(NFT_MSG_GETRULE, NFPROTO_INET, |_| ());
             let dump = dump.unwrap();
-            let in_raw = |attrs: &attr::Attrs<'_>| attrs.text(NFTA_RULE_CHAIN) == Some("raw");
-            let rule = dump.iter().map(|m| m.attrs()).find(in_raw).unwrap();
+            let in_guard = |attrs: &attr::Attrs<'_>| attrs.text(NFTA_RULE_CHAIN) == Some("guard");
+            let rule = dump.iter().map(|m| m.attrs()).find(in_guard).unwrap();
             // NFTA_RULE_HANDLE
             let handle = rule.get(3).unwrap().to_vec();
             message(batch, NFT_MSG_DELRULE, |w| {
                 w.put_text(NFTA_RULE_TABLE, skeleton::TABLE);
-                w.put_text(NFTA_RULE_CHAIN, "raw");
+                w.put_text(NFTA_RULE_CHAIN, "guard");
                 w.put(3, &handle);
             });
         });
@@ -109,7 +109,7 @@ fn new_chain(batch: &mut Batch, chain: &Chain) {
 kernel_test! {
     fn a_table_that_is_switched_off_and_harmed_in_more_than_one_way() {
         is_repaired(|batch| {
-            by_hand(|batch| delete_chain(batch, "raw"));
+            by_hand(|batch| delete_chain(batch, "guard"));
             by_hand(drop_by_policy);
             switch_off(batch);
         });
@@ -119,9 +119,9 @@ kernel_test! {
 kernel_test! {
     fn a_chain_at_another_hook() {
         is_repaired(|batch| {
-            delete_chain(batch, "raw");
+            delete_chain(batch, "guard");
             let hook = Hook { kind: ChainKind::Filter, point: HookPoint::Input, priority: 7 };
-            new_chain(batch, &Chain { name: "raw".to_owned(), hook: Some(hook), rules: None });
+            new_chain(batch, &Chain { name: "guard".to_owned(), hook: Some(hook), rules: None });
         });
     }
 }
@@ -129,8 +129,8 @@ kernel_test! {
 kernel_test! {
     fn a_base_chain_that_is_none_any_more() {
         is_repaired(|batch| {
-            delete_chain(batch, "raw");
-            new_chain(batch, &Chain { name: "raw".to_owned(), hook: None, rules: None });
+            delete_chain(batch, "guard");
+            new_chain(batch, &Chain { name: "guard".to_owned(), hook: None, rules: None });
         });
     }
 }
@@ -228,7 +228,7 @@ kernel_test! {
             });
         });
         assert!(holds(&mut nft, &[]));
-        by_hand(|batch| flush(batch, "raw"));
+        by_hand(|batch| flush(batch, "guard"));
         nft.apply(&[install()]).unwrap();
         assert!(holds(&mut nft, &[]));
         assert_eq!(rules_in(&mut nft, "mine"), 1);
@@ -238,7 +238,7 @@ kernel_test! {
 kernel_test! {
     fn a_failed_repair_changes_nothing() {
         let mut nft = installed();
-        by_hand(|batch| flush(batch, "raw"));
+        by_hand(|batch| flush(batch, "guard"));
         let before = snapshot(&mut nft);
         let nowhere = ElementData::Verdict(Verdict::Goto("no-such-chain".to_owned()));
         let bad = Op::Add(Object::Element(single("egress", vec![name("br9"), Datum::NfProto(2)], nowhere)));
