@@ -113,7 +113,7 @@ impl World {
     }
 
     /// A datagram from outside, to an address and port.
-    fn from_outside(&self, reason: &str, to: &str) {
+    fn drops_of_outside(&self, reason: &str, to: &str) {
         let to: SocketAddr = to.parse().unwrap();
         let own = if to.is_ipv4() {
             "192.0.2.9:4000"
@@ -126,7 +126,7 @@ impl World {
     }
 
     /// A datagram from a container to the host's end of its bridge, as one that is to be routed.
-    fn from_container(&self, reason: &str, from: &Station, to: &str) {
+    fn drops_of_container(&self, reason: &str, from: &Station, to: &str) {
         let frame = frame::udp(
             from.macs(),
             SocketAddr::new(from.ips[0], 4000),
@@ -176,21 +176,21 @@ fn by_reason() {
     let inner = world.container("inner", "inner", &[]);
     let quiet = world.container("quiet", "quiet", &[]);
 
-    world.from_outside("direct", &open.at(80));
+    world.drops_of_outside("direct", &open.at(80));
     if let Some(ip) = open.ips.get(1) {
-        world.from_outside("direct", &SocketAddr::new(*ip, 80).to_string());
+        world.drops_of_outside("direct", &SocketAddr::new(*ip, 80).to_string());
     }
-    world.from_container("isolation", &open, &other.at(80));
-    world.from_outside("unpublished", &routed.at(81));
-    world.from_container("icc", &apart, &neighbour.at(80));
-    world.from_container("internal", &inner, "192.0.2.9:80");
-    world.from_container("host_access", &quiet, "192.0.2.1:80");
-    world.from_outside("loopback", "127.0.0.1:8080");
-    world.from_outside("forwarding", "198.51.100.9:80");
+    world.drops_of_container("isolation", &open, &other.at(80));
+    world.drops_of_outside("unpublished", &routed.at(81));
+    world.drops_of_container("icc", &apart, &neighbour.at(80));
+    world.drops_of_container("internal", &inner, "192.0.2.9:80");
+    world.drops_of_container("host_access", &quiet, "192.0.2.1:80");
+    world.drops_of_outside("loopback", "127.0.0.1:8080");
+    world.drops_of_outside("forwarding", "198.51.100.9:80");
     world
         .host
         .ok(&["network", "set", "open", "--block-from=192.0.2.9"]);
-    world.from_outside("blocked", "192.0.2.1:8080");
+    world.drops_of_outside("blocked", "192.0.2.1:8080");
     world.dropped("invalid", &open.netns, &impossible(&open));
     let stranger = "203.0.113.77:4000".parse().unwrap();
     let frame = frame::udp(open.macs(), stranger, "192.0.2.9:80".parse().unwrap(), b"?");

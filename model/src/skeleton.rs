@@ -6,7 +6,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::id::ContainerId;
-use crate::net::{Family, IfName, Prefix, Proto};
+use crate::net::{Family, Prefix, Proto};
 use crate::nft::{
     Chain, ChainKind, CtState, Datum, Expr, Field, Hook, HookPoint, Ruleset, SetKind, SetSpec,
     Stmt, TableFamily, TableRef, Verdict,

@@ -190,11 +190,10 @@ impl Run<'_> {
             }
             Stmt::CtState(state) => go_on(*state == CtState::New),
             Stmt::CtStatusDnat => go_on(self.packet.dnat),
-            Stmt::CtOriginal => Next::On,
             Stmt::CtReply => Next::Miss,
             Stmt::FibDaddrLocal => go_on(self.packet.local),
             Stmt::Masquerade => ruled(Ruled::Snat(None)),
-            Stmt::Notrack | Stmt::SetSport(_) | Stmt::SetDport(_) => Next::On,
+            Stmt::CtOriginal | Stmt::Notrack | Stmt::SetSport(_) | Stmt::SetDport(_) => Next::On,
             Stmt::Verdict(verdict) => self.verdict(verdict, text),
         }
     }
