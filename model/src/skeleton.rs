@@ -78,6 +78,14 @@ pub const GUARD: &str = "guard";
 /// Intervals: from which interface guarded addresses may be reached directly, `interface . subnet`.
 pub const DIRECT: &str = "direct";
 
+/// Addresses of the cluster's hosts: from nobody else packets of an overlay network are taken.
+pub const PEERS: &str = "peers";
+/// Set of the overlay networks of this host: `VXLAN network identifier`. What bears another is none of netd's business,
+/// whatever its port. A set of its own beside the ports, for `nft` 1.0.6 lists no concatenation with it.
+pub const TUNNELS: &str = "tunnels";
+/// Set of the UDP ports of overlay networks: `UDP port`.
+pub const TUNNEL_PORTS: &str = "tunnel_ports";
+
 /// The name of a family's set: `pub4` of [`PUB`].
 pub fn of_family(stem: &str, family: Family) -> String {
     format!("{stem}{}", family.digit())
@@ -118,6 +126,20 @@ pub fn host() -> Ruleset {
             vec![
                 chain(USER_FORWARD, None, None),
                 chain("raw", filter(HookPoint::Prerouting, RAW), Some(raw())),
+                chain(
+                    "raw_out",
+                    filter(HookPoint::Output, RAW),
+                    Some(vec![untracked()]),
+                ),
+                chain("from_peers", None, Some(from_peers())),
+                // In input, where fragments are whole again: a first one too short to tell its network would slip by.
+                chain(
+                    "tunnel",
+                    filter(HookPoint::Input, RAW),
+                    Some(vec![tunnelled(Stmt::Verdict(Verdict::Jump(
+                        "from_peers".to_owned(),
+                    )))]),
+                ),
                 chain("publish", None, Some(publish())),
                 chain(
                     "prerouting",
@@ -225,6 +247,8 @@ fn host_sets() -> Vec<SetSpec> {
             kind: SetKind::VerdictMap,
             ..set(TO, &[Ifname, NfProto])
         },
+        set(TUNNELS, &[Field::Vni]),
+        set(TUNNEL_PORTS, &[Port]),
     ];
     for family in FAMILIES {
         let ip = match family {
@@ -249,6 +273,7 @@ fn host_sets() -> Vec<SetSpec> {
                 ..each(SNAT, &[Ifname])
             },
             each(OPEN, &[ip, L4Proto, Port]),
+            each(PEERS, &[ip]),
             intervals(OWN, &[Ifname, ip]),
             intervals(GUARD, &[ip]),
             intervals(DIRECT, &[Ifname, ip]),
@@ -297,7 +322,31 @@ fn raw() -> Rules {
             DROP,
         ]);
     }
+    rules.push(untracked());
     rules
+}
+
+/// What to do with packets of this host's overlay networks.
+fn tunnelled(stmt: Stmt) -> Vec<Stmt> {
+    vec![
+        is(Expr::L4Proto, Datum::L4Proto(Proto::Udp.number())),
+        within(&[Expr::Dport], TUNNEL_PORTS),
+        within(&[Expr::Vni], TUNNELS),
+        stmt,
+    ]
+}
+
+/// Each flow inside has an outer source port of its own: tracked, they would fill the connection table.
+fn untracked() -> Vec<Stmt> {
+    tunnelled(Stmt::Notrack)
+}
+
+fn from_peers() -> Rules {
+    let stranger = |family| {
+        let key = [Expr::Saddr(family)];
+        vec![outside(&key, &of_family(PEERS, family)), DROP]
+    };
+    FAMILIES.into_iter().map(stranger).collect()
 }
 
 /// Published ports, for packets to an address of this host. The exact address beats the wildcard.

@@ -32,6 +32,7 @@ mod exec;
 mod facts;
 mod inet;
 mod link;
+mod neighbour;
 mod netlink;
 mod ns;
 mod observe;
