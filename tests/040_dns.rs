@@ -18,6 +18,8 @@ use serde_json::Value;
 mod forwarding;
 #[path = "names/upstream.rs"]
 mod upstream;
+#[path = "names/ways.rs"]
+mod ways;
 
 use upstream::Upstream;
 
@@ -42,10 +44,13 @@ fn main() -> ExitCode {
             "internal_is_not_forwarded",
             forwarding::internal_is_not_forwarded,
         ),
+        lab::test("from_inside_a_container", ways::from_inside_a_container),
+        lab::test("over_tls", ways::over_tls),
+        lab::test("query_log", ways::query_log),
         lab::test("port_53_stays_free", port_53_stays_free),
         lab::test("no_conntrack_entries", no_conntrack_entries),
         lab::test("resolv_conf", resolv_conf),
-        lab::test("a_thousand_pairs_at_once", a_thousand_pairs_at_once),
+        lab::test("ten_thousand_pairs_at_once", ten_thousand_pairs_at_once),
     ])
 }
 
@@ -347,7 +352,7 @@ fn resolv_conf() {
 
 /// Pairs of questions from one socket, as every resolver library asks them: with connection tracking on the way some get
 /// lost. As many are under way as the client's buffer surely holds: 768 bytes each, three quarters of rmem_default.
-fn a_thousand_pairs_at_once() {
+fn ten_thousand_pairs_at_once() {
     const UNDER_WAY: usize = 150;
     let netns = Netns::host("h1");
     let _upstream = Upstream::start(&netns, "127.0.0.1:53", upstream::address([192, 0, 2, 80]).0);
@@ -361,7 +366,7 @@ fn a_thousand_pairs_at_once() {
         let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
         socket.connect(server()).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        let mut answered = vec![false; 2000];
+        let mut answered = vec![false; 20_000];
         for id in 0..answered.len() + UNDER_WAY {
             if let Some(question) = pair_question(id, answered.len()) {
                 socket.send(&question).unwrap();

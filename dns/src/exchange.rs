@@ -4,26 +4,21 @@
 //! the reply apart.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
-use tokio::net::{TcpStream, UdpSocket};
+use tokio::net::UdpSocket;
 
 use crate::raw;
+use crate::reach::Reach;
+use crate::resolv::Upstream;
 
 /// Largest message there can be: what the length prefix over TCP can say.
 const MAX_MESSAGE: usize = 65_535;
 
 /// Asks over UDP, from a socket of its own, so that neither the source port (the kernel picks a free one
-/// at random) nor the id can be guessed from outside (RFC 5452 section 9). The socket is connected: the
-/// kernel drops what others send and reports ICMP errors. The reply has the id of this exchange.
-pub(crate) async fn udp(upstream: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
-    let any: SocketAddr = match upstream {
-        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
-    };
-    let socket = UdpSocket::bind(any).await?;
-    socket.connect(upstream).await?;
+/// at random) nor the id can be guessed from outside (RFC 5452 section 9). The reply has the id of this exchange.
+pub(crate) async fn udp(reach: &Reach, upstream: &Upstream, query: &[u8]) -> io::Result<Vec<u8>> {
+    let socket = reach.udp(upstream).await?;
     let sent = with_random_id(query);
     socket.send(&sent).await?;
     loop {
@@ -62,8 +57,8 @@ fn receive(socket: &UdpSocket) -> io::Result<Vec<u8>> {
 
 /// Asks over TCP on a connection of its own (RFC 1035 section 4.2.2). The reply has the id of this
 /// exchange.
-pub(crate) async fn tcp(upstream: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
-    let mut stream = TcpStream::connect(upstream).await?;
+pub(crate) async fn tcp(reach: &Reach, upstream: &Upstream, query: &[u8]) -> io::Result<Vec<u8>> {
+    let mut stream = reach.tcp(upstream).await?;
     let sent = with_random_id(query);
     stream.write_all(&framed(&sent)).await?;
     let length = stream.read_u16().await?;

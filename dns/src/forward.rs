@@ -18,10 +18,12 @@ use crate::cache::{Cache, Hit, Key};
 use crate::exchange;
 use crate::health::Health;
 use crate::raw;
+use crate::reach::{Inside, Reach};
 use crate::reply::{ExtendedError, ede, servfail};
 use crate::request::Request;
 use crate::resolv::Upstream;
 use crate::tls::Tls;
+use crate::zone::Asker;
 
 /// Upstreams in the order in which they are to be asked.
 pub type Upstreams = Arc<Vec<Upstream>>;
@@ -70,7 +72,7 @@ pub enum Source {
     Nobody(&'static str),
 }
 
-/// Asks upstreams on behalf of containers, from the namespace of the daemon. Cloning shares.
+/// Asks upstreams on behalf of containers, from the namespace of the daemon or theirs. Cloning shares.
 #[derive(Clone, Debug)]
 pub struct Forwarder(Arc<Inner>);
 
@@ -81,6 +83,7 @@ struct Inner {
     host: Arc<ArcSwap<Vec<Upstream>>>,
     timing: Timing,
     tls: Tls,
+    reach: Reach,
     /// When the cache's clock began.
     start: Instant,
     health: Health,
@@ -165,6 +168,7 @@ impl Forwarder {
             host,
             timing,
             tls,
+            reach: Reach::default(),
             start: Instant::now(),
             health: Health::new(timing.avoid),
             cache: Mutex::new(Cache::new(cache_bytes)),
@@ -187,17 +191,29 @@ impl Forwarder {
         self.0.health.silent()
     }
 
+    /// Lets queries leave from inside containers: those whose upstreams say so ([`Upstream::from`]).
+    pub fn set_inside(&self, inside: Arc<dyn Inside>) {
+        self.0.reach.set_inside(inside);
+    }
+
+    /// The upstreams of an asker.
+    fn upstreams(&self, asker: Option<&Asker>) -> Upstreams {
+        let own = asker.map(|asker| &asker.upstreams);
+        if let Some(own) = own.filter(|own| !own.is_empty()) {
+            return Arc::clone(own);
+        }
+        let host = self.0.host.load_full();
+        match asker.and_then(|asker| asker.inside.as_ref()) {
+            None => host,
+            Some(id) => Arc::new(host.iter().map(|u| u.clone().inside(id)).collect()),
+        }
+    }
+
     /// Looks into the cache. Does not wait; call it on a tokio runtime, since a popular answer that is about to expire is
     /// fetched anew in the background.
-    pub fn begin(
-        &self,
-        query: &[u8],
-        transport: Transport,
-        upstreams: Option<&Upstreams>,
-    ) -> Begun {
-        let upstreams = upstreams.map_or_else(|| self.0.host.load_full(), Arc::clone);
+    pub fn begin(&self, query: &[u8], transport: Transport, asker: Option<&Asker>) -> Begun {
         let mut ask = Ask {
-            upstreams,
+            upstreams: self.upstreams(asker),
             key: None,
             stale: None,
         };
@@ -298,9 +314,11 @@ impl Forwarder {
         transport: Transport,
         upstreams: Option<&[SocketAddr]>,
     ) -> Vec<u8> {
-        let own =
-            upstreams.map(|list| Arc::new(list.iter().copied().map(Upstream::from).collect()));
-        match self.begin(query, transport, own.as_ref()) {
+        let asker = upstreams.map(|list| Asker {
+            upstreams: Arc::new(list.iter().copied().map(Upstream::from).collect()),
+            ..Asker::default()
+        });
+        match self.begin(query, transport, asker.as_ref()) {
             Begun::Reply(reply, _) => reply,
             Begun::Ask(ask) => self.finish(query, transport, ask).await.0,
         }
@@ -449,8 +467,8 @@ impl Inner {
     /// Asks one upstream: over UDP, and over TCP if the reply was cut; or over TLS.
     async fn attempt(&self, upstream: &Upstream, query: &[u8], limit: Instant) -> Attempt {
         let result = match &upstream.tls {
-            Some(name) => timeout_at(limit, self.tls.ask(upstream.address, name, query)).await,
-            None => timeout_at(limit, exchange::udp(upstream.address, query)).await,
+            Some(name) => timeout_at(limit, self.tls.ask(&self.reach, upstream, name, query)).await,
+            None => timeout_at(limit, exchange::udp(&self.reach, upstream, query)).await,
         };
         let reply = match result {
             Err(_) => return Attempt::Silent,
@@ -462,7 +480,7 @@ impl Inner {
         };
         let reply = if raw::is_truncated(&reply) && upstream.tls.is_none() {
             // A cut reply is better than none.
-            match timeout_at(limit, exchange::tcp(upstream.address, query)).await {
+            match timeout_at(limit, exchange::tcp(&self.reach, upstream, query)).await {
                 Ok(Ok(whole)) => whole,
                 _ => reply,
             }

@@ -19,6 +19,7 @@ pub mod fuzzing;
 mod health;
 mod name;
 mod raw;
+pub mod reach;
 mod reply;
 mod request;
 pub mod resolv;
@@ -29,6 +30,7 @@ pub mod zone;
 
 pub use answer::{Outcome, Transport, Verdict, answer, answer_into};
 pub use forward::{Begun, CACHE_BYTES, Forwarder, Source, Timing, Upstreams};
+pub use reach::{Carries, Inside};
 pub use resolv::{DNS_PORT, EMBEDDED, ResolvConf, Upstream};
 pub use server::{Explanation, ListenError, Server};
 pub use stats::{Counters, Stats};

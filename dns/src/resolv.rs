@@ -8,6 +8,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 use std::sync::Arc;
 
+use crate::zone::SHORT_ID;
+
 /// The port upstreams are asked on.
 pub const DNS_PORT: u16 = 53;
 
@@ -33,11 +35,28 @@ pub struct Upstream {
     pub address: SocketAddr,
     /// Over TLS, and whose certificate it must show.
     pub tls: Option<Arc<str>>,
+    /// The id of the container whose namespace it is asked from; from the daemon's without.
+    pub from: Option<Arc<str>>,
+}
+
+impl Upstream {
+    /// The same, asked from inside a container.
+    #[must_use]
+    pub fn inside(self, container: &Arc<str>) -> Self {
+        Self {
+            from: Some(Arc::clone(container)),
+            ..self
+        }
+    }
 }
 
 impl From<SocketAddr> for Upstream {
     fn from(address: SocketAddr) -> Self {
-        Self { address, tls: None }
+        Self {
+            address,
+            tls: None,
+            from: None,
+        }
     }
 }
 
@@ -50,8 +69,12 @@ impl From<IpAddr> for Upstream {
 impl fmt::Display for Upstream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.tls {
-            None => write!(f, "{}", self.address),
-            Some(name) => write!(f, "tls://{}#{name}", self.address),
+            None => write!(f, "{}", self.address)?,
+            Some(name) => write!(f, "tls://{}#{name}", self.address)?,
+        }
+        match &self.from {
+            None => Ok(()),
+            Some(id) => write!(f, " from inside {}", id.get(..SHORT_ID).unwrap_or(id)),
         }
     }
 }
@@ -80,6 +103,7 @@ impl FromStr for Upstream {
         Ok(Self {
             address,
             tls: Some(name),
+            from: None,
         })
     }
 }

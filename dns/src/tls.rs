@@ -6,8 +6,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustls::pki_types::pem::PemObject as _;
@@ -21,6 +20,8 @@ use tokio_rustls::client::TlsStream;
 
 use crate::exchange::{framed, with_random_id};
 use crate::raw;
+use crate::reach::Reach;
+use crate::resolv::Upstream;
 
 /// Connections to one upstream that wait to be used again.
 const SPARE: usize = 4;
@@ -38,14 +39,20 @@ pub enum TlsError {
     Library(#[from] rustls::Error),
 }
 
-type Spare = Mutex<HashMap<(SocketAddr, Arc<str>), Vec<(TlsStream<TcpStream>, Instant)>>>;
+/// Connections that wait to be used again, with the time since when.
+#[derive(Default)]
+struct Spare {
+    waiting: HashMap<Upstream, Vec<(TlsStream<TcpStream>, Instant)>>,
+    /// Whether a task closes those that waited too long.
+    swept: bool,
+}
 
 /// The way to upstreams over TLS. The default trusts nobody and so asks nobody. Cloning shares.
 #[derive(Clone, Default)]
 pub struct Tls {
     connector: Option<TlsConnector>,
     /// Never locked across an await.
-    spare: Arc<Spare>,
+    spare: Arc<Mutex<Spare>>,
 }
 
 impl fmt::Debug for Tls {
@@ -79,18 +86,19 @@ impl Tls {
         })
     }
 
-    /// Asks the upstream that shows a certificate for `name`. The reply has the id of this exchange.
+    /// Asks an upstream that has to show a certificate for `name`. The reply has the id of this exchange.
     pub(crate) async fn ask(
         &self,
-        upstream: SocketAddr,
-        name: &Arc<str>,
+        reach: &Reach,
+        upstream: &Upstream,
+        name: &str,
         query: &[u8],
     ) -> io::Result<Vec<u8>> {
         let sent = with_random_id(query);
-        while let Some(mut stream) = self.take(upstream, name) {
+        while let Some(mut stream) = self.take(upstream) {
             // It may have been closed meanwhile: then the next, or a new one.
             if let Ok(reply) = exchange(&mut stream, &sent).await {
-                self.keep(upstream, name, stream);
+                self.keep(upstream, stream);
                 return Ok(reply);
             }
         }
@@ -100,27 +108,56 @@ impl Tls {
                 "no certificates to check it by: see dns-tls-ca",
             )
         })?;
-        let server = ServerName::try_from(name.to_string()).map_err(io::Error::other)?;
-        let stream = TcpStream::connect(upstream).await?;
+        let server = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
+        let stream = reach.tcp(upstream).await?;
         stream.set_nodelay(true)?;
         let mut stream = connector.connect(server, stream).await?;
         let reply = exchange(&mut stream, &sent).await?;
-        self.keep(upstream, name, stream);
+        self.keep(upstream, stream);
         Ok(reply)
     }
 
-    fn take(&self, upstream: SocketAddr, name: &Arc<str>) -> Option<TlsStream<TcpStream>> {
-        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
-        let waiting = spare.get_mut(&(upstream, Arc::clone(name)))?;
+    fn spare(&self) -> MutexGuard<'_, Spare> {
+        // Lists of connections: whole after any panic.
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self, upstream: &Upstream) -> Option<TlsStream<TcpStream>> {
+        let mut spare = self.spare();
+        let waiting = spare.waiting.get_mut(upstream)?;
         waiting.retain(|(_, since)| since.elapsed() < KEEP);
         waiting.pop().map(|(stream, _)| stream)
     }
 
-    fn keep(&self, upstream: SocketAddr, name: &Arc<str>, stream: TlsStream<TcpStream>) {
-        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
-        let waiting = spare.entry((upstream, Arc::clone(name))).or_default();
-        if waiting.len() < SPARE {
-            waiting.push((stream, Instant::now()));
+    fn keep(&self, upstream: &Upstream, stream: TlsStream<TcpStream>) {
+        // A socket that waits would keep the namespace of a container that is gone.
+        if upstream.from.is_some() {
+            return;
+        }
+        let mut spare = self.spare();
+        let waiting = spare.waiting.entry(upstream.clone()).or_default();
+        if waiting.len() >= SPARE {
+            return;
+        }
+        waiting.push((stream, Instant::now()));
+        if !std::mem::replace(&mut spare.swept, true) {
+            tokio::spawn(self.clone().sweep());
+        }
+    }
+
+    /// Closes connections that nobody used for a while, until there are none.
+    async fn sweep(self) {
+        loop {
+            tokio::time::sleep(KEEP).await;
+            let mut spare = self.spare();
+            spare.waiting.retain(|_, waiting| {
+                waiting.retain(|(_, since)| since.elapsed() < KEEP);
+                !waiting.is_empty()
+            });
+            spare.swept = !spare.waiting.is_empty();
+            if !spare.swept {
+                return;
+            }
         }
     }
 }

@@ -40,6 +40,8 @@ pub struct Asker {
     pub forward: bool,
     /// Its own upstreams (its `--dns`, else its network's). Empty means the host's.
     pub upstreams: Arc<Vec<Upstream>>,
+    /// Its id, if the host's resolvers too are asked from its namespace. Its own ones say so themselves.
+    pub inside: Option<Arc<str>>,
     /// Names that only it knows. They go before all others.
     pub hosts: Hosts,
 }

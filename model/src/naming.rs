@@ -25,10 +25,13 @@ pub struct Naming {
     /// Whether its gateway addresses answer on port 53 too (`--opt dns_gateway=true`).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub gateway: bool,
+    /// Whether the queries of its containers leave from their own namespaces (`--opt dns_from=container`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub from_container: bool,
 }
 
 /// The options that are read here.
-pub const OPTIONS: [&str; 3] = ["dns_ttl", "dns_search", "dns_gateway"];
+pub const OPTIONS: [&str; 4] = ["dns_ttl", "dns_search", "dns_gateway", "dns_from"];
 
 impl Naming {
     /// Reads the options of a network; those of others are left alone.
@@ -64,6 +67,11 @@ impl Naming {
                 .parse()
                 .map_err(|_| invalid("dns_gateway", text, "true or false"))?;
         }
+        naming.from_container = match options.get("dns_from").map(String::as_str) {
+            None | Some("host") => false,
+            Some("container") => true,
+            Some(text) => return Err(invalid("dns_from", text, "host or container")),
+        };
         Ok(naming)
     }
 
@@ -98,12 +106,14 @@ mod tests {
             ("dns_ttl", "60"),
             ("dns_search", "Corp.Example.,lan"),
             ("dns_gateway", "true"),
+            ("dns_from", "container"),
             ("bridge", "br0"),
         ]);
         let expected = Naming {
             ttl: Some(60),
             search: vec!["corp.example".into(), "lan".into()],
             gateway: true,
+            from_container: true,
         };
         assert_eq!(naming.unwrap(), expected);
         assert!(read(&[]).unwrap().is_default());
@@ -121,6 +131,7 @@ mod tests {
             ("dns_search", "a b"),
             ("dns_search", "a,b,c,d,e,f,g"),
             ("dns_gateway", "yes"),
+            ("dns_from", "here"),
         ] {
             let error = read(&[(option, text)]).unwrap_err();
             assert_eq!(error.code, Code::InvalidOpt, "{option}={text}");

@@ -27,7 +27,8 @@ pub struct Options {
 }
 
 /// The keys, for messages.
-const KEYS: &str = "bridge, mode4, mode6, host_access, antispoof, snat, trusted, dns_ttl, dns_search, dns_gateway; an overlay network vni and port too";
+const KEYS: &str = "bridge, mode4, mode6, host_access, antispoof, snat, trusted, dns_ttl, dns_search, dns_gateway, \
+     dns_from; an overlay network vni and port too";
 
 impl Options {
     /// Reads `K=V` options.

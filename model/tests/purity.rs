@@ -121,7 +121,7 @@ fn pure_sources_do_no_io() {
     let mut files = sources(&root().join("model/src"));
     files.extend(sources(&root().join("ipam/src")));
     // The sockets of the DNS crate.
-    let io_part = ["server", "forward", "exchange", "health", "tls"];
+    let io_part = ["server", "forward", "exchange", "health", "reach", "tls"];
     let is_io = |path: &Path| {
         let inside = path
             .strip_prefix(root().join("dns/src"))

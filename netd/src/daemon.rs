@@ -31,7 +31,7 @@ use crate::declared;
 use crate::kernel::real::{self, RealKernel};
 use crate::kernel::{DnsSink, Kernel};
 use crate::limits::Limits;
-use crate::names::{self, ConfPath, HostResolvers, Names, conf_path};
+use crate::names::{self, ConfPath, HostResolvers, Names, Ways, conf_path};
 use crate::notify::{heartbeat, notify, ready, reloading, watchdog_of_environment};
 use crate::reconcile::handle::Handle;
 use crate::reconcile::{self, Timing, random};
@@ -105,6 +105,8 @@ fn run(
     let sink = Arc::clone(&names) as Arc<dyn DnsSink>;
     let kernel: Arc<dyn Kernel> =
         Arc::new(RealKernel::new(kernel_config(&resolv_conf, true), sink)?);
+    let ways = Arc::new(Ways(Arc::clone(&kernel)));
+    names.server().forwarder().set_inside(ways);
     let store = Arc::new(Disk::open(&config.state_dir, &config.run_dir)?);
     let mut cluster_task = None;
     let records = Arc::clone(&store) as Arc<dyn state::Store>;

@@ -6,14 +6,15 @@ mod resolvers;
 
 use std::io;
 use std::net::{TcpListener, UdpSocket};
+use std::os::fd::OwnedFd;
 
-use netd_dns::{Forwarder, Server, ZoneHandle};
+use netd_dns::{Carries, Forwarder, Inside, Server, ZoneHandle};
 use netd_model::ContainerId;
 use tokio::runtime::Handle;
 
 pub use resolvers::{ConfPath, HostResolvers, conf_path, follow};
 
-use crate::kernel::DnsSink;
+use crate::kernel::{DnsSink, Kernel};
 
 /// The DNS of all containers.
 #[derive(Debug)]
@@ -63,6 +64,19 @@ impl Names {
     /// Closes them.
     pub(crate) async fn close_gateway(&self, network: &str) {
         self.server.close_gateway(network).await;
+    }
+}
+
+/// Sockets inside containers, by way of the kernel seam.
+#[derive(Debug)]
+pub struct Ways(pub std::sync::Arc<dyn Kernel>);
+
+impl Inside for Ways {
+    fn socket(&self, container: &str, carries: Carries, v6: bool) -> io::Result<OwnedFd> {
+        let id = ContainerId::parse(container).map_err(io::Error::other)?;
+        let datagrams = carries == Carries::Datagrams;
+        let opened = self.0.socket_inside(&id, datagrams, v6);
+        opened.map_err(io::Error::other)
     }
 }
 

@@ -354,7 +354,7 @@ fn resident(pid: u32) -> u64 {
 fn rules(host: &Host) -> usize {
     host.netns.run(|| {
         let mut socket = netd::kernel::nft::NftSocket::open().expect("the rules can be read");
-        let view = socket
+        let objects = socket
             .observe(&netd_model::Ns::Host)
             .expect("the rules can be read");
         let count = |object: &Object| match object {
@@ -366,6 +366,6 @@ fn rules(host: &Host) -> usize {
                 .sum(),
             _ => 0,
         };
-        view.objects.iter().map(count).sum()
+        objects.iter().map(count).sum()
     })
 }

@@ -188,8 +188,8 @@ fn kilobytes(text: &str) -> f64 {
 fn rules(host: &Host) -> usize {
     host.netns.run(|| {
         let mut socket = NftSocket::open().expect("nftables answers");
-        let view = socket.observe(&Ns::Host).expect("the rules can be read");
-        let rules = view.objects.iter().filter_map(|object| match object {
+        let objects = socket.observe(&Ns::Host).expect("the rules can be read");
+        let rules = objects.iter().filter_map(|object| match object {
             Object::Ruleset(rules) => Some(rules),
             _ => None,
         });

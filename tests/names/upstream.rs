@@ -179,6 +179,17 @@ impl Role {
     }
 }
 
+/// The name asked for, and a reply with one address.
+#[allow(dead_code, reason = "one of the two test files needs it")]
+pub(crate) fn reply_with(question: &[u8], answer: Ipv4Addr) -> Option<(String, Vec<u8>)> {
+    let question = Message::from_vec(question).ok()?;
+    let name = question.queries.first()?.name().clone();
+    let mut message = question.into_response();
+    message.add_answer(Record::from_rdata(name.clone(), 60, RData::A(A(answer))));
+    let text = name.to_ascii().trim_end_matches('.').to_owned();
+    Some((text, message.to_vec().ok()?))
+}
+
 /// The address that `Manner::Answers` gives.
 pub(crate) fn address(ip: [u8; 4]) -> (Manner, IpAddr) {
     let ip = Ipv4Addr::from(ip);

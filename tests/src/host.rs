@@ -288,7 +288,6 @@ impl Host {
             .run(|| netd::kernel::nft::NftSocket::open()?.observe(&netd_model::Ns::Host));
         let left: Vec<String> = rules
             .expect("the rules can be read")
-            .objects
             .iter()
             .filter(|object| !matches!(object, netd_model::Object::Ruleset(_)))
             .filter(|object| *object.owner() != netd_model::Owner::Host)
@@ -447,7 +446,7 @@ impl Host {
         let rules = self
             .netns
             .run(|| netd::kernel::nft::NftSocket::open()?.observe(&netd_model::Ns::Host));
-        let objects = rules.expect("the rules can be read").objects;
+        let objects = rules.expect("the rules can be read");
         let mut lines: Vec<_> = objects.iter().map(|object| format!("{object:?}")).collect();
         lines.sort();
         lines

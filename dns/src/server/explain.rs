@@ -51,7 +51,11 @@ impl Server {
                         Some(own) => format!("it is asked upstream: {}", list(own.iter())),
                         None => "it is asked upstream: the host's resolvers".to_owned(),
                     });
-                    Some(self.forwarder.begin(&query, Transport::Tcp, own))
+                    if view.asker.inside.is_some() {
+                        steps.push("from the container's own namespace".to_owned());
+                    }
+                    let asker = Some(view.asker);
+                    Some(self.forwarder.begin(&query, Transport::Tcp, asker))
                 }
                 Verdict::Reply | Verdict::Drop => None,
             }

@@ -145,8 +145,7 @@ impl Listener {
         let source = match (verdict, asker, view) {
             (Verdict::Drop, ..) => return None,
             (Verdict::Forward, Some(asker), Some(view)) => {
-                let own = Some(&view.asker.upstreams).filter(|own| !own.is_empty());
-                match self.forwarder.begin(query, transport, own) {
+                match self.forwarder.begin(query, transport, Some(view.asker)) {
                     Begun::Reply(cached, source) => {
                         *reply = cached;
                         stats.cached += 1;

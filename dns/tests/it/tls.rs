@@ -61,6 +61,7 @@ fn forwarder(address: SocketAddr, name: &str, tls: Tls) -> Forwarder {
     let upstream = Upstream {
         address,
         tls: Some(name.into()),
+        from: None,
     };
     let host = Arc::new(arc_swap::ArcSwap::from_pointee(vec![upstream]));
     Forwarder::with(host, PATIENT, 0, tls)

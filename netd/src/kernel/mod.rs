@@ -77,6 +77,20 @@ pub trait Kernel: fmt::Debug + Send + Sync {
         Ok(Counters::default())
     }
 
+    /// A new socket in the namespace of a container, neither bound nor connected, for what netd asks on its behalf.
+    fn socket_inside(
+        &self,
+        id: &ContainerId,
+        _datagrams: bool,
+        _v6: bool,
+    ) -> Result<OwnedFd, KernelError> {
+        let unsupported = io::ErrorKind::Unsupported.into();
+        Err(KernelError::new(
+            format_args!("socket inside {}", id.short()),
+            unsupported,
+        ))
+    }
+
     /// Facts about the host.
     fn facts(&self) -> Result<HostFacts, KernelError>;
 }

@@ -185,12 +185,15 @@ fn asker(world: &World, record: &Container) -> Asker {
     let way_out = desired::FAMILIES
         .into_iter()
         .any(|family| desired::gateway_endpoint(record, family, |id| world.network(id)).is_some());
-    let networks = record
-        .endpoints
-        .iter()
-        .filter_map(|e| world.network(&e.network));
+    let networks = || {
+        let endpoints = record.endpoints.iter();
+        endpoints.filter_map(|e| world.network(&e.network))
+    };
+    let inside = networks()
+        .any(|network| network.naming.from_container)
+        .then(|| Arc::from(record.id.as_str()));
     let upstreams = if record.dns.is_empty() {
-        networks
+        networks()
             .map(|network| &network.dns)
             .find(|dns| !dns.is_empty())
             .cloned()
@@ -198,6 +201,11 @@ fn asker(world: &World, record: &Container) -> Asker {
     } else {
         record.dns.clone()
     };
+    let upstreams = upstreams.into_iter().map(|address| Upstream {
+        from: inside.clone(),
+        ..address.into()
+    });
+    let upstreams = upstreams.collect();
     Asker {
         hosts: naming::hosts(world, record, extra_hosts(world, record)),
         networks: record
@@ -206,6 +214,7 @@ fn asker(world: &World, record: &Container) -> Asker {
             .map(|e| Arc::from(e.network.as_str()))
             .collect(),
         forward: way_out,
-        upstreams: Arc::new(upstreams.into_iter().map(Upstream::from).collect()),
+        upstreams: Arc::new(upstreams),
+        inside,
     }
 }

@@ -86,7 +86,7 @@ pub fn check(world: &World, now: Circumstances, title: &str, report: &mut Report
 /// Asks netd about every n-th row what would happen, and compares that with what is right.
 pub fn check_traces(world: &World, now: Circumstances, title: &str, report: &mut Report) {
     // A number without a common factor with the numbers of places and servers.
-    const EACH: usize = 13;
+    const EACH: usize = 37;
     let rows = rows(world, now);
     let asked: Vec<_> = rows
         .iter()

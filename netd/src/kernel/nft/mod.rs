@@ -39,8 +39,6 @@ mod tests;
 mod transport;
 mod userdata;
 
-pub use self::observe::NftView;
-
 /// A socket to nf_tables in one network namespace: that of the thread which opened it, whatever thread uses it.
 #[derive(Debug)]
 pub struct NftSocket {
@@ -142,11 +140,17 @@ impl NftSocket {
         Ok(failures.is_empty())
     }
 
-    /// What is ours in this socket's namespace, which is called `ns`.
-    pub fn observe(&mut self, ns: &Ns) -> Result<NftView, KernelError> {
-        observe::observe(&mut self.transport, ns).map_err(|error| {
+    /// What is ours in this socket's namespace, which is called `ns`: rulesets and elements.
+    pub fn observe(&mut self, ns: &Ns) -> Result<Vec<Object>, KernelError> {
+        observe::objects(&mut self.transport, ns).map_err(|error| {
             KernelError::new(format_args!("read the nftables rules in {ns}"), error)
         })
+    }
+
+    /// Chains of others that drop what they do not accept themselves in the forward hook, as `family table chain`.
+    pub fn forward_drop(&mut self) -> Result<Vec<String>, KernelError> {
+        observe::forward_drop(&mut self.transport)
+            .map_err(|error| KernelError::new("read the chains that see forwarded packets", error))
     }
 
     /// What the published ports of the host have counted, by the container's address, protocol and port.

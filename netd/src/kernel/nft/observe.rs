@@ -15,45 +15,38 @@ use super::table::Table;
 use super::transport::Transport;
 use super::{BRIDGE, HOST, Known, element, shape};
 
-/// How often everything is read again when a set vanished while it was read.
+/// How often it is read when a table or set vanishes while it is read.
 const ATTEMPTS: usize = 4;
 
-/// What one namespace's nf_tables holds, as far as netd is concerned.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct NftView {
-    /// Our ruleset and the elements of our sets.
-    pub objects: Vec<Object>,
-    /// In the host's namespace: base chains of others that drop what they do not accept themselves in the forward hook,
-    /// as `family table chain`.
-    pub forward_drop: Vec<String>,
+/// Our rulesets and the elements of our sets in one namespace: all of them, or an error.
+pub(super) fn objects(transport: &mut Transport, ns: &Ns) -> io::Result<Vec<Object>> {
+    whole(transport, |transport| match ns {
+        Ns::Host => {
+            let mut objects = read_ours(transport, &HOST)?;
+            objects.extend(read_ours(transport, &BRIDGE)?);
+            Ok(objects)
+        }
+        Ns::Container(id) => read_ours(transport, &Known::new(skeleton::dns(id))),
+    })
 }
 
-/// Reads everything, or fails.
-pub(super) fn observe(transport: &mut Transport, ns: &Ns) -> io::Result<NftView> {
+/// Base chains of others that drop what they do not accept themselves in the forward hook, as `family table chain`.
+pub(super) fn forward_drop(transport: &mut Transport) -> io::Result<Vec<String>> {
+    whole(transport, read_forward_drop)
+}
+
+/// Reads again where somebody deletes tables at this moment: what is read next is without them.
+fn whole<T>(
+    transport: &mut Transport,
+    read: impl Fn(&mut Transport) -> io::Result<T>,
+) -> io::Result<T> {
     for _ in 1..ATTEMPTS {
-        match observe_once(transport, ns) {
-            // Someone deletes tables at this moment: what is read next is without them.
+        match read(transport) {
             Err(error) if error.raw_os_error() == Some(nix::libc::ENOENT) => {}
             done => return done,
         }
     }
-    observe_once(transport, ns)
-}
-
-fn observe_once(transport: &mut Transport, ns: &Ns) -> io::Result<NftView> {
-    let Ns::Container(id) = ns else {
-        let mut objects = read_ours(transport, &HOST)?;
-        objects.extend(read_ours(transport, &BRIDGE)?);
-        return Ok(NftView {
-            objects,
-            forward_drop: read_forward_drop(transport)?,
-        });
-    };
-    let objects = read_ours(transport, &Known::new(skeleton::dns(id)))?;
-    Ok(NftView {
-        objects,
-        forward_drop: Vec::new(),
-    })
+    read(transport)
 }
 
 fn read_ours(transport: &mut Transport, known: &Known) -> io::Result<Vec<Object>> {

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use netd_model::net::Family;
 use netd_model::observed::{HostFacts, Way};
-use netd_model::{IfName, Ns, Prefix};
+use netd_model::{IfName, Prefix};
 
 use super::inet::{self, BY_KERNEL, LOCAL, MAIN, PROTOCOL, RouteView, UNICAST};
 use super::link::{self, LinkView};
@@ -35,7 +35,7 @@ pub(super) fn read(space: &mut Space, resolv_conf: &Path) -> Result<HostFacts, K
         .into_iter()
         .filter(|route| !is_ours(route, &ours))
         .collect();
-    let forward_drop = space.nft()?.observe(&Ns::Host)?.forward_drop;
+    let forward_drop = space.nft()?.forward_drop()?;
     let bridge_tables = space.nft()?.has_bridge_tables()?;
     let settings = |refusal: Refusal| refusal.on("read kernel settings");
     Ok(HostFacts {

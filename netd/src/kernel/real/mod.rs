@@ -14,6 +14,7 @@ use netd_model::object::Sysctl;
 use netd_model::observed::{HostFacts, Observed};
 use netd_model::{ContainerId, Ns, Object};
 use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 use self::announcer::Announcer;
 use self::netlink::gone_is_done;
@@ -209,6 +210,32 @@ impl Kernel for RealKernel {
                 .map_err(|refusal| refusal.on("list links"))?
                 .into_iter()
                 .collect(),
+        })
+    }
+
+    fn socket_inside(
+        &self,
+        id: &ContainerId,
+        datagrams: bool,
+        v6: bool,
+    ) -> Result<OwnedFd, KernelError> {
+        let family = if v6 {
+            AddressFamily::Inet6
+        } else {
+            AddressFamily::Inet
+        };
+        let kind = if datagrams {
+            SockType::Datagram
+        } else {
+            SockType::Stream
+        };
+        let open = |_: BorrowedFd<'_>| socket(family, kind, SockFlag::SOCK_CLOEXEC, None);
+        let opened = self.shared.sandboxes.inside(self.shared.host(), id, open)?;
+        opened.map_err(|errno| {
+            KernelError::new(
+                format_args!("open a socket in {}", id.short()),
+                errno.into(),
+            )
         })
     }
 

@@ -185,7 +185,7 @@ fn look(
     }
     look_at_settings(&links, wanted, observed).map_err(|r| r.on("read kernel settings"))?;
     let ns = space.ns.clone();
-    for object in space.nft()?.observe(&ns)?.objects {
+    for object in space.nft()?.observe(&ns)? {
         observed.insert(object);
     }
     Ok(links)

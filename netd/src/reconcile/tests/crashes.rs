@@ -320,6 +320,12 @@ matrix! {
     connect_predefined = ConnectPredefined;
     disconnect = Disconnect;
     disconnect_predefined = DisconnectPredefined;
+    set_access = SetAccess;
+    reserve = Reserve;
+    unreserve = Unreserve;
+    cni_add = CniAdd;
+    cni_add_second = CniAddSecond;
+    cni_del = CniDel;
     purge = Purge;
     purge_offline = PurgeOffline;
     attach_after_purge = AttachAfterPurge;

@@ -114,7 +114,7 @@ kernel_test! {
             base_chain(batch, NFPROTO_INET, ("fw", "accepting"), (NF_INET_FORWARD, NF_ACCEPT));
             base_chain(batch, NFPROTO_INET, ("fw", "input"), (NF_INET_LOCAL_IN, NF_DROP));
         });
-        let mut found = nft.observe(&Ns::Host).unwrap().forward_drop;
+        let mut found = nft.forward_drop().unwrap();
         found.sort();
         assert_eq!(found, ["inet fw forward", "ip filter FORWARD", "ip6 filter FORWARD"]);
     }
@@ -184,7 +184,7 @@ kernel_test! {
             rule(batch, ("fw", "goes_on"), |w| verdict(w, NF_ACCEPT));
             rule(batch, ("fw", "goes_on"), reject);
         });
-        let mut found = nft.observe(&Ns::Host).unwrap().forward_drop;
+        let mut found = nft.forward_drop().unwrap();
         found.sort();
         assert_eq!(found, ["inet fw counts", "inet fw drops", "inet fw rejects"]);
     }

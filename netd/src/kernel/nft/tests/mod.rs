@@ -73,7 +73,7 @@ fn endpoint() -> Owner {
 }
 
 fn objects(nft: &mut NftSocket) -> Vec<Object> {
-    nft.observe(&Ns::Host).unwrap().objects
+    nft.observe(&Ns::Host).unwrap()
 }
 
 /// The elements that are observed, sorted by key.

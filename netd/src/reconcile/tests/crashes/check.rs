@@ -1,9 +1,12 @@
 //! What must be true after a crash or a failure, whatever it was. A violation is a line of text.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
+use netd_model::access::Access;
+use netd_model::id::Name;
 use netd_model::net::Family;
-use netd_model::record::{Container, Endpoint, Network, Phase};
+use netd_model::record::{Container, Endpoint, Network, Phase, Reservation};
 
 use super::super::*;
 use super::kinds::{Kind, attach_request};
@@ -16,7 +19,11 @@ pub(super) fn seen(lab: &Lab) -> Seen {
     let snapshot = lab.handle.snapshot();
     let network = |net: api::Network| {
         let subnets = net.subnets.into_iter().map(|s| s.subnet);
-        network_line(&net.name, subnets, net.ipv6, net.internal)
+        let kept = net.reservations.iter();
+        let kept: Vec<_> = kept
+            .map(|(name, kept)| format!("{name} {:?}", kept.ip))
+            .collect();
+        network_line(&net.name, subnets, net.ipv6, net.internal) + &rules(&net.access, &kept)
     };
     let container = |container: api::Container| {
         let endpoints = container.endpoints.iter();
@@ -39,6 +46,11 @@ fn network_line(
     // An automatic subnet of IPv6 is of a random prefix.
     let subnets: Vec<_> = subnets.filter(|s| !s.starts_with("fd")).collect();
     format!("network {name} {subnets:?} {ipv6} {internal}")
+}
+
+/// Who may open flows to a network, and what is kept there for whom.
+fn rules(access: &Access, kept: &[String]) -> String {
+    format!(" {access:?} {kept:?}")
 }
 
 fn container_line(name: &str, endpoints: impl Iterator<Item = String>, ports: usize) -> String {
@@ -173,7 +185,17 @@ fn recorded(lab: &Lab) -> Seen {
     let network = |net: &Network| {
         let subnets = net.subnets.iter().map(|s| s.subnet.to_string());
         let ipv6 = net.subnet(Family::V6).is_some();
-        network_line(net.name.as_str(), subnets, ipv6, net.internal)
+        let kept = net.reservations.iter();
+        let v4 = |kept: &Reservation| {
+            kept.ips
+                .iter()
+                .find(|ip| ip.is_ipv4())
+                .map(IpAddr::to_string)
+        };
+        let kept: Vec<_> = kept
+            .map(|(name, kept)| format!("{name} {:?}", v4(kept)))
+            .collect();
+        network_line(net.name.as_str(), subnets, ipv6, net.internal) + &rules(&net.access, &kept)
     };
     let container = |record: &Container| {
         let endpoint = |e: &Endpoint| {
@@ -234,6 +256,14 @@ async fn empty(machine: &Machine, daemon: &Daemon) -> Result<(), String> {
         )?;
     }
     for network in lab.handle.snapshot().networks() {
+        for name in network.reservations.keys() {
+            let request = Request::Reserve {
+                network: network.name.clone(),
+                container: Name::parse(name).unwrap(),
+                reservation: None,
+            };
+            told(lab.handle.ask(request, false).await, "end of a reservation")?;
+        }
         if network.subnets[0].subnet.ends_with("/29") {
             fill(lab, &network.name).await?;
         }

@@ -1,7 +1,9 @@
 //! What is tried: each kind of request, with what is there before it.
 
+use netd_model::cni::{Add, AddRequest, Attachment, Bandwidth};
+use netd_model::id::Name;
 use netd_model::observed::Observed;
-use netd_model::record::Phase;
+use netd_model::record::{Phase, Reservation};
 use netd_model::request::Join;
 
 use super::super::*;
@@ -23,6 +25,12 @@ pub(super) enum Kind {
     ConnectPredefined,
     Disconnect,
     DisconnectPredefined,
+    SetAccess,
+    Reserve,
+    Unreserve,
+    CniAdd,
+    CniAddSecond,
+    CniDel,
     Purge,
     PurgeOffline,
     AttachAfterPurge,
@@ -32,7 +40,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 20] = [
+    pub(super) const ALL: [Self; 26] = [
         Self::CreateV4,
         Self::CreateDual,
         Self::CreateInternal,
@@ -47,6 +55,12 @@ impl Kind {
         Self::ConnectPredefined,
         Self::Disconnect,
         Self::DisconnectPredefined,
+        Self::SetAccess,
+        Self::Reserve,
+        Self::Unreserve,
+        Self::CniAdd,
+        Self::CniAddSecond,
+        Self::CniDel,
         Self::Purge,
         Self::PurgeOffline,
         Self::AttachAfterPurge,
@@ -71,6 +85,12 @@ impl Kind {
             Self::ConnectPredefined => "connect, predefined network",
             Self::Disconnect => "disconnect",
             Self::DisconnectPredefined => "disconnect, last of predefined",
+            Self::SetAccess => "network set",
+            Self::Reserve => "network reserve",
+            Self::Unreserve => "end of a reservation",
+            Self::CniAdd => "CNI ADD",
+            Self::CniAddSecond => "CNI ADD, second interface",
+            Self::CniDel => "CNI DEL",
             Self::Purge => "purge",
             Self::PurgeOffline => "purge without a daemon",
             Self::AttachAfterPurge => "attach after a purge",
@@ -95,6 +115,7 @@ impl Kind {
                 | Self::Prune
                 | Self::Disconnect
                 | Self::DisconnectPredefined
+                | Self::CniDel
                 | Self::Purge
                 | Self::PurgeOffline
         )
@@ -113,7 +134,7 @@ impl Kind {
             | Self::CreateInternal
             | Self::AttachPredefined
             | Self::FirstStart => {}
-            Self::Remove => small(lab, "web", 1, true).await,
+            Self::Remove | Self::Reserve | Self::CniAdd => small(lab, "web", 1, true).await,
             Self::Prune => {
                 for (name, n) in [("one", 1), ("two", 2), ("three", 3)] {
                     small(lab, name, n, n == 3).await;
@@ -139,6 +160,27 @@ impl Kind {
             Self::DisconnectPredefined => {
                 two_networks(lab).await;
                 attach(lab, "a", &["web", "bridge"], PORTS).await;
+            }
+            Self::SetAccess => {
+                small(lab, "web", 1, true).await;
+                attach(lab, "a", &["web"], PORTS).await;
+            }
+            Self::Unreserve => {
+                small(lab, "web", 1, true).await;
+                let request = reserve(Some("10.9.1.5"));
+                lab.handle.ask(request, false).await.unwrap();
+            }
+            Self::CniAddSecond => {
+                two_networks(lab).await;
+                let request = cni_add(lab, "eth0", "web");
+                lab.handle.ask(request, false).await.unwrap();
+            }
+            Self::CniDel => {
+                two_networks(lab).await;
+                for (ifname, network) in [("eth0", "web"), ("eth1", "two")] {
+                    let request = cni_add(lab, ifname, network);
+                    lab.handle.ask(request, false).await.unwrap();
+                }
             }
             Self::Purge | Self::PurgeOffline => several(lab).await,
             Self::AttachAfterPurge => {
@@ -183,6 +225,19 @@ impl Kind {
             Self::ConnectPredefined => to("bridge"),
             Self::Disconnect => from("two"),
             Self::DisconnectPredefined => from("bridge"),
+            Self::SetAccess => Request::SetAccess {
+                network: "web".to_owned(),
+                allow_from: Some(vec!["192.0.2.0/24".parse().unwrap()]),
+                block_from: Some(vec!["2001:db8::/64".parse().unwrap()]),
+            },
+            Self::Reserve => reserve(Some("10.9.1.5")),
+            Self::Unreserve => reserve(None),
+            Self::CniAdd => cni_add(lab, "eth0", "web"),
+            Self::CniAddSecond => cni_add(lab, "eth1", "two"),
+            Self::CniDel => Request::CniDel(Attachment {
+                container: "id-of-a".to_owned(),
+                ifname: "eth1".to_owned(),
+            }),
             Self::Purge | Self::PurgeOffline => Request::Purge { force: true },
             Self::Audit => Request::Audit,
             Self::FirstStart | Self::Adoption => Request::Ready,
@@ -244,6 +299,47 @@ pub(super) fn attach_request(
         publish: publish.iter().map(ToString::to_string).collect(),
         ..api::ContainerAttach::default()
     })
+}
+
+/// Keeps an address of `web` for a container, or keeps none any longer.
+fn reserve(ip: Option<&str>) -> Request {
+    Request::Reserve {
+        network: "web".to_owned(),
+        container: Name::parse("keeper").unwrap(),
+        reservation: ip.map(|ip| Reservation {
+            ips: vec![ip.parse().unwrap()],
+            mac: None,
+        }),
+    }
+}
+
+/// An attachment with published ports and limited rates in both directions.
+fn cni_add(lab: &Lab, ifname: &str, network: &str) -> Request {
+    let path = "/ns/a";
+    if lab.kernel.open_sandbox(path.as_ref()).is_err() {
+        lab.kernel.add_namespace(path, inode("a"));
+    }
+    // The first attachment alone publishes ports.
+    let publish: &[&str] = if ifname == "eth0" { PORTS } else { &[] };
+    let raw = Add {
+        container: "id-of-a".to_owned(),
+        ifname: ifname.to_owned(),
+        netns: path.to_owned(),
+        cni_network: "pods".to_owned(),
+        network: network.to_owned(),
+        publish: publish.iter().map(ToString::to_string).collect(),
+        bandwidth: Bandwidth {
+            ingress_rate: 8_000_000,
+            ingress_burst: 800_000,
+            egress_rate: 8_000_000,
+            egress_burst: 800_000,
+        },
+        ..Add::default()
+    };
+    Request::CniAdd {
+        request: Box::new(AddRequest::try_from(raw).unwrap()),
+        sandbox: lab.sandbox(path),
+    }
 }
 
 async fn attach(lab: &Lab, name: &str, networks: &[&str], publish: &[&str]) {
