@@ -417,7 +417,10 @@ impl Mirror {
         if good && !self.claimed(key, record.as_ref(), &kv.value) {
             change.news.extend(news(key, record.as_ref()));
         }
-        change.saved.push((kv.key, Some(kv.value.clone())));
+        if good {
+            // What is kept for the next start is the last good one too.
+            change.saved.push((kv.key, Some(kv.value.clone())));
+        }
         let entry = Entry {
             value: kv.value,
             revision: kv.revision,

@@ -377,6 +377,7 @@ impl Owner {
         let id = new_id(&attach)?;
         let mut before = self.ensure_predefined()?;
         let networks = self.predefined_of(&attach);
+        before.extend(self.world.shared_records(&networks).map(Write::Shared));
         let held = self.world.objects(&networks, []);
         let now = self.now();
         let record = self
@@ -541,7 +542,8 @@ impl Owner {
             self.world.set_rounds(rounds);
             return Ok((ops, None));
         }
-        let mut before = Vec::new();
+        let mut before: Vec<Write> = Vec::new();
+        before.extend(self.world.shared_records(&absent).map(Write::Shared));
         let mut held_all = self.with_host(&mut after, &mut before);
         held_all.extend(held);
         let ops = self.ops(held_all, &after);

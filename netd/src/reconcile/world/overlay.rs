@@ -332,6 +332,11 @@ impl World {
         let Some(shared) = &self.shared else {
             return;
         };
+        let endpoints = self.containers.values().flat_map(|c| &c.endpoints);
+        let held: Vec<IpAddr> = endpoints
+            .filter(|endpoint| endpoint.network == *id)
+            .flat_map(|endpoint| endpoint.ips.iter().copied())
+            .collect();
         let Some(net) = self.networks.get_mut(id) else {
             return;
         };
@@ -369,7 +374,15 @@ impl World {
                 continue;
             }
             match overlay_pool(&net.record, prefix, &ips) {
-                Ok(pool) => net.pools.push(pool),
+                Ok(mut pool) => {
+                    // A claim that is told late may have containers in it already.
+                    for ip in held.iter().filter(|ip| prefix.contains(**ip)) {
+                        if let Err(error) = pool.adopt(*ip) {
+                            tracing::error!(%ip, %error, "an address in use cannot be taken over");
+                        }
+                    }
+                    net.pools.push(pool);
+                }
                 Err(error) => {
                     tracing::error!(network = %net.record.name, %prefix, %error, "a claim cannot be used");
                 }

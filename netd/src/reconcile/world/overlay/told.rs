@@ -8,7 +8,7 @@ use netd_model::error::{Code, Error, Result};
 use netd_model::id::{ContainerId, Name, NetworkId};
 use netd_model::net::Family;
 use netd_model::overlay::{self, Overlay};
-use netd_model::record::Phase;
+use netd_model::record::{Network, Phase};
 use netd_model::request::CreateNetwork;
 
 use super::super::World;
@@ -102,6 +102,34 @@ impl World {
             router: None,
         };
         Ok(Some((overlay, mtu)))
+    }
+
+    /// What has to be on disk before a container is on these networks: without it a daemon that starts while the store is away
+    /// would not know what its containers are on.
+    pub(crate) fn shared_records(
+        &self,
+        networks: &[NetworkId],
+    ) -> Option<Vec<(String, Option<Vec<u8>>)>> {
+        let shared = self.shared.as_ref()?;
+        let records = networks.iter().filter_map(|id| self.network(id));
+        let overlays: Vec<&Network> = records.filter(|net| net.overlay.is_some()).collect();
+        if overlays.is_empty() {
+            return None;
+        }
+        let node = (Key::Node(shared.name.clone()), records::write(&shared.node));
+        let mut keys = vec![node];
+        for network in overlays {
+            keys.push((Key::Network(network.id.clone()), records::write(network)));
+            let claims = shared
+                .claims
+                .iter()
+                .filter(|((of, _), _)| *of == network.id);
+            keys.extend(claims.map(|((of, prefix), claim)| {
+                (Key::Claim(of.clone(), *prefix), records::write(claim))
+            }));
+        }
+        let keys = keys.into_iter();
+        Some(keys.map(|(key, value)| (key.text(), Some(value))).collect())
     }
 
     /// What this host tells others of a container.
