@@ -40,6 +40,11 @@ fn main() -> std::process::ExitCode {
             hosts_crash_return_and_are_removed,
         ),
         lab::test("a_host_moves", a_host_moves),
+        lab::test("a_partition_heals", a_partition_heals),
+        lab::test(
+            "certificates_are_checked_both_ways",
+            certificates_are_checked_both_ways,
+        ),
         lab::test(
             "bad_records_disable_themselves",
             bad_records_disable_themselves,
@@ -318,6 +323,73 @@ fn a_host_moves() {
         });
     }
     assert!(a.probe(Proto::Udp, to, PATIENCE).reached());
+}
+
+/// A host that is cut off from store and peers goes on by itself, and is known again when it is back.
+fn a_partition_heals() {
+    let cluster = Cluster::start(&["h1", "h2"], 1);
+    cluster.network("web", &[]);
+    let (a, b, c) = (Netns::new("a"), Netns::new("b"), Netns::new("c"));
+    cluster.hosts[0].attach(&a, &["--network", "web"]);
+    cluster.hosts[1].attach(&b, &["--network", "web"]);
+    cluster.switch.down("port1");
+    until_store_is(&cluster.hosts[1], "unavailable");
+    let attached = cluster.hosts[1].attach(&c, &["--network", "web"]);
+    let _server = c.udp_server("c", 80);
+    let to = SocketAddr::new(addresses(&attached)[0], 80);
+    assert!(b.probe(Proto::Udp, to, PATIENCE).reached());
+    cluster.switch.up("port1");
+    until_store_is(&cluster.hosts[1], "connected");
+    cluster.settle();
+    assert_eq!(a.probe(Proto::Udp, to, PATIENCE).name(), Some("c"));
+    for host in &cluster.hosts {
+        host.assert_healthy();
+    }
+}
+
+fn certificates_are_checked_both_ways() {
+    let mut cluster = Cluster::prepare(&["h1", "h2", "h3", "h4"], 1);
+    let dir = lab::scratch("certificates");
+    let make = |name: &str, of: &str| {
+        let made = rcgen::generate_simple_self_signed([of.to_owned()]).unwrap();
+        let (certificate, key) = (
+            dir.join(format!("{name}.pem")),
+            dir.join(format!("{name}.key")),
+        );
+        std::fs::write(&certificate, made.cert.pem()).unwrap();
+        std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+        (certificate, key)
+    };
+    let (server, server_key) = make("server", "192.0.2.100");
+    let (client, client_key) = make("client", "netd");
+    let (other, _) = make("other", "192.0.2.100");
+    cluster.store[0].kill();
+    cluster.store[0].tls = Some([server.clone(), server_key, client.clone()]);
+    cluster.store[0].start();
+    let flag = |name: &str, path: &std::path::Path| format!("--etcd-{name}={}", path.display());
+    let own = [flag("cert", &client), flag("key", &client_key)];
+    let with = |host: &mut Host, words: &[String]| {
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        host.add_args(&words);
+        host.start_daemon();
+    };
+    let [good, stranger, nameless, plain] = &mut cluster.hosts[..] else {
+        unreachable!()
+    };
+    with(good, &[&[flag("ca", &server)], &own[..]].concat());
+    until_store_is(good, "connected");
+    with(stranger, &[&[flag("ca", &other)], &own[..]].concat());
+    with(nameless, &[flag("ca", &server)]);
+    with(plain, &[]);
+    for (host, remedy) in [
+        (stranger, "etcd-ca"),
+        (nameless, "etcd-cert"),
+        (plain, "etcd-ca"),
+    ] {
+        let says = || host.api("GET", "/v1/status", "").body["store"].to_string();
+        until_store_is(host, "unavailable");
+        assert!(says().contains(remedy), "{}: {}", host.netns.name(), says());
+    }
 }
 
 fn bad_records_disable_themselves() {

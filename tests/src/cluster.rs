@@ -23,22 +23,26 @@ pub struct Member {
     name: String,
     dir: PathBuf,
     peers: String,
+    /// Its certificate, its key, and what clients have to show; with them it speaks TLS to clients.
+    pub tls: Option<[PathBuf; 3]>,
     process: Option<Process>,
 }
 
 impl Member {
     /// Starts it, again if it was there before, and does not wait.
     pub fn start(&mut self) {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        let client = format!("{scheme}://{}:2379", self.address);
         let url = |port: u16| format!("http://{}:{port}", self.address);
-        let args = [
+        let mut args = vec![
             "--name".to_owned(),
             self.name.clone(),
             "--data-dir".to_owned(),
             self.dir.to_string_lossy().into_owned(),
             "--listen-client-urls".to_owned(),
-            url(2379),
+            client.clone(),
             "--advertise-client-urls".to_owned(),
-            url(2379),
+            client,
             "--listen-peer-urls".to_owned(),
             url(2380),
             "--initial-advertise-peer-urls".to_owned(),
@@ -48,6 +52,17 @@ impl Member {
             "--log-level".to_owned(),
             "error".to_owned(),
         ];
+        if let Some([certificate, key, clients]) = &self.tls {
+            let files = [
+                ("--cert-file", certificate),
+                ("--key-file", key),
+                ("--trusted-ca-file", clients),
+            ];
+            for (flag, path) in files {
+                args.extend([flag.to_owned(), path.to_string_lossy().into_owned()]);
+            }
+            args.push("--client-cert-auth".to_owned());
+        }
         let command = self.netns.command(etcd(), &args);
         self.process = Some(self.netns.start("etcd", command));
     }
@@ -142,6 +157,7 @@ impl Cluster {
                     dir: lab::scratch("etcd").join("data"),
                     peers: peers.join(","),
                     process: None,
+                    tls: None,
                     netns,
                 };
                 member.start();

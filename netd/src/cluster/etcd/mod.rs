@@ -253,7 +253,8 @@ impl Caller {
         let mut kvs = Vec::new();
         loop {
             let path = "/etcdserverpb.KV/Range";
-            let page: proto::RangeResponse = call(&connection, path, request.clone()).await?;
+            let page = call(&connection, path, request.clone()).await;
+            let page: proto::RangeResponse = page.map_err(|error| self.hint(error))?;
             let revision = page.header.map_or(0, |header| header.revision);
             if request.revision == 0 {
                 // All pages are of one revision.
@@ -274,6 +275,23 @@ impl Caller {
             revision: request.revision,
             kvs,
         })
+    }
+
+    /// A connection that ends without a word may be one that the other end wants otherwise: TLS 1.3 says so only after it
+    /// is open.
+    fn hint(&self, error: StoreError) -> StoreError {
+        let StoreError::Unavailable(text) = error else {
+            return error;
+        };
+        let silent = text.contains("transport error") && !text.contains(';');
+        let hint = match (&self.tls, &self.config.identity) {
+            (None, _) if silent => "; if it speaks TLS, set etcd-ca",
+            (Some(_), None) if silent => {
+                "; if it wants a certificate of this host, set etcd-cert and etcd-key"
+            }
+            _ => "",
+        };
+        StoreError::Unavailable(format!("{text}{hint}"))
     }
 
     fn key_value(&self, kv: proto::KeyValue) -> Option<KeyValue> {
@@ -480,26 +498,38 @@ fn of_status(status: &Status) -> StoreError {
     if refused && !text.contains("invalid auth token") {
         return StoreError::Refused(format!("etcd refuses: {text}"));
     }
-    StoreError::Unavailable(format!("etcd: {}", causes(status)))
+    let behind = std::error::Error::source(status).map(causes);
+    let text = behind.unwrap_or_else(|| text.to_owned());
+    StoreError::Unavailable(format!("etcd: {text}{}", remedy(&text)))
 }
 
 /// An error of the transport, with what is behind it: the reason is the last of a chain.
 fn explain(at: &str, error: &tonic::transport::Error) -> String {
     let text = causes(error);
-    let remedy = if text.contains("UnknownIssuer") {
+    format!("etcd at {at} cannot be reached: {text}{}", remedy(&text))
+}
+
+/// What to do about a failure of TLS, by the words of the library.
+fn remedy(text: &str) -> &'static str {
+    let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
+    if says(&["UnknownIssuer", "BadSignature"]) {
         "; its certificate is not signed by what etcd-ca holds"
-    } else if text.contains("NotValidForName") {
+    } else if says(&["NotValidForName"]) {
         "; its certificate is not for that name or address"
-    } else if text.contains("Expired") || text.contains("NotValidYet") {
-        "; look at the validity of its certificate and at the clock"
-    } else if text.contains("CertificateRequired") || text.contains("HandshakeFailure") {
-        "; it wants a certificate of this host: set etcd-cert and etcd-key"
-    } else if text.contains("InvalidContentType") || text.contains("InvalidMessage") {
+    } else if says(&["Expired", "NotValidYet"]) {
+        "; look at the validity of its certificate, and at the clock"
+    } else if says(&[
+        "CertificateRequired",
+        "BadCertificate",
+        "UnknownCA",
+        "HandshakeFailure",
+    ]) {
+        "; it wants a certificate of this host that it trusts: look at etcd-cert and etcd-key"
+    } else if says(&["InvalidContentType", "InvalidMessage"]) {
         "; it does not speak TLS: leave etcd-ca out, or switch TLS on there"
     } else {
         ""
-    };
-    format!("etcd at {at} cannot be reached: {text}{remedy}")
+    }
 }
 
 fn causes(error: &dyn std::error::Error) -> String {
