@@ -225,7 +225,7 @@ impl Owner {
             tracing::error!("{text}");
         }
         if self.failures.is_empty() {
-            self.host_held = self.world.host_objects();
+            self.host_share_is_held();
         }
         match &why {
             Why::Drift(places, begun) => self.looked_after(places, *begun, &plan),

@@ -285,14 +285,12 @@ impl Owner {
         {
             after.extend(self.world.station_objects(key));
         }
-        if let Some(held) = self.cluster.stale_host.take() {
-            let wanted = self.world.host_objects();
-            // What no request has brought along yet is theirs to bring.
-            if self.host_held == held {
-                self.host_held.clone_from(&wanted);
-                before.extend(held);
-                after.extend(wanted);
-            }
+        // A job that brings the host's share along is planned from what was before: what changed since comes after it.
+        let is_brought = self.pending.values().any(|pending| pending.touches.host);
+        if let Some(held) = self.cluster.stale_host.take_if(|_| !is_brought) {
+            self.host_held = self.world.host_objects();
+            before.extend(held);
+            after.extend(self.host_held.iter().cloned());
         }
         let ops = self.ops(before, &after);
         if ops.is_empty() {
@@ -638,6 +636,13 @@ impl Owner {
                 answer(reply, replied.map(|()| Answer::Done));
             }
         }
+    }
+
+    /// A job that brought the host's share along has ended: what the kernel holds of it is what was wanted before the changes
+    /// that are not carried out yet.
+    pub(crate) fn host_share_is_held(&mut self) {
+        let changed = self.cluster.stale_host.clone();
+        self.host_held = changed.unwrap_or_else(|| self.world.host_objects());
     }
 
     /// How it stands with the store, for readers.

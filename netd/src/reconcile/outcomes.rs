@@ -112,7 +112,7 @@ impl Owner {
     /// A job that brought the host's share along has succeeded.
     fn host_is_held(&mut self) {
         self.predefined_saved = true;
-        self.host_held = self.world.host_objects();
+        self.host_share_is_held();
     }
 
     fn network_made(&mut self, id: &NetworkId, outcome: Outcome, reply: Reply) {
