@@ -9,7 +9,7 @@ cd "$(dirname "$0")"
 seconds=${1:-600}
 [ $# -gt 0 ] && shift
 targets=("$@")
-[ ${#targets[@]} -gt 0 ] || targets=(answer parse frames)
+[ ${#targets[@]} -gt 0 ] || targets=(answer parse frames cni)
 
 host=$(rustc -vV | sed -n 's/^host: //p')
 passes=(-Cpasses=sancov-module)

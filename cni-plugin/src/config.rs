@@ -81,6 +81,12 @@ pub struct Define {
     /// As `ranges` of host-local.
     #[serde(deserialize_with = "or_default")]
     pub ranges: Vec<Vec<Range>>,
+    /// The node's prefixes for pods, one per family, as `node.spec.podCIDRs` has them.
+    #[serde(rename = "podCIDRs", deserialize_with = "or_default")]
+    pub pod_cidrs: Vec<String>,
+    /// The prefixes of the cluster: pods reach them, and are reached from there, untranslated.
+    #[serde(deserialize_with = "or_default")]
+    pub non_masquerade: Vec<String>,
     /// A file with prefixes, such as a node agent writes.
     pub subnet_file: Option<PathBuf>,
     /// Largest packet.
@@ -104,6 +110,8 @@ impl Define {
             && self.subnets.is_empty()
             && self.gateway.is_none()
             && self.ranges.is_empty()
+            && self.pod_cidrs.is_empty()
+            && self.non_masquerade.is_empty()
             && self.subnet_file.is_none()
             && self.mtu.is_none()
             && self.ipv6.is_none()

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use netd_model::cni::StatusOf;
 use serde_json::{Map, Value, json};
 
-use crate::config::DEFAULT_SOCKET;
+use crate::config::{Config, DEFAULT_SOCKET};
 use crate::error::CniError;
-use crate::{daemon, say};
+use crate::{daemon, request, say, verbs};
 
 const USAGE: &str = "\
 Usage: netd-cni install [OPTIONS]
@@ -25,12 +25,17 @@ Run without arguments, netd-cni is a CNI plugin: its request is in the environme
   --conflist FILE  this list instead of netd's own
   --name NAME      name of the CNI network, and of netd's [default: pods]
   --subnet CIDR    its prefix, once for each family
+  --pod-cidr CIDR  this node's prefix for pods of Kubernetes, once for each family (node.spec.podCIDRs)
+  --pod-cidr-file F
+                   the file that has them, or will
+  --non-masquerade CIDR[,CIDR]
+                   prefixes of the cluster, pods' and nodes', which pods reach and are reached from untranslated
   --mode MODE      nat, routed or isolated
   --socket PATH    netd's socket [default: /run/netd/netd.sock]
   --wait SECONDS   how long netd may take until it serves [default: 60]
   --stay           do not end when all is in place (a container of a DaemonSet)
 
-Example: netd-cni install --subnet 10.244.1.0/24 --subnet fd00:244:1::/64";
+Example: netd-cni install --pod-cidr 10.244.1.0/24 --pod-cidr fd00:244:1::/64 --non-masquerade 10.244.0.0/16,fd00:244::/32";
 
 /// What the words say.
 #[derive(Debug, PartialEq, Eq)]
@@ -41,6 +46,9 @@ struct Options {
     conflist: Option<PathBuf>,
     name: String,
     subnets: Vec<String>,
+    pod_cidrs: Vec<String>,
+    pod_cidr_file: Option<PathBuf>,
+    non_masquerade: Vec<String>,
     mode: Option<String>,
     socket: PathBuf,
     wait: Duration,
@@ -56,6 +64,9 @@ impl Options {
             conflist: None,
             name: "pods".to_owned(),
             subnets: Vec::new(),
+            pod_cidrs: Vec::new(),
+            pod_cidr_file: None,
+            non_masquerade: Vec::new(),
             mode: None,
             socket: DEFAULT_SOCKET.into(),
             wait: Duration::from_mins(1),
@@ -80,6 +91,14 @@ impl Options {
                 "--stay" => options.stay = true,
                 "--name" => options.name = value()?,
                 "--subnet" => options.subnets.push(value()?),
+                "--pod-cidr" => options.pod_cidrs.push(value()?),
+                "--pod-cidr-file" => options.pod_cidr_file = Some(value()?.into()),
+                "--non-masquerade" => {
+                    let given = value()?;
+                    options
+                        .non_masquerade
+                        .extend(given.split(',').map(str::to_owned));
+                }
                 "--mode" => options.mode = Some(value()?),
                 "--socket" => options.socket = value()?.into(),
                 "--wait" => {
@@ -103,8 +122,18 @@ impl Options {
                 "socket": self.socket,
                 "capabilities": {"portMappings": true, "bandwidth": true, "ips": true, "mac": true, "dns": true, "aliases": true},
             });
-            if !self.subnets.is_empty() {
-                plugin["subnets"] = json!(self.subnets);
+            for (key, prefixes) in [
+                ("subnets", &self.subnets),
+                ("podCIDRs", &self.pod_cidrs),
+                ("nonMasquerade", &self.non_masquerade),
+            ] {
+                if !prefixes.is_empty() {
+                    plugin[key] = json!(prefixes);
+                }
+            }
+            if let Some(file) = &self.pod_cidr_file {
+                plugin["subnetFile"] = json!(file);
+                plugin["opts"] = json!({"l3": "on"});
             }
             if let Some(mode) = &self.mode {
                 plugin["mode"] = json!(mode);
@@ -174,7 +203,7 @@ fn install(options: &Options) -> Result<(), CniError> {
         // `netd` is what `"ipam": {"type": "netd"}` of another plugin means.
         place(&options.bin_dir.join(name), &program, 0o755)?;
     }
-    wait(options)?;
+    wait(options, &list)?;
     let mut text = serde_json::to_vec_pretty(&list).unwrap_or_default();
     text.push(b'\n');
     let path = options.conf_dir.join(&options.conf_name);
@@ -207,22 +236,17 @@ fn uninstall(options: &Options) -> Result<(), CniError> {
     Ok(())
 }
 
-/// Until the daemon is ready, as STATUS asks it.
-fn wait(options: &Options) -> Result<(), CniError> {
+/// Until the daemon would serve an ADD by this list, as STATUS asks it.
+fn wait(options: &Options, list: &Value) -> Result<(), CniError> {
+    let configs = configs(list)?;
     let begin = Instant::now();
-    let of = StatusOf {
-        network: options.name.clone(),
-        define: Some(netd_model::api::NetworkCreate {
-            name: options.name.clone(),
-            subnets: options.subnets.clone(),
-            ..netd_model::api::NetworkCreate::default()
-        }),
-    };
     loop {
-        match daemon::ask::<Map<String, Value>>(&options.socket, "/v1/cni/status", &of) {
-            Ok(_) => return Ok(()),
-            Err(failure) if begin.elapsed() >= options.wait => {
-                let error = failure.error();
+        match configs
+            .iter()
+            .try_for_each(|config| serves(options, config))
+        {
+            Ok(()) => return Ok(()),
+            Err(error) if begin.elapsed() >= options.wait => {
                 return Err(CniError {
                     msg: format!(
                         "netd does not serve, so no list was installed: {}",
@@ -234,6 +258,44 @@ fn wait(options: &Options) -> Result<(), CniError> {
             Err(_) => std::thread::sleep(Duration::from_millis(200)),
         }
     }
+}
+
+/// The configurations of a list that netd is asked by, as a runtime completes them.
+fn configs(list: &Value) -> Result<Vec<Config>, CniError> {
+    let is_ours = |plugin: &&Value| {
+        let names = [&plugin["type"], &plugin["ipam"]["type"]];
+        let ours = ["netd-cni", "netd"];
+        names
+            .iter()
+            .any(|name| name.as_str().is_some_and(|name| ours.contains(&name)))
+    };
+    let plugins = list["plugins"].as_array().into_iter().flatten();
+    let configs: Vec<Config> = plugins
+        .filter(is_ours)
+        .map(|plugin| {
+            let mut config = plugin.clone();
+            config["cniVersion"] = list["cniVersion"].clone();
+            config["name"] = list["name"].clone();
+            Config::parse(config.to_string().as_bytes())
+        })
+        .collect::<Result<_, _>>()?;
+    if configs.is_empty() {
+        let text = "no plugin of the list is netd-cni, or has netd for its IPAM";
+        return Err(CniError::new(crate::error::CONFIG, text));
+    }
+    Ok(configs)
+}
+
+fn serves(options: &Options, config: &Config) -> Result<(), CniError> {
+    let file = verbs::subnet_file(config)?;
+    let target = request::target(config, file.as_deref(), None)?;
+    let of = StatusOf {
+        network: target.network,
+        define: target.define,
+    };
+    daemon::ask::<Map<String, Value>>(&options.socket, "/v1/cni/status", &of)
+        .map(drop)
+        .map_err(daemon::Failure::error)
 }
 
 /// A file in place at once: a temporary name that no runtime takes for a list, written through, renamed. A plain copy over
@@ -301,10 +363,17 @@ mod tests {
     #[test]
     fn the_list_is_one_that_the_plugin_reads() {
         let list = parse(&["--subnet", "10.1.0.0/24"]).unwrap().list().unwrap();
-        let mut plugin = list["plugins"][0].clone();
-        plugin["cniVersion"] = list["cniVersion"].clone();
-        plugin["name"] = list["name"].clone();
-        let config = crate::config::Config::parse(plugin.to_string().as_bytes()).unwrap();
-        assert_eq!(config.define.subnets, ["10.1.0.0/24"]);
+        assert_eq!(configs(&list).unwrap()[0].define.subnets, ["10.1.0.0/24"]);
+        let words = [
+            "--pod-cidr-file",
+            "/run/prefixes",
+            "--non-masquerade",
+            "10.0.0.0/8,fd00::/8",
+        ];
+        let list = parse(&words).unwrap().list().unwrap();
+        let define = &configs(&list).unwrap()[0].define;
+        assert_eq!(define.non_masquerade, ["10.0.0.0/8", "fd00::/8"]);
+        assert_eq!(define.opts["l3"], "on");
+        assert!(configs(&json!({"name": "a", "plugins": [{"type": "bridge"}]})).is_err());
     }
 }

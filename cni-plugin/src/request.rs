@@ -52,8 +52,18 @@ pub(crate) fn target(
         driver: config.is_ipam().then(|| "ipam".to_owned()),
         ..NetworkCreate::default()
     };
+    let mut default = |key: &str, value: String| {
+        define.opts.entry(key.to_owned()).or_insert(value);
+    };
     if let Some(bridge) = &config.define.bridge {
-        define.opts.insert("bridge".to_owned(), bridge.clone());
+        default("bridge", bridge.clone());
+    }
+    if !config.define.non_masquerade.is_empty() {
+        default("non_masquerade", config.define.non_masquerade.join(","));
+    }
+    if !config.define.pod_cidrs.is_empty() {
+        // What kube-proxy balances has to come back by the host.
+        default("l3", "on".to_owned());
     }
     match (config.ip_masq, define.mode.as_deref()) {
         (Some(false), None) => define.mode = Some("routed".to_owned()),
@@ -73,6 +83,9 @@ pub(crate) fn target(
     }
     define.subnets.extend(config.define.subnet.clone());
     define.subnets.extend(config.define.subnets.iter().cloned());
+    define
+        .subnets
+        .extend(config.define.pod_cidrs.iter().cloned());
     define.gateways.extend(config.define.gateway.clone());
     define
         .subnets

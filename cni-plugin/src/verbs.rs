@@ -46,6 +46,21 @@ fn version(stdin: &[u8]) -> Result<String, CniError> {
     Ok(json!({"cniVersion": asked, "supportedVersions": VERSIONS}).to_string())
 }
 
+/// The text of `subnetFile`.
+pub(crate) fn subnet_file(config: &Config) -> Result<Option<String>, CniError> {
+    let Some(path) = &config.define.subnet_file else {
+        return Ok(None);
+    };
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        let text = format!(
+            "subnetFile {}: {error}: it is written when this node has its prefix",
+            path.display()
+        );
+        CniError::new(LATER, text)
+    })?;
+    Ok(Some(text))
+}
+
 struct Request<'a> {
     env: &'a Env,
     stdin: &'a [u8],
@@ -80,21 +95,6 @@ impl Request<'_> {
         Err(CniError::new(error::VERSION, text))
     }
 
-    /// The text of `subnetFile`.
-    fn subnet_file(&self) -> Result<Option<String>, CniError> {
-        let Some(path) = &self.config.define.subnet_file else {
-            return Ok(None);
-        };
-        let text = std::fs::read_to_string(path).map_err(|error| {
-            let text = format!(
-                "subnetFile {}: {error}: it is written when this node has its prefix",
-                path.display()
-            );
-            CniError::new(LATER, text)
-        })?;
-        Ok(Some(text))
-    }
-
     fn ask<T: serde::de::DeserializeOwned>(
         &self,
         path: &str,
@@ -112,7 +112,7 @@ impl Request<'_> {
             .map(CniResult::read)
             .transpose()?;
         // Everything that can be wrong with the request comes before anything is done.
-        let file = self.subnet_file()?;
+        let file = subnet_file(&self.config)?;
         request::add(&self.config, self.env, file.as_deref(), None)?;
         let leased = self.delegate().map(|delegate| delegate.add()).transpose()?;
         let added = request::add(&self.config, self.env, file.as_deref(), leased.as_ref())
@@ -267,7 +267,7 @@ impl Request<'_> {
             code: UNAVAILABLE,
             ..error
         };
-        let file = self.subnet_file().map_err(unavailable)?;
+        let file = subnet_file(&self.config).map_err(unavailable)?;
         // What a foreign IPAM would choose is not known before an ADD: then the network may be one to be made.
         let target = request::target(&self.config, file.as_deref(), None)?;
         let of = StatusOf {

@@ -3,6 +3,8 @@
 //! An attachment is known by the pair (container id, interface name), never by a pod's name (CNI spec 1.1.0). All
 //! attachments of one container id are endpoints of one container of netd.
 
+mod pieces;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -14,6 +16,8 @@ use crate::id::{ContainerId, Name, digest, shorten};
 use crate::net::{Family, IfName, Mac, Prefix};
 use crate::record::Unknown;
 use crate::request::{Attach, is_dns_name};
+
+pub use pieces::pieces;
 
 /// What makes one attachment: container id and interface name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -31,6 +35,10 @@ impl Attachment {
         format!("{}.json", digest(&[&self.container, &self.ifname], 32))
     }
 }
+
+/// The label of networks that were made by a CNI configuration: when the configuration says something else and no
+/// container is left on one, it is made anew.
+pub const MADE_BY: (&str, &str) = ("netd.made-by", "cni");
 
 /// Directory of the spool below the run-dir, beside the socket: DELs that came while no daemon answered.
 pub const SPOOL: &str = "cni-spool";
@@ -77,7 +85,7 @@ pub struct Add {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub routes: Vec<StaticRoute>,
     /// Limits of the rate.
-    #[serde(default, skip_serializing_if = "Bandwidth::is_none")]
+    #[serde(default, skip_serializing_if = "Bandwidth::is_unset")]
     pub bandwidth: Bandwidth,
     /// Only an address is asked for (`ipam.type: netd`): netd makes no interface.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -125,6 +133,11 @@ impl Bandwidth {
         self.ingress_rate == 0 && self.egress_rate == 0
     }
 
+    /// Whether nothing is said.
+    pub fn is_unset(&self) -> bool {
+        *self == Self::default()
+    }
+
     /// A rate and its burst come together, and the burst fits the 32 bits of bytes that the kernel has for it.
     pub fn check(&self) -> Result<()> {
         let sides = [
@@ -156,7 +169,7 @@ pub struct CniEndpoint {
     /// The `name` of the CNI network.
     pub network: String,
     /// Limits of the rate.
-    #[serde(default, skip_serializing_if = "Bandwidth::is_none")]
+    #[serde(default, skip_serializing_if = "Bandwidth::is_unset")]
     pub bandwidth: Bandwidth,
     /// Further routes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -396,6 +409,18 @@ mod tests {
         };
         assert!(check(0, 0) && check(8_000, 8_000));
         assert!(!check(1000, 0) && !check(0, 1000));
+        // A burst alone is told, so that it is refused (found by fuzzing).
+        let alone = Bandwidth {
+            egress_burst: 8,
+            ..Bandwidth::default()
+        };
+        let sent = Add {
+            bandwidth: alone,
+            ..add()
+        };
+        let text = serde_json::to_string(&sent).unwrap();
+        assert_eq!(serde_json::from_str::<Add>(&text).unwrap(), sent);
+        assert!(AddRequest::try_from(sent).is_err());
         // The reference plugin refuses 4 GiB too.
         assert!(!check(1000, 8 * (1 << 32)));
         assert!(check(1000, 8 * ((1 << 32) - 2)));

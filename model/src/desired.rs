@@ -13,17 +13,20 @@ use crate::object::{
 };
 use crate::observed::{HostFacts, Observed};
 use crate::overlay;
-use crate::record::{Container, Driver, Endpoint, Mode, Network, Port, StaticRoute};
+use crate::record::{Container, Driver, Endpoint, Mode, Network, Port};
 use crate::request::IFNAME;
 use crate::skeleton::{
-    self, ALLOW, APART, ARP, BRIDGES, DIRECT, EGRESS, FORWARDING, GUARD, MASQ, NOHOST, OPEN, OWN,
-    PORT_MACS, PORTS, SAME, SNAT, SOURCE, TO, TRUSTED,
+    self, ALLOW, APART, ARP, BRIDGES, DIRECT, EGRESS, FORWARDING, GUARD, ITSELF, MASQ, NOHOST,
+    OPEN, OWN, PEERS, PORT_MACS, PORTS, SAME, SNAT, SOURCE, TO, TRUSTED,
 };
 
 mod ports;
+mod routes;
 
 pub use ports::{Way, published, published_to, published_udp, way};
 use ports::{counters, network_access, port_access, publish};
+use routes::routes;
+pub use routes::{gateway_endpoint, gateway_endpoints};
 
 /// Both families, in the order of everything that is printed.
 pub const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
@@ -227,7 +230,9 @@ fn network_family(network: &Network, family: Family, owner: &Owner) -> Vec<Objec
         let end = |ip: IpAddr| vec![Datum::Ifname(ifname.clone()), ip.into()];
         interval(set, family, end(prefix.base()), end(prefix.last()), owner)
     };
-    objects.push(within(OWN, bridge));
+    if !network.policy.l3 {
+        objects.push(within(OWN, bridge));
+    }
     if mode != Mode::Routed || network.internal {
         objects.push(within(DIRECT, bridge));
         objects.extend(
@@ -245,6 +250,15 @@ fn network_family(network: &Network, family: Family, owner: &Owner) -> Vec<Objec
                 vec![last.into()],
                 owner,
             ));
+        }
+    }
+    if network.is_open(family) {
+        let peers = network.policy.non_masquerade.iter();
+        for peer in peers.filter(|peer| peer.family() == family) {
+            let end = |peer: IpAddr, own: IpAddr| vec![peer.into(), own.into()];
+            let first = end(peer.base(), prefix.base());
+            let last = end(peer.last(), prefix.last());
+            objects.push(interval(PEERS, family, first, last, owner));
         }
     }
     let mut of_family = |set, data| {
@@ -373,79 +387,6 @@ pub fn container<'a>(
     objects
 }
 
-/// Metric of the routes that wait behind another to the same destination: above the kernel's default of both families
-/// (0 and 1024).
-const BEHIND: u32 = 2000;
-
-/// The routes of a container: a default route by each network that leads out, in the order of
-/// [`gateway_endpoints`], and the routes of its networks. Of several to one destination the first is used, and the next
-/// when its interface is gone.
-fn routes<'a>(
-    container: &Container,
-    family: Family,
-    network: impl Fn(&NetworkId) -> Option<&'a Network>,
-) -> Vec<Object> {
-    let gateways = gateway_endpoints(container, family, &network);
-    let defaults = gateways.into_iter().map(|(endpoint, gateway)| {
-        let route = StaticRoute {
-            destination: Prefix::default_route(family),
-            gateway: Some(gateway),
-            metric: 0,
-        };
-        (endpoint, route)
-    });
-    let statics = container.endpoints.iter().flat_map(|endpoint| {
-        let network = network(&endpoint.network).filter(|_| endpoint.ip(family).is_some());
-        let routes = network.into_iter().flat_map(|network| &network.routes);
-        let of_family = routes.filter(|route| route.destination.family() == family);
-        of_family.map(move |route| (endpoint, route.clone()))
-    });
-    let mut taken = BTreeSet::new();
-    let mut objects = Vec::new();
-    for (endpoint, route) in defaults.chain(statics) {
-        let metrics = std::iter::once(route.metric).chain(BEHIND..);
-        let mut free = metrics.filter(|metric| taken.insert((route.destination, *metric)));
-        objects.push(Object::Route(Route {
-            ns: Ns::Container(container.id.clone()),
-            dst: route.destination,
-            via: route.gateway,
-            dev: endpoint.ifname.clone(),
-            local: false,
-            metric: free.next().unwrap_or(route.metric),
-            src: None,
-            owner: Owner::Endpoint(container.id.clone(), endpoint.network.clone()),
-        }));
-    }
-    objects
-}
-
-/// The endpoints that lead out in a family, each with the gateway there: by priority, then in the order of attachment.
-pub fn gateway_endpoints<'c, 'a>(
-    container: &'c Container,
-    family: Family,
-    network: impl Fn(&NetworkId) -> Option<&'a Network>,
-) -> Vec<(&'c Endpoint, IpAddr)> {
-    let leads_out = |endpoint: &'c Endpoint| {
-        let network = network(&endpoint.network).filter(|network| network.is_open(family))?;
-        endpoint.ip(family).filter(|_| !is_address_only(endpoint))?;
-        Some((endpoint, network.gateway(family)?))
-    };
-    let mut found: Vec<_> = container.endpoints.iter().filter_map(leads_out).collect();
-    found.sort_by_key(|(endpoint, _)| std::cmp::Reverse(endpoint.gw_priority));
-    found
-}
-
-/// The endpoint that a family's default route and published ports use, and the gateway there.
-pub fn gateway_endpoint<'c, 'a>(
-    container: &'c Container,
-    family: Family,
-    network: impl Fn(&NetworkId) -> Option<&'a Network>,
-) -> Option<(&'c Endpoint, IpAddr)> {
-    gateway_endpoints(container, family, network)
-        .into_iter()
-        .next()
-}
-
 /// Whether a published port answers in this family.
 pub fn port_serves(port: &Port, family: Family) -> bool {
     port.host_ip.is_none_or(|ip| Family::of(ip) == family)
@@ -490,9 +431,7 @@ fn endpoint_objects(
         // With br_netfilter the DNAT of a container to its own published port happens on the bridge: the frame
         // has to leave by the port it came in on.
         hairpin: !facts.bridge_netfilter.is_empty(),
-        // With br_netfilter for both families the forward chain judges bridged frames too, and the flag would stop
-        // what it lets pass: a port published inside the network.
-        isolated: !network.policy.icc && facts.bridge_netfilter.len() < FAMILIES.len(),
+        isolated: is_isolated(network, facts),
         learning: true,
         flood: true,
         suppress: false,
@@ -517,20 +456,39 @@ fn endpoint_objects(
         .into_iter()
         .filter(|family| *family == Family::V4 || facts.ipv6)
     {
-        if let (Some(ip), Some(subnet)) = (endpoint.ip(family), network.subnet(family)) {
+        if let (Some(ip), Some(prefix_len)) = (endpoint.ip(family), network.container_len(family)) {
             objects.push(Object::Address(Address {
                 ns: inside.clone(),
                 ifname: endpoint.ifname.clone(),
                 ip,
-                prefix_len: subnet.subnet.len(),
+                prefix_len,
                 owner: owner.clone(),
             }));
+            if network.policy.l3 && !container.ports.is_empty() {
+                let key = vec![ip.into(), ip.into()];
+                objects.push(element(
+                    ITSELF,
+                    Some(family),
+                    key,
+                    ElementData::None,
+                    &owner,
+                ));
+            }
             if network.is_open(family) && network.mode_of(family) == Mode::Routed {
                 objects.extend(open_ports(container, ip, &owner));
             }
         }
     }
     objects
+}
+
+/// Whether the bridge keeps the ports of a network apart.
+fn is_isolated(network: &Network, facts: &HostFacts) -> bool {
+    // With br_netfilter for both families the forward chain judges bridged frames too, and the flag would stop what it
+    // lets pass: a port published inside the network.
+    let apart = !network.policy.icc && facts.bridge_netfilter.len() < FAMILIES.len();
+    // With l3 it is only that broadcasts need not be copied to every port.
+    apart || (network.policy.l3 && facts.bridge_netfilter.is_empty())
 }
 
 /// The ports on which a container answers at its own address.

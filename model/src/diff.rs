@@ -224,7 +224,7 @@ fn additions(
 }
 
 const PAIR: u8 = 8;
-const ANNOUNCE: u8 = 13;
+const ANNOUNCE: u8 = 14;
 
 /// The order of dependence; the published elements come last, when everything behind them works.
 fn rank(object: &Object) -> u8 {
@@ -258,10 +258,11 @@ fn rank(object: &Object) -> u8 {
         // When the way to a station is there its host is asked for nothing any more.
         Object::Loopback(_) | Object::Flood(_) | Object::Remote(_) | Object::Station(_) => 10,
         Object::Address(_) | Object::Neighbour(_) => 11,
-        Object::Route(_) => 12,
-        Object::Ruleset(_) => 14,
-        Object::DnsSocket(_) => 15,
-        Object::Element(_) => 16,
+        // A next hop has to be on the link before anything leads to it.
+        Object::Route(route) => 12 + u8::from(route.via.is_some()),
+        Object::Ruleset(_) => 15,
+        Object::DnsSocket(_) => 16,
+        Object::Element(_) => 17,
     }
 }
 

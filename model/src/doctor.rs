@@ -105,7 +105,9 @@ fn forward_rules(networks: &[&Network]) -> Vec<String> {
         }
         let routed = |family| network.mode_of(family) == Mode::Routed && network.is_open(family);
         // What goes to a container's own address is neither translated nor, at first, of a known flow.
-        if FAMILIES.into_iter().any(routed) || !network.policy.trusted.is_empty() {
+        let policy = &network.policy;
+        let peers = !policy.trusted.is_empty() || !policy.non_masquerade.is_empty();
+        if FAMILIES.into_iter().any(routed) || peers {
             direct.push(format!("oifname \"{}\" accept", network.interface));
         }
     }

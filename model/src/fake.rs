@@ -374,7 +374,7 @@ pub(crate) mod tests {
     }
 
     fn policy() -> impl Strategy<Value = Policy> {
-        (any::<[bool; 3]>(), any::<bool>(), any::<bool>()).prop_map(|(on, snat, trusted)| Policy {
+        (any::<[bool; 5]>(), any::<bool>(), any::<bool>()).prop_map(|(on, snat, trusted)| Policy {
             icc: on[0],
             host_access: on[1],
             antispoof: on[2],
@@ -386,7 +386,15 @@ pub(crate) mod tests {
                 .then(|| IfName::parse("wg0").unwrap())
                 .into_iter()
                 .collect(),
+            non_masquerade: on[3].then(cluster).into_iter().flatten().collect(),
+            l3: on[4],
         })
+    }
+
+    /// The prefixes of a cluster.
+    pub(crate) fn cluster() -> Vec<Prefix> {
+        let parse = |text: &str| text.parse().unwrap();
+        ["10.244.0.0/16", "fd00:244::/32"].map(parse).to_vec()
     }
 
     #[derive(Clone, Debug)]
@@ -612,6 +620,7 @@ pub(crate) mod tests {
             icc: false,
             snat: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
             trusted: vec![IfName::parse("wg0").unwrap()],
+            non_masquerade: cluster(),
             ..Policy::default()
         };
         let apart = Network {
@@ -620,6 +629,10 @@ pub(crate) mod tests {
         };
         let routed = Network {
             mode: Mode::Routed,
+            policy: Policy {
+                l3: true,
+                ..Policy::default()
+            },
             ..network(6, true, false)
         };
         host.networks.insert(7, overlaid(7));

@@ -52,6 +52,14 @@ impl Family {
             Self::V6 => '6',
         }
     }
+
+    /// The length of an address, and of the prefix that holds it alone.
+    pub const fn bits(self) -> u8 {
+        match self {
+            Self::V4 => 32,
+            Self::V6 => 128,
+        }
+    }
 }
 
 /// A network interface name: 1 to 15 bytes, no `/`, no white space, not `.` or `..` (net/core/dev.c, dev_valid_name).

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use crate::error::{Code, Error, Result};
 use crate::id::shorten;
 use crate::naming;
-use crate::net::{Family, IfName};
+use crate::net::{Family, IfName, Prefix};
 use crate::overlay::PORT;
 use crate::record::{Driver, Mode, Policy};
 use crate::request::OverlaySpec;
@@ -27,8 +27,8 @@ pub struct Options {
 }
 
 /// The keys, for messages.
-const KEYS: &str = "bridge, mode4, mode6, host_access, antispoof, snat, trusted, dns_ttl, dns_search, dns_gateway, \
-     dns_from; an overlay network vni and port too";
+const KEYS: &str = "bridge, mode4, mode6, host_access, antispoof, snat, trusted, non_masquerade, l3, dns_ttl, \
+     dns_search, dns_gateway, dns_from; an overlay network vni and port too";
 
 impl Options {
     /// Reads `K=V` options.
@@ -51,6 +51,8 @@ impl Options {
             "antispoof" => self.policy.antispoof = switch(key, value)?,
             "snat" => self.policy.snat = snat(value)?,
             "trusted" => self.policy.trusted = trusted(value)?,
+            "non_masquerade" => self.policy.non_masquerade = prefixes(value)?,
+            "l3" => self.policy.l3 = switch(key, value)?,
             // Read by `naming`.
             _ if naming::OPTIONS.contains(&key) => {}
             _ => {
@@ -180,6 +182,22 @@ fn trusted(text: &str) -> Result<Vec<IfName>> {
     Ok(names)
 }
 
+fn prefixes(text: &str) -> Result<Vec<Prefix>> {
+    let mut prefixes: Vec<Prefix> = Vec::new();
+    for part in text.split(',') {
+        let prefix: Prefix = part.parse()?;
+        // The kernel keeps them as intervals, which may not overlap.
+        if let Some(other) = prefixes.iter().find(|other| other.overlaps(prefix)) {
+            return Err(Error::new(
+                Code::InvalidOpt,
+                format!("option non_masquerade: {prefix} overlaps {other}, give the wider one"),
+            ));
+        }
+        prefixes.push(prefix);
+    }
+    Ok(prefixes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -199,6 +217,8 @@ mod tests {
             ("antispoof", "off"),
             ("snat", "192.0.2.1,2001:db8::1"),
             ("trusted", "wg0,tailscale0,wg0"),
+            ("non_masquerade", "10.244.0.0/16,fd00:244::/32"),
+            ("l3", "on"),
         ])
         .unwrap();
         let name = |text| IfName::parse(text).unwrap();
@@ -210,6 +230,10 @@ mod tests {
             antispoof: false,
             snat: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
             trusted: vec![name("wg0"), name("tailscale0")],
+            non_masquerade: ["10.244.0.0/16", "fd00:244::/32"]
+                .map(|p| p.parse().unwrap())
+                .to_vec(),
+            l3: true,
         };
         assert_eq!(options.policy, want);
         assert_eq!(parse(&[]).unwrap(), Options::default());
@@ -231,6 +255,19 @@ mod tests {
             ),
             ("snat", "", Code::InvalidOpt, "send from"),
             ("trusted", "a b", Code::InvalidIfname, "not valid"),
+            (
+                "non_masquerade",
+                "10.0.0.1/8",
+                Code::InvalidSubnet,
+                "10.0.0.0/8",
+            ),
+            (
+                "non_masquerade",
+                "10.0.0.0/8,10.1.0.0/16",
+                Code::InvalidOpt,
+                "overlaps",
+            ),
+            ("l3", "yes", Code::InvalidOpt, "on or off"),
         ] {
             let error = parse(&[(key, value)]).unwrap_err();
             assert_eq!(error.code, code, "{key}={value}");

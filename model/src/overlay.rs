@@ -18,7 +18,7 @@ use crate::object::{
 };
 use crate::observed::HostFacts;
 use crate::record::{Endpoint, Network};
-use crate::skeleton::{self, PEERS, TUNNEL_PORTS, TUNNELS};
+use crate::skeleton::{self, TUNNEL_PEERS, TUNNEL_PORTS, TUNNELS};
 
 /// The UDP port of VXLAN (IANA).
 pub const PORT: u16 = 4789;
@@ -175,7 +175,7 @@ pub fn ports(ports: &BTreeSet<u16>) -> impl Iterator<Item = Object> + '_ {
 /// From where this host accepts packets of its overlay networks: the addresses of the cluster's hosts.
 pub fn peers(hosts: &BTreeSet<IpAddr>) -> impl Iterator<Item = Object> + '_ {
     hosts.iter().map(|host| {
-        let set = skeleton::of_family(PEERS, Family::of(*host));
+        let set = skeleton::of_family(TUNNEL_PEERS, Family::of(*host));
         set_element(&set, vec![(*host).into()], &Owner::Host)
     })
 }

@@ -156,6 +156,10 @@ impl Mode {
 
 /// Who may talk to whom on a network. Its fields are keys of the network's record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "switches that an administrator sets one by one"
+)]
 pub struct Policy {
     /// Whether its containers reach each other.
     #[serde(default = "yes", skip_serializing_if = "is_yes")]
@@ -172,6 +176,13 @@ pub struct Policy {
     /// Interfaces of the host from which its containers are reached directly.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub trusted: Vec<IfName>,
+    /// The prefixes of the cluster: what is in one reaches its containers directly, and no address is translated between.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub non_masquerade: Vec<Prefix>,
+    /// Whether its containers reach each other by the host's IP layer only, as behind an ipvlan in mode l3: rules of the
+    /// host see both directions.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub l3: bool,
 }
 
 const fn yes() -> bool {
@@ -196,6 +207,8 @@ impl Policy {
             ("antispoof", off(self.antispoof)),
             ("snat", join(&self.snat)),
             ("trusted", join(&self.trusted)),
+            ("non_masquerade", join(&self.non_masquerade)),
+            ("l3", self.l3.then(|| "on".to_owned())),
         ]
         .into_iter()
         .filter_map(|(key, value)| Some((key.to_owned(), value?)))
@@ -211,6 +224,8 @@ impl Default for Policy {
             antispoof: true,
             snat: Vec::new(),
             trusted: Vec::new(),
+            non_masquerade: Vec::new(),
+            l3: false,
         }
     }
 }
@@ -231,6 +246,16 @@ impl Network {
     /// The subnet of a family.
     pub fn subnet(&self, family: Family) -> Option<&Subnet> {
         self.subnets.iter().find(|s| s.subnet.family() == family)
+    }
+
+    /// How long a container's own address says that the prefix on its link is.
+    pub fn container_len(&self, family: Family) -> Option<u8> {
+        let subnet = self.subnet(family)?.subnet;
+        Some(if self.policy.l3 {
+            family.bits()
+        } else {
+            subnet.len()
+        })
     }
 
     /// How it is reached in a family.

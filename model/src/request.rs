@@ -177,6 +177,8 @@ impl TryFrom<api::NetworkCreate> for CreateNetwork {
         let options = Options::parse(&raw.opts)?;
         let overlay = options.overlay(driver)?;
         let mode = raw.mode.as_deref().map_or(Ok(Mode::Nat), options::mode)?;
+        let modes = options.modes.map(|of_family| of_family.unwrap_or(mode));
+        check_l3(&options.policy, modes)?;
         Ok(Self {
             mtu: raw.mtu.map(|mtu| check_mtu(mtu, ipv6)).transpose()?,
             dns: addresses(&raw.dns)?,
@@ -184,7 +186,7 @@ impl TryFrom<api::NetworkCreate> for CreateNetwork {
             naming: Naming::from_options(&raw.opts)?,
             bridge: options.bridge,
             overlay,
-            modes: options.modes.map(|of_family| of_family.unwrap_or(mode)),
+            modes,
             policy: Policy {
                 icc: raw.icc.unwrap_or(true),
                 ..options.policy
@@ -201,6 +203,15 @@ impl TryFrom<api::NetworkCreate> for CreateNetwork {
             families,
         })
     }
+}
+
+/// What goes by the host needs an address of the host.
+fn check_l3(policy: &Policy, modes: [Mode; 2]) -> Result<()> {
+    if policy.l3 && modes.contains(&Mode::Isolated) {
+        let text = "option l3: the host is not on an isolated network: use mode nat or routed, or internal";
+        return Err(Error::new(Code::InvalidOpt, text));
+    }
+    Ok(())
 }
 
 /// The names that mean something to users of Docker and Podman, and no network of netd's.

@@ -70,16 +70,20 @@ pub const LO: &str = "lo";
 pub const SNAT: &str = "snat";
 /// Ports of containers that are reached at their own address (routed mode): `address . protocol . port`.
 pub const OPEN: &str = "open";
-/// Intervals: a bridge with its own subnet, `bridge . subnet`.
+/// Containers that have published ports and answer their neighbours by the host: `address . address`, twice the same.
+pub const ITSELF: &str = "itself";
+/// Intervals: a bridge with its own subnet, `bridge . subnet`, where containers answer their neighbours directly.
 pub const OWN: &str = "own";
 /// Intervals: container addresses, that is subnets *without* the gateway's address. With it the host's own connection
 /// to a published `GATEWAY:PORT` of another network would die: its answers come in by the other bridge.
 pub const GUARD: &str = "guard";
 /// Intervals: from which interface guarded addresses may be reached directly, `interface . subnet`.
 pub const DIRECT: &str = "direct";
+/// Intervals: who in the cluster reaches which subnet directly, `prefix . subnet`.
+pub const PEERS: &str = "peers";
 
 /// Addresses of the cluster's hosts: from nobody else packets of an overlay network are taken.
-pub const PEERS: &str = "peers";
+pub const TUNNEL_PEERS: &str = "tunnel_peers";
 /// Set of the overlay networks of this host: `VXLAN network identifier`. What bears another is none of netd's business,
 /// whatever its port. A set of its own beside the ports, for `nft` 1.0.6 lists no concatenation with it.
 pub const TUNNELS: &str = "tunnels";
@@ -273,10 +277,12 @@ fn host_sets() -> Vec<SetSpec> {
                 ..each(SNAT, &[Ifname])
             },
             each(OPEN, &[ip, L4Proto, Port]),
-            each(PEERS, &[ip]),
+            each(TUNNEL_PEERS, &[ip]),
+            each(ITSELF, &[ip, ip]),
             intervals(OWN, &[Ifname, ip]),
             intervals(GUARD, &[ip]),
             intervals(DIRECT, &[Ifname, ip]),
+            intervals(PEERS, &[ip, ip]),
         ]);
         sets.extend(counts::sets(family));
     }
@@ -312,12 +318,16 @@ fn raw() -> Rules {
         vec![from_loopback(), within(&[Expr::Iifname], BRIDGES), DROP],
     ];
     for family in FAMILIES {
-        // Invariant I5: a container's own address is reached from its own network only.
+        // Invariant I5: a container's own address is reached from its own network only, and from its cluster.
         rules.push(vec![
             within(&[Expr::Daddr(family)], &of_family(GUARD, family)),
             outside(
                 &[Expr::Iifname, Expr::Daddr(family)],
                 &of_family(DIRECT, family),
+            ),
+            outside(
+                &[Expr::Saddr(family), Expr::Daddr(family)],
+                &of_family(PEERS, family),
             ),
             DROP,
         ]);
@@ -344,7 +354,7 @@ fn untracked() -> Vec<Stmt> {
 fn from_peers() -> Rules {
     let stranger = |family| {
         let key = [Expr::Saddr(family)];
-        vec![outside(&key, &of_family(PEERS, family)), DROP]
+        vec![outside(&key, &of_family(TUNNEL_PEERS, family)), DROP]
     };
     FAMILIES.into_iter().map(stranger).collect()
 }
@@ -391,6 +401,15 @@ fn postrouting() -> Rules {
             Stmt::Masquerade,
         ]
     };
+    // With l3 neighbours answer by the host, and only a container itself would answer at once.
+    let itself = |family| {
+        let key = [Expr::Saddr(family), Expr::Daddr(family)];
+        vec![
+            Stmt::CtStatusDnat,
+            within(&key, &of_family(ITSELF, family)),
+            Stmt::Masquerade,
+        ]
+    };
     // Published on a loopback address: the container could not answer it.
     let local = |left, prefix| {
         vec![
@@ -403,10 +422,14 @@ fn postrouting() -> Rules {
     vec![
         hairpin(Family::V4),
         hairpin(Family::V6),
+        itself(Family::V4),
+        itself(Family::V6),
         local(Expr::Saddr(Family::V4), loopback()),
         local(Expr::Saddr(Family::V6), one),
         vec![within(&[Expr::Iifname, Expr::Oifname], SAME), RETURN],
         vec![within(&[Expr::Iifname, Expr::Oifname], TRUSTED), RETURN],
+        from_cluster(Family::V4, Expr::Daddr, Expr::Saddr, RETURN),
+        from_cluster(Family::V6, Expr::Daddr, Expr::Saddr, RETURN),
         vec![snat(Family::V4)],
         vec![snat(Family::V6)],
         vec![
@@ -416,11 +439,24 @@ fn postrouting() -> Rules {
     ]
 }
 
-/// To a nat network only published ports and trusted interfaces lead.
+/// A packet between a peer in the cluster and a container.
+fn from_cluster(
+    family: Family,
+    peer: fn(Family) -> Expr,
+    container: fn(Family) -> Expr,
+    then: Stmt,
+) -> Vec<Stmt> {
+    let key = [peer(family), container(family)];
+    vec![within(&key, &of_family(PEERS, family)), then]
+}
+
+/// To a nat network only published ports, trusted interfaces and its cluster lead.
 fn to_nat() -> Rules {
     vec![
         vec![Stmt::CtStatusDnat, ACCEPT],
         vec![within(&[Expr::Iifname, Expr::Oifname], TRUSTED), ACCEPT],
+        from_cluster(Family::V4, Expr::Saddr, Expr::Daddr, ACCEPT),
+        from_cluster(Family::V6, Expr::Saddr, Expr::Daddr, ACCEPT),
         vec![DROP],
     ]
 }
@@ -440,6 +476,8 @@ fn to_routed() -> Rules {
         open(Family::V4),
         open(Family::V6),
         vec![within(&[Expr::Iifname, Expr::Oifname], TRUSTED), ACCEPT],
+        from_cluster(Family::V4, Expr::Saddr, Expr::Daddr, ACCEPT),
+        from_cluster(Family::V6, Expr::Saddr, Expr::Daddr, ACCEPT),
         vec![DROP],
     ]
 }

@@ -4,7 +4,8 @@
 //!     cargo build --profile plugin -p netd-cni
 //!     NETD_CNI=target/plugin/netd-cni cargo bench -p netd-tests --bench cni
 //!
-//! Each chain has a host namespace of its own. CPU is that of the plugins and of everything they start, and of the daemon.
+//! `-- alone` leaves the reference out. Each chain has a host namespace of its own. CPU is that of the plugins and of everything they start, and of the daemon.
+//! The kernel's own removal of one pair, asked directly, is measured in turn with the pods.
 
 #![allow(
     clippy::unwrap_used,
@@ -25,7 +26,9 @@ use serde_json::{Value, json};
 /// Pairs measured at each size.
 const ROUNDS: usize = 30;
 /// Pods beside the measured one.
-const SIZES: [usize; 2] = [0, 200];
+const SIZES: [usize; 3] = [0, 200, 1000];
+/// The reference takes minutes to grow further.
+const REFERENCE_MAX: usize = 200;
 /// Removals at once.
 const CROWD: usize = 500;
 
@@ -42,40 +45,37 @@ fn main() {
         plugins: vec![plugin.config(
             "1.0.0",
             "pods",
-            json!({"subnet": "10.98.0.0/16", "runtimeConfig": mappings}),
+            json!({"podCIDRs": ["10.98.0.0/16"], "runtimeConfig": mappings}),
         )],
-        fill: vec![plugin.config("1.0.0", "pods", json!({"subnet": "10.98.0.0/16"}))],
+        fill: vec![plugin.config("1.0.0", "pods", json!({"podCIDRs": ["10.98.0.0/16"]}))],
         cni: Cni::new(&host),
         daemon: Some(host.pid()),
         pods: Vec::new(),
     };
     // The daemon of this one is not used: it only makes the host.
     let other = Host::start("reference");
-    let reference = Path::new(DEBIAN)
-        .join("bridge")
-        .exists()
-        .then(|| reference(&other, &mappings));
+    let alone = std::env::args().any(|arg| arg == "alone");
+    let has_reference = Path::new(DEBIAN).join("bridge").exists();
+    let reference = (has_reference && !alone).then(|| reference(&other, &mappings));
     println!(
         "start to exit without work (VERSION): {:.2} ms; size {} kB",
         start(),
         size() / 1024
     );
-    println!(
-        "removal of one veth pair by the kernel alone: {:.1} ms",
-        floor(&host)
-    );
     let mut chains: Vec<Chain<'_>> = std::iter::once(own).chain(reference).collect();
-    if chains.len() == 1 {
+    if !has_reference {
         println!("MISSING: the reference chain is not installed (containernetworking-plugins)");
     }
     for size in SIZES {
         println!("\nbeside {size} pods, one published port; medians of {ROUNDS}, ms");
         for chain in &mut chains {
-            chain.grow(size);
-            chain.measure();
+            if size <= REFERENCE_MAX || chain.daemon.is_some() {
+                chain.grow(size);
+                chain.measure();
+            }
         }
     }
-    crowd(&mut chains[0]);
+    crowd(&chains[0]);
 }
 
 fn reference<'a>(host: &'a Host, mappings: &Value) -> Chain<'a> {
@@ -123,19 +123,20 @@ impl Chain<'_> {
         }
     }
 
-    fn cpu(&self) -> Duration {
+    /// What the plugins took so far, with all that they started; and the daemon.
+    fn cpu(&self) -> [Duration; 2] {
         use nix::sys::resource::{UsageWho, getrusage};
         use nix::sys::time::TimeValLike as _;
         let usage = getrusage(UsageWho::RUSAGE_CHILDREN).expect("one's own usage");
         let micros = usage.user_time().num_microseconds() + usage.system_time().num_microseconds();
-        let children =
-            Duration::from_micros(micros.try_into().expect("time does not run backwards"));
-        children + self.daemon.map_or(Duration::ZERO, lab::cpu_time)
+        let micros = micros.try_into().expect("time does not run backwards");
+        let daemon = self.daemon.map_or(Duration::ZERO, lab::cpu_time);
+        [Duration::from_micros(micros), daemon]
     }
 
     fn measure(&self) {
-        let (mut adds, mut dels) = (Vec::new(), Vec::new());
-        let mut cpu = Duration::ZERO;
+        let (mut adds, mut dels, mut floors) = (Vec::new(), Vec::new(), Vec::new());
+        let mut cpu = [Duration::ZERO; 2];
         for round in 0..ROUNDS + 3 {
             let pod = Netns::new(&format!("measured{round}"));
             let sandbox = Sandbox::of(&pod);
@@ -146,41 +147,51 @@ impl Chain<'_> {
                 result = added.expect("an ADD succeeds");
             });
             let del = timed(|| self.cni.del_all(&sandbox, &self.plugins, &result));
-            let used = self.cpu().saturating_sub(before);
+            let used = self.cpu();
+            let floor = floor(&self.cni.host.netns, &pod);
             if round >= 3 {
-                cpu += used;
+                for (sum, (used, before)) in cpu.iter_mut().zip(used.iter().zip(before)) {
+                    *sum += used.saturating_sub(before);
+                }
                 adds.push(add);
                 dels.push(del);
+                floors.push(floor);
             }
         }
+        let del = quantile(&mut dels, 50);
+        let floor = quantile(&mut floors, 50);
+        let [plugins, daemon] = cpu.map(|sum| sum.as_secs_f64() * 1e3 / ROUNDS as f64);
         println!(
-            "  {:<10} ADD {:7.2} (p95 {:7.2})   DEL {:7.2} (p95 {:7.2})   CPU of a pair {:6.2}",
+            "  {:<10} ADD {:7.2} (p95 {:7.2})   DEL {del:7.2} (p95 {:7.2}), {:.2} of the kernel's {floor:.1}   CPU of a \
+             pair {:6.2} (processes {plugins:.2}, daemon {daemon:.2})",
             self.name,
             quantile(&mut adds, 50),
             quantile(&mut adds, 95),
-            quantile(&mut dels, 50),
             quantile(&mut dels, 95),
-            cpu.as_secs_f64() * 1e3 / ROUNDS as f64,
+            del / floor,
+            plugins + daemon,
         );
     }
 }
 
 /// Many removals at once, as after a reboot: what each plugin process takes is in it.
-fn crowd(chain: &mut Chain<'_>) {
-    chain.grow(CROWD);
+fn crowd(chain: &Chain<'_>) {
+    let pods = &chain.pods[..CROWD];
     let before = chain.cpu();
     let took = timed(|| {
-        let chain = &*chain;
         std::thread::scope(|scope| {
-            for pod in &chain.pods {
+            for pod in pods {
                 scope.spawn(|| chain.cni.del(&Sandbox::of(pod), &chain.fill[0]));
             }
         });
     });
-    let cpu = chain.cpu().saturating_sub(before).as_secs_f64();
+    let after = chain.cpu();
+    let used = |n: usize| after[n].saturating_sub(before[n]).as_secs_f64();
     println!(
-        "\n{CROWD} DELs at once: {:.2} s wall, {cpu:.2} s CPU",
-        took / 1e3
+        "\n{CROWD} DELs at once: {:.2} s wall; CPU: processes {:.2} s, daemon {:.2} s",
+        took / 1e3,
+        used(0),
+        used(1),
     );
 }
 
@@ -207,15 +218,9 @@ fn size() -> u64 {
 }
 
 /// What the kernel takes to remove one pair, asked directly.
-fn floor(host: &Host) -> f64 {
-    let mut times: Vec<f64> = (0..20)
-        .map(|_| {
-            let pod = Netns::new("floor");
-            lab::veth(host.netns.end("floor0", &[]), pod.end("eth0", &[]));
-            timed(|| host.netns.del_link("floor0"))
-        })
-        .collect();
-    quantile(&mut times, 50)
+fn floor(host: &Netns, pod: &Netns) -> f64 {
+    lab::veth(host.end("floor0", &[]), pod.end("floor0", &[]));
+    timed(|| host.del_link("floor0"))
 }
 
 /// In milliseconds.

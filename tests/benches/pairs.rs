@@ -55,7 +55,10 @@ fn main() {
     println!(
         "after {FIRST} pairs: {first}; after {at} pairs and a minute: {settled}; after {done}: {last}"
     );
-    assert_eq!(last.descriptors, first.descriptors, "descriptors leak");
+    // A thread that looks at the kernel just now has sockets of its own; a leak stays.
+    lab::wait_for("as few descriptors as at first", PATIENCE, || {
+        Size::of(&host).descriptors <= first.descriptors
+    });
     assert_eq!(last.threads, first.threads, "threads leak");
     assert!(
         last.resident <= settled.resident + MARGIN,

@@ -1,15 +1,16 @@
 //! `/v1/cni`: what the CNI plugin asks, one request for each of its verbs; and the spool of DELs that came while no
 //! daemon answered.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use axum::extract::State;
 use axum::response::Response;
 use futures_util::future::join_all;
-use netd_model::api;
+use netd_model::api::{self, NetworkCreate};
 use netd_model::cni::{
-    Add, AddRequest, Added, Address, Attachment, Collected, Gc, Interface, SPOOL, StaticRoute,
-    StatusOf,
+    self, Add, AddRequest, Added, Address, Attachment, Collected, Gc, Interface, SPOOL,
+    StaticRoute, StatusOf,
 };
 use netd_model::error::{Code, Error, Result};
 use netd_model::net::{Family, Mac, Prefix};
@@ -30,30 +31,88 @@ pub(super) async fn add(
         container: raw.container.clone(),
         ifname: raw.ifname.clone(),
     };
-    let define = raw
-        .define
-        .clone()
-        .map(CreateNetwork::try_from)
-        .transpose()?;
-    let routes = raw.routes.clone();
-    let request = Box::new(AddRequest::try_from(raw)?);
     // A DEL of the same attachment that still waits came before.
     state.spool.settle(&attachment, &state.handle).await?;
-    if let Some(define) = define {
-        state
-            .handle
-            .ask(Request::EnsureNetwork(define), false)
-            .await?;
+    let mut full = None;
+    for place in places(raw) {
+        let (define, raw) = place?;
+        match attach(&state, define, raw.clone()).await {
+            Ok(container) => {
+                let snapshot = state.handle.snapshot();
+                let added = added(&snapshot, &container, &attachment, &raw.routes)?;
+                return Ok(ok(&added));
+            }
+            Err(error) if is_full(&error) => full = Some(error),
+            Err(error) => return Err(error.into()),
+        }
     }
-    let sandbox = open(state.kernel, PathBuf::from(&request.attach.netns)).await?;
-    let answer = state
-        .handle
-        .ask(Request::CniAdd { request, sandbox }, false);
-    let Answer::Container(container) = answer.await? else {
-        return Err(Error::new(Code::Internal, "an attach answered something else").into());
+    let none = || {
+        Error::new(
+            Code::PoolExhausted,
+            "no bridge of the network has the addresses asked for: a node has 256 of 253 addresses",
+        )
     };
-    let added = added(&state.handle.snapshot(), &container, &attachment, &routes)?;
-    Ok(ok(&added))
+    Err(full.unwrap_or_else(none).into())
+}
+
+/// Where a request can be served, in the order of trying: on the pieces of its network; for addresses out of them, on the
+/// piece that has them.
+fn places(raw: Add) -> impl Iterator<Item = Result<(Option<CreateNetwork>, Add)>> {
+    let named = raw.define.is_none().then(|| Ok((None, raw.clone())));
+    let holds = |define: &NetworkCreate, ip: &IpAddr| {
+        let subnets = define.subnets.iter().map(|text| text.parse::<Prefix>());
+        subnets.flatten().any(|subnet| subnet.contains(*ip))
+    };
+    let whole = raw.define.clone();
+    let chosen = whole
+        .as_ref()
+        .is_some_and(|whole| raw.ips.iter().all(|ip| holds(whole, ip)));
+    let pieces = whole.into_iter().flat_map(|whole| cni::pieces(&whole));
+    let asked = raw.ips.clone();
+    let pieces = pieces.filter(move |piece| !chosen || asked.iter().all(|ip| holds(piece, ip)));
+    let made = pieces.map(move |piece| {
+        let add = Add {
+            network: piece.name.clone(),
+            define: None,
+            ..raw.clone()
+        };
+        Ok((Some(CreateNetwork::try_from(piece)?), add))
+    });
+    named.into_iter().chain(made)
+}
+
+fn is_full(error: &Error) -> bool {
+    matches!(error.code, Code::NetworkFull | Code::PoolExhausted)
+}
+
+async fn attach(
+    state: &ApiState,
+    define: Option<CreateNetwork>,
+    raw: Add,
+) -> Result<Box<api::Container>> {
+    let request = Box::new(AddRequest::try_from(raw)?);
+    if let Some(define) = define {
+        ensure(&state.handle, &define).await?;
+    }
+    let netns = PathBuf::from(&request.attach.netns);
+    let sandbox = open(std::sync::Arc::clone(&state.kernel), netns).await?;
+    let request = Request::CniAdd { request, sandbox };
+    match state.handle.ask(request, false).await? {
+        Answer::Container(container) => Ok(container),
+        _ => Err(Error::new(
+            Code::Internal,
+            "an attach answered something else",
+        )),
+    }
+}
+
+/// Makes the network of a configuration; one that was removed for that first is made at the next try.
+async fn ensure(handle: &Handle, define: &CreateNetwork) -> Result<()> {
+    let request = || Request::CniNetwork(define.clone());
+    if let Answer::Removed(_) = handle.ask(request(), false).await? {
+        handle.ask(request(), false).await?;
+    }
+    Ok(())
 }
 
 pub(super) async fn del(
@@ -115,21 +174,34 @@ pub(super) async fn status(
         let why = "netd is starting and has not finished its first audit: try again";
         return Err(Error::new(Code::NotReady, why).into());
     }
-    if let Some(define) = of.define {
-        CreateNetwork::try_from(define)?;
-    } else if !snapshot
-        .network_views
-        .iter()
-        .any(|view| view.name == of.network)
-    {
+    let mut views = snapshot.network_views.iter();
+    if of.define.is_none() && !views.any(|view| view.name == of.network) {
         let why = format!("no network has the name {:?}: create it first", of.network);
         return Err(Error::new(Code::NetworkNotFound, why).into());
     }
-    state
-        .handle
-        .ask(Request::CniStatus(of.network), false)
-        .await?;
-    Ok(ok(&serde_json::Map::new()))
+    let raw = Add {
+        network: of.network,
+        define: of.define,
+        ..Add::default()
+    };
+    let mut full = None;
+    for place in places(raw) {
+        let (define, Add { network, .. }) = place?;
+        let define = define.map(Box::new);
+        match state
+            .handle
+            .ask(Request::CniStatus { network, define }, false)
+            .await
+        {
+            Ok(_) => return Ok(ok(&serde_json::Map::new())),
+            Err(error) if is_full(&error) => full = Some(error),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    full.map_or_else(
+        || Ok(ok(&serde_json::Map::new())),
+        |error| Err(error.into()),
+    )
 }
 
 /// The attachments of a CNI network.

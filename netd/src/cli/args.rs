@@ -370,7 +370,7 @@ pub struct NetworkCreate {
     /// A label; may be repeated
     #[arg(long, value_name = "K=V")]
     pub label: Vec<String>,
-    /// An option of the driver, may be repeated: bridge=NAME, mode4=MODE, mode6=MODE, host_access=off, antispoof=off, snat=IP[,IP6], trusted=IF[,IF]…
+    /// An option of the driver, may be repeated: bridge=NAME, mode4=MODE, mode6=MODE, host_access=off, antispoof=off, snat=IP[,IP6], trusted=IF[,IF], non_masquerade=CIDR[,CIDR], l3=on…
     #[arg(long, value_name = "K=V")]
     pub opt: Vec<String>,
     /// Who alone may open flows to its containers from outside; may be repeated

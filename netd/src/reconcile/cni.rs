@@ -3,7 +3,7 @@
 //! The first attachment of a container id makes a container of netd, each further one adds an endpoint; the last DEL
 //! removes the container.
 
-use netd_model::cni::{AddRequest, Attachment};
+use netd_model::cni::{AddRequest, Attachment, MADE_BY};
 use netd_model::desired::{self, FAMILIES};
 use netd_model::diff::{Plan, diff};
 use netd_model::error::{Code, Error, Result};
@@ -12,7 +12,7 @@ use netd_model::net::{Family, Mac};
 use netd_model::object::Link;
 use netd_model::observed::Observed;
 use netd_model::record::{Container, Endpoint, Phase};
-use netd_model::request::{Attach, is_dns_name};
+use netd_model::request::{Attach, CreateNetwork, is_dns_name};
 use netd_model::{ContainerId, NetworkId, Ns, Object, Op};
 
 use crate::kernel::Sandbox;
@@ -205,12 +205,57 @@ impl Owner {
         plan
     }
 
-    /// Whether a network can take one more container. One that is not there yet can.
-    pub(crate) fn cni_status(&self, network: &str) -> Result<Answer> {
-        if let Ok(id) = self.world.find_network(network) {
-            self.world.check_room(&id)?;
+    /// Whether a network can take one more container. One that is not there yet, or will be made anew, can.
+    pub(crate) fn cni_status(
+        &self,
+        network: &str,
+        define: Option<&CreateNetwork>,
+    ) -> Result<Answer> {
+        let Ok(id) = self.world.find_network(network) else {
+            return Ok(Answer::Done);
+        };
+        match define.map_or(Ok(Standing::There), |define| self.standing(define))? {
+            Standing::There => self.world.check_room(&id)?,
+            Standing::Missing | Standing::Outdated(_) => {}
         }
         Ok(Answer::Done)
+    }
+
+    /// Makes the network of a configuration. When a node gets another prefix, the network is made anew as soon as the last
+    /// pod with an address of the old one has gone, and not before.
+    pub(crate) fn cni_network(&mut self, mut request: CreateNetwork, reply: Reply) {
+        match self.standing(&request) {
+            Ok(Standing::There) => answer(reply, Ok(Answer::Unchanged)),
+            Ok(Standing::Missing) => {
+                let (key, value) = MADE_BY;
+                request.labels.insert(key.to_owned(), value.to_owned());
+                self.create_network(request, false, reply);
+            }
+            Ok(Standing::Outdated(id)) => self.remove_networks(vec![id], true, false, Some(reply)),
+            Err(error) => answer(reply, Err(error)),
+        }
+    }
+
+    /// How the network of a configuration stands; an error if it is otherwise and stays so.
+    fn standing(&self, request: &CreateNetwork) -> Result<Standing> {
+        let found = self.world.find_network(&request.name).ok();
+        let named = found.and_then(|id| self.world.network(&id));
+        let Some(have) = named.filter(|have| have.name == request.name) else {
+            return Ok(Standing::Missing);
+        };
+        // A configuration has no labels to compare.
+        let asked = CreateNetwork {
+            labels: have.labels.clone(),
+            ..request.clone()
+        };
+        let (key, value) = MADE_BY;
+        let is_made_by_one = have.labels.get(key).is_some_and(|label| label == value);
+        match self.is_there(&asked) {
+            Err(_) if is_made_by_one && self.world.check_removal(&have.id).is_ok() => {
+                Ok(Standing::Outdated(have.id.clone()))
+            }
+            other => other.map(|_| Standing::There),
+        }
     }
 
     /// The attachment with the container's exact id: a name or the beginning of an id is not one.
@@ -223,6 +268,14 @@ impl Owner {
             .find(|e| e.cni.is_some() && e.ifname.as_str() == attachment.ifname)?;
         Some((record, endpoint))
     }
+}
+
+/// How the network of a configuration stands.
+enum Standing {
+    There,
+    Missing,
+    /// It differs, a configuration made it, and it has no containers.
+    Outdated(NetworkId),
 }
 
 /// Whether a container can have one attachment more.

@@ -74,10 +74,12 @@ impl Drift {
     }
 
     /// Compares what was noticed with what is wanted: places that differ are to be looked at. Objects that a job of
-    /// netd's is changing now wait for its end.
+    /// netd's is changing now wait for its end. What a container's namespace holds when the container is off the records is
+    /// none of netd's affairs: `lo` stays up, and of routes that go with their link the kernel tells nothing.
     fn compare(
         &mut self,
         wanted: impl Fn(&ObjectOwner) -> Vec<Object>,
+        is_known: impl Fn(&ContainerId) -> bool,
         is_in_flight: impl Fn(&ObjectOwner) -> bool,
         now: Instant,
     ) {
@@ -85,6 +87,9 @@ impl Drift {
         for (key, (owner, held)) in std::mem::take(&mut self.seen) {
             if is_in_flight(&owner) {
                 self.seen.insert(key, (owner, held));
+                continue;
+            }
+            if inside(&key).is_some_and(|id| !is_known(id)) {
                 continue;
             }
             let objects = known.entry(owner.clone()).or_insert_with(|| {
@@ -167,21 +172,27 @@ impl Drift {
     }
 }
 
+/// The container in whose namespace the kernel told of an object.
+fn inside(key: &Key) -> Option<&ContainerId> {
+    match key {
+        Key::Link { ns, .. }
+        | Key::Address { ns, .. }
+        | Key::Route { ns, .. }
+        | Key::Loopback(ns) => match ns {
+            Ns::Container(id) => Some(id),
+            Ns::Host => None,
+        },
+        _ => None,
+    }
+}
+
 /// Where to look for an object: an end of a veth pair on the host is made again together with its peer.
 fn place(key: &Key, owner: &ObjectOwner) -> Ns {
     let of_owner = || match owner {
         ObjectOwner::Container(id) | ObjectOwner::Endpoint(id, _) => Ns::Container(id.clone()),
         ObjectOwner::Host | ObjectOwner::Network(_) => Ns::Host,
     };
-    match key {
-        Key::Link { ns, .. } | Key::Address { ns, .. } | Key::Route { ns, .. }
-            if *ns != Ns::Host =>
-        {
-            ns.clone()
-        }
-        Key::Loopback(ns) => ns.clone(),
-        _ => of_owner(),
-    }
+    inside(key).map_or_else(of_owner, |id| Ns::Container(id.clone()))
 }
 
 impl Owner {
@@ -201,8 +212,9 @@ impl Owner {
             ObjectOwner::Network(id) => world.objects([id], []),
             ObjectOwner::Container(id) | ObjectOwner::Endpoint(id, _) => world.objects([], [id]),
         };
+        let is_known = |id: &ContainerId| world.container(id).is_some();
         self.drift
-            .compare(wanted, |owner| touched.holds(owner), now);
+            .compare(wanted, is_known, |owner| touched.holds(owner), now);
         if std::mem::take(&mut self.drift.lost) {
             self.start_audit(Purpose::Repair { reply: None });
         }

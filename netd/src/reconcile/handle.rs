@@ -90,8 +90,16 @@ pub enum Request {
     CniDel(Attachment),
     /// What differs from what a CNI attachment should be.
     CniCheck(Attachment),
-    /// Whether a network of this name can take one more container.
-    CniStatus(String),
+    /// Make the network of a CNI configuration unless it is there. One that a configuration made, that differs and that
+    /// has no containers is removed: [`Answer::Removed`] says to ask again.
+    CniNetwork(CreateNetwork),
+    /// Whether a network of this name can take one more container, and may be as defined.
+    CniStatus {
+        /// The network.
+        network: String,
+        /// As it would be made.
+        define: Option<Box<CreateNetwork>>,
+    },
     /// Remove a host that is gone from the cluster, by name or id.
     RemoveNode(String),
     /// Nothing: the answer says that the first audit is done.

@@ -36,6 +36,14 @@ pub(crate) fn queue() -> (Notices, Box<dyn Fn(Noticed) + Send>) {
 }
 
 impl Notices {
+    /// Those that wait, as far as they came before now.
+    pub(crate) fn waiting(&mut self) -> Vec<Noticed> {
+        let count = self.receiver.len();
+        std::iter::from_fn(|| self.receiver.try_recv().ok())
+            .take(count)
+            .collect()
+    }
+
     /// The next one. After the watch has ended there is none any more.
     pub(crate) async fn recv(&mut self) -> Option<Noticed> {
         if self.overflowed.swap(false, Ordering::Relaxed) {

@@ -274,7 +274,11 @@ impl Owner {
                     self.end(token, outcome);
                     self.wake();
                 }
-                () = until(self.drift.due()), if self.drift.due().is_some() => self.look_after(),
+                () = until(self.drift.due()), if self.drift.due().is_some() => {
+                    // The last notice of an object counts, and may wait still.
+                    notices.waiting().into_iter().for_each(|noticed| self.drift.notice(noticed, Instant::now()));
+                    self.look_after();
+                }
                 _ = audits.tick() => self.start_audit(audit::Purpose::Repair { reply: None }),
                 _ = sweeps.tick() => self.start_sweep(&gone_sender),
                 Some(missing) = gone.recv() => self.after_sweep(missing),

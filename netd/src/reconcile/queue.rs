@@ -79,7 +79,9 @@ impl Owner {
     /// What has to be free before a request can start.
     pub(crate) fn needs(&self, request: &Request) -> Vec<Subject> {
         match request {
-            Request::CreateNetwork(create) | Request::EnsureNetwork(create) => {
+            Request::CreateNetwork(create)
+            | Request::EnsureNetwork(create)
+            | Request::CniNetwork(create) => {
                 vec![Subject::Network(create.name.clone())]
             }
             Request::RemoveNetwork(reference)
@@ -122,7 +124,7 @@ impl Owner {
             Request::CniDel(attachment) | Request::CniCheck(attachment) => {
                 self.container_subjects(&attachment.container)
             }
-            Request::CniStatus(network) => vec![self.network_subject(network)],
+            Request::CniStatus { network, .. } => vec![self.network_subject(network)],
             Request::PruneNetworks
             | Request::Ready
             | Request::Alive

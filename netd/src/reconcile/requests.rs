@@ -102,7 +102,10 @@ impl Owner {
             Request::CniAdd { request, sandbox } => self.cni_add(*request, sandbox, reply),
             Request::CniDel(attachment) => self.cni_del(&attachment, reply),
             Request::CniCheck(attachment) => self.cni_check(&attachment, reply),
-            Request::CniStatus(network) => answer(reply, self.cni_status(&network)),
+            Request::CniNetwork(request) => self.cni_network(request, reply),
+            Request::CniStatus { network, define } => {
+                answer(reply, self.cni_status(&network, define.as_deref()));
+            }
             Request::RemoveNode(reference) => self.remove_node(&reference, dry_run, reply),
             Request::Ready | Request::Alive => answer(reply, Ok(Answer::Done)),
             Request::Refresh => {

@@ -128,10 +128,8 @@ pub(crate) fn container(world: &World, record: &Container) -> Arc<api::Container
 fn endpoint(world: &World, endpoint: &Endpoint) -> Option<api::Endpoint> {
     let network = world.network(&endpoint.network)?;
     let cidr = |family| {
-        let subnet = network.subnet(family)?;
-        endpoint
-            .ip(family)
-            .map(|ip| format!("{ip}/{}", subnet.subnet.len()))
+        let len = network.container_len(family)?;
+        endpoint.ip(family).map(|ip| format!("{ip}/{len}"))
     };
     let gateway = |family| network.gateway(family).filter(|_| network.is_open(family));
     Some(api::Endpoint {

@@ -156,8 +156,8 @@ impl RealExecutor {
         let entered = shared.sandboxes.inside(shared.host(), id, |fd| {
             let space = Space::open(Ns::Container(id.clone()))
                 .map_err(|source| KernelError::new("open a netlink socket", source))
-                .map_err(|error| Failed::at(0, error))?
-                .known_to(&shared.own_sockets);
+                .map_err(|error| Failed::at(0, error))?;
+            let space = shared.adopt(space);
             Steps {
                 shared,
                 host,

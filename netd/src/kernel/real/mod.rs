@@ -17,6 +17,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 use self::announcer::Announcer;
+use self::closer::Closer;
 use self::netlink::gone_is_done;
 use self::ns::Sandboxes;
 use self::ports::Ports;
@@ -27,6 +28,7 @@ use super::{DnsSink, Executor, Kernel, KernelError, Noticed, Sandbox, SandboxErr
 
 mod announce;
 mod announcer;
+mod closer;
 mod conntrack;
 mod descriptors;
 mod exec;
@@ -80,6 +82,7 @@ struct Shared {
     ports: Ports,
     groups: Groups,
     announcer: Announcer,
+    closer: Closer,
     dns: Arc<dyn DnsSink>,
     own_sockets: Arc<OwnSockets>,
 }
@@ -98,7 +101,12 @@ impl Shared {
                 .with_detail("the calling thread is in another network namespace"));
         }
         let space = Space::open(Ns::Host).map_err(failed)?;
-        Ok(space.known_to(&self.own_sockets))
+        Ok(self.adopt(space))
+    }
+
+    /// Makes a space one of netd's: its nftables socket is known, and closed beside the work.
+    fn adopt(&self, space: Space) -> Space {
+        space.known_to(&self.own_sockets, &self.closer)
     }
 }
 
@@ -116,6 +124,7 @@ impl RealKernel {
             groups: Groups::new(),
             announcer: Announcer::start()
                 .map_err(|source| KernelError::new("start a thread", source))?,
+            closer: Closer::start().map_err(|source| KernelError::new("start a thread", source))?,
             dns,
             own_sockets: Arc::default(),
         };

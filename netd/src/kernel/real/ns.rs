@@ -113,35 +113,68 @@ pub(super) fn inside<T>(
 
 /// The known sandboxes. Locked for moments only; whoever works in one holds a reference.
 #[derive(Debug, Default)]
-pub(super) struct Sandboxes(Mutex<HashMap<ContainerId, Arc<Sandbox>>>);
+pub(super) struct Sandboxes(Mutex<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    /// With the number of the addition that brought each.
+    sandboxes: HashMap<ContainerId, (u64, Arc<Sandbox>)>,
+    additions: u64,
+}
 
 impl Sandboxes {
-    fn lock(&self) -> MutexGuard<'_, HashMap<ContainerId, Arc<Sandbox>>> {
+    fn lock(&self) -> MutexGuard<'_, Known> {
         // Nothing panics while it is held; if something did, the map would still be whole.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Adds or replaces one.
     pub(super) fn add(&self, id: &ContainerId, sandbox: Sandbox) {
-        self.lock().insert(id.clone(), Arc::new(sandbox));
+        let mut known = self.lock();
+        known.additions += 1;
+        let addition = (known.additions, Arc::new(sandbox));
+        known.sandboxes.insert(id.clone(), addition);
     }
 
     /// Forgets one.
     pub(super) fn remove(&self, id: &ContainerId) {
         // The descriptor is closed after the lock is released.
-        let _sandbox = self.lock().remove(id);
+        let _sandbox = self.lock().sandboxes.remove(id);
     }
 
     /// The sandbox of a container.
     pub(super) fn get(&self, id: &ContainerId) -> Option<Arc<Sandbox>> {
-        self.lock().get(id).cloned()
+        let known = self.lock();
+        known
+            .sandboxes
+            .get(id)
+            .map(|(_, sandbox)| Arc::clone(sandbox))
+    }
+
+    /// Whether a container has one.
+    pub(super) fn holds(&self, id: &ContainerId) -> bool {
+        self.lock().sandboxes.contains_key(id)
+    }
+
+    /// Those that came after an addition, and the number of the last one.
+    pub(super) fn after(&self, addition: u64) -> (u64, Vec<ContainerId>) {
+        let known = self.lock();
+        if known.additions == addition {
+            return (addition, Vec::new());
+        }
+        let later = known
+            .sandboxes
+            .iter()
+            .filter(|(_, (number, _))| *number > addition);
+        (known.additions, later.map(|(id, _)| id.clone()).collect())
     }
 
     /// All of them.
     pub(super) fn all(&self) -> Vec<(ContainerId, Arc<Sandbox>)> {
         self.lock()
+            .sandboxes
             .iter()
-            .map(|(id, sandbox)| (id.clone(), Arc::clone(sandbox)))
+            .map(|(id, (_, sandbox))| (id.clone(), Arc::clone(sandbox)))
             .collect()
     }
 

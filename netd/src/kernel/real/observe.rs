@@ -122,9 +122,9 @@ fn container(shared: &Shared, id: &ContainerId, wanted: &Wanted<'_>, observed: &
     let wanted = wanted.get(&ns);
     let mut inside = Observed::default();
     let seen = shared.sandboxes.inside(shared.host(), id, |_| {
-        let mut space = Space::open(ns.clone())
-            .map_err(|source| KernelError::new("open a netlink socket", source))?
-            .known_to(&shared.own_sockets);
+        let space = Space::open(ns.clone())
+            .map_err(|source| KernelError::new("open a netlink socket", source))?;
+        let mut space = shared.adopt(space);
         look(shared, &mut space, wanted, &mut inside)
     });
     match seen.and_then(|seen| seen) {

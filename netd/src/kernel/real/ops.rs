@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use netd_model::object::{Address, BridgePort, Link, LinkKind, Route, Sysctl, Tunnel};
 use netd_model::{IfName, Ns};
@@ -19,7 +20,12 @@ type Done = Result<(), Refusal>;
 
 /// Whether the kernel has IPv6, in whatever state: with `ipv6.disable=1` there is no such directory.
 pub(super) fn has_ipv6() -> bool {
-    Path::new("/proc/sys/net/ipv6").exists()
+    // What is there stays. The way through /proc/sys/net takes the kernel the longer the more namespaces there are.
+    static THERE: AtomicBool = AtomicBool::new(false);
+    if !THERE.load(Ordering::Relaxed) {
+        THERE.store(Path::new("/proc/sys/net/ipv6").exists(), Ordering::Relaxed);
+    }
+    THERE.load(Ordering::Relaxed)
 }
 
 /// Sends requests that belong together; the first refusal is the answer.

@@ -8,6 +8,7 @@ use netd_model::{IfName, Ns, Owner};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use nix::errno::Errno;
 
+use super::closer::Closer;
 use super::link::{self, LinkView};
 use super::netlink::{Netlink, Refusal};
 use crate::kernel::nft::NftSocket;
@@ -64,6 +65,9 @@ impl Drop for Space {
         if let (Some(own), Some(nft)) = (&self.own, &self.nft) {
             own.closed(nft.port());
         }
+        if let (Some(closer), Some(nft)) = (&self.closer, self.nft.take()) {
+            closer.close(nft);
+        }
     }
 }
 
@@ -75,6 +79,7 @@ pub(super) struct Space {
     nft: Option<NftSocket>,
     /// Where the numbers of netd's own sockets are noted.
     own: Option<Arc<OwnSockets>>,
+    closer: Option<Closer>,
     /// Indexes of netd's links. Kept for one list of operations: somebody else may replace a link later.
     indexes: HashMap<IfName, u32>,
 }
@@ -88,13 +93,15 @@ impl Space {
             route,
             nft: None,
             own: None,
+            closer: None,
             indexes: HashMap::new(),
         })
     }
 
-    /// Its nftables socket will be known as netd's own.
-    pub(super) fn known_to(mut self, own: &Arc<OwnSockets>) -> Self {
+    /// Its nftables socket will be known as netd's own, and closed by a thread that may wait.
+    pub(super) fn known_to(mut self, own: &Arc<OwnSockets>, closer: &Closer) -> Self {
         self.own = Some(Arc::clone(own));
+        self.closer = Some(closer.clone());
         self
     }
 

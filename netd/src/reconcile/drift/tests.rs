@@ -24,8 +24,23 @@ fn noticed(owner: &ObjectOwner, object: &Object, there: bool) -> Noticed {
 }
 
 fn compare(drift: &mut Drift, wanted: &[Object], busy: bool, now: Instant) -> Places {
-    drift.compare(|_| wanted.to_vec(), |_| busy, now);
+    drift.compare(
+        |_| wanted.to_vec(),
+        |id| id.as_str() == "known",
+        |_| busy,
+        now,
+    );
     drift.ready(now)
+}
+
+#[test]
+fn what_is_left_inside_of_a_container_that_is_gone_is_not_looked_at() {
+    let (mut drift, now) = (Drift::default(), Instant::now());
+    for (id, places) in [("gone", 0), ("known", 1)] {
+        let owner = ObjectOwner::Container(ContainerId::parse(id).unwrap());
+        drift.notice(noticed(&owner, &Object::Loopback(owner.clone()), true), now);
+        assert_eq!(compare(&mut drift, &[], false, now).len(), places, "{id}");
+    }
 }
 
 fn host() -> Places {

@@ -65,6 +65,8 @@ pub(super) fn start(shared: &Arc<Shared>, sink: Sink) -> io::Result<Watch> {
         asking,
         host,
         places: HashMap::new(),
+        asked_up_to: 0,
+        unnumbered: Vec::new(),
         sink,
     };
     std::thread::Builder::new()
@@ -79,7 +81,16 @@ fn listen(protocol: isize, groups: &[u32]) -> io::Result<Socket> {
     setsockopt(&socket, sockopt::RcvBufForce, &QUEUE)
         .or_else(|_| setsockopt(&socket, sockopt::RcvBuf, &QUEUE))?;
     socket.bind_auto()?;
-    socket.set_listen_all_namespaces(true)?;
+    socket
+        .set_listen_all_namespaces(true)
+        .map_err(|error| match error.kind() {
+            io::ErrorKind::PermissionDenied => {
+                let needed =
+                    "netd needs the capability CAP_NET_BROADCAST to hear of all namespaces";
+                io::Error::new(error.kind(), needed)
+            }
+            _ => error,
+        })?;
     socket.set_non_blocking(true)?;
     for group in groups {
         socket.add_membership(*group)?;
@@ -94,6 +105,10 @@ struct Watcher {
     host: Place,
     /// Namespaces of containers, by the number that the host's namespace has for them.
     places: HashMap<i32, Place>,
+    /// The last addition to the sandboxes whose number was asked for.
+    asked_up_to: u64,
+    /// Containers whose namespace had no number when it was asked for.
+    unnumbered: Vec<ContainerId>,
     sink: Sink,
 }
 
@@ -177,7 +192,7 @@ impl Watcher {
         };
         let known = self.places.get(&nsid).and_then(decode::container);
         // The same namespace may be attached again as another container.
-        let is_current = known.is_some_and(|id| self.shared.sandboxes.get(id).is_some());
+        let is_current = known.is_some_and(|id| self.shared.sandboxes.holds(id));
         if !is_current {
             self.places.remove(&nsid);
             self.find_places();
@@ -185,22 +200,25 @@ impl Watcher {
         self.places.get_mut(&nsid)
     }
 
-    /// Asks for the numbers of the namespaces that are not known yet.
+    /// Asks for the numbers of the namespaces that came since it was last asked. Notices of namespaces that are not netd's
+    /// may be many, so all others are not looked at.
     fn find_places(&mut self) {
-        let known: Vec<&ContainerId> = self.places.values().filter_map(decode::container).collect();
-        let mut found = Vec::new();
-        for (id, sandbox) in self.shared.sandboxes.all() {
-            let Some(fd) = sandbox.fd.as_ref().filter(|_| !known.contains(&&id)) else {
+        let (last, later) = self.shared.sandboxes.after(self.asked_up_to);
+        self.asked_up_to = last;
+        let asked = std::mem::take(&mut self.unnumbered)
+            .into_iter()
+            .chain(later);
+        for id in asked {
+            let sandbox = self.shared.sandboxes.get(&id);
+            let Some(fd) = sandbox.as_ref().and_then(|sandbox| sandbox.fd.as_ref()) else {
                 continue;
             };
-            let request = number_of(fd.as_raw_fd().cast_unsigned());
-            if let Ok(answer) = self.asking.call(&request)
-                && let Some(nsid) = decode::nsid(&answer)
-            {
-                found.push((nsid, Place::new(Ns::Container(id))));
+            let answer = self.asking.call(&number_of(fd.as_raw_fd().cast_unsigned()));
+            match answer.ok().and_then(|answer| decode::nsid(&answer)) {
+                Some(nsid) => drop(self.places.insert(nsid, Place::new(Ns::Container(id)))),
+                None => self.unnumbered.push(id),
             }
         }
-        self.places.extend(found);
     }
 }
 
