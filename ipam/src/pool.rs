@@ -221,6 +221,11 @@ impl Pool {
         self.prefix
     }
 
+    /// Where automatic allocation looks: the range, or all of the prefix.
+    pub fn range(&self) -> IpNetwork {
+        self.range.unwrap_or(self.prefix)
+    }
+
     /// Where the search for the next free address starts.
     pub fn cursor(&self) -> IpAddr {
         self.all.family.addr(self.cursor)

@@ -223,6 +223,25 @@ pub struct Reservation {
     pub mac: Option<String>,
 }
 
+/// A host of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the keys are those of contract.md")]
+pub struct Node {
+    pub id: String,
+    pub name: String,
+    pub address: IpAddr,
+    /// `alive`, `suspect` (it gives no sign of life) or `dead`.
+    pub state: String,
+    /// The networks that it has containers on.
+    pub networks: Vec<String>,
+    /// Whether it is the one that answers.
+    #[serde(default)]
+    pub own: bool,
+    /// The MTU of its interface to the others.
+    pub mtu: u32,
+    pub version: String,
+}
+
 /// Answer of `GET /v1/doctor`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Findings {
@@ -500,6 +519,12 @@ pub struct Status {
     pub ports: usize,
     /// Kernel features probed: name and whether it is there.
     pub features: BTreeMap<String, bool>,
+    /// How it stands with the shared store: `embedded`, `connecting`, `connected`, or `unavailable` and why.
+    #[serde(default)]
+    pub store: String,
+    /// Hosts of the cluster, this one too.
+    #[serde(default)]
+    pub nodes: usize,
     /// What is wrong, each with its remedy.
     pub warnings: Vec<String>,
     /// What netd changed on the host outside its own objects.

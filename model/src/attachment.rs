@@ -107,6 +107,7 @@ fn routes(
             dev: endpoint.ifname.clone(),
             local: false,
             metric: 0,
+            src: None,
             owner: Owner::Endpoint(container.id.clone(), endpoint.network.clone()),
         })
     };
@@ -134,6 +135,7 @@ fn limits(endpoint: &Endpoint, network: &Network, cni: &CniEndpoint, owner: &Own
             master: None,
             link_local: false,
             tunable: false,
+            tunnel: None,
             owner: owner.clone(),
         }));
         objects.push(Object::Redirect(Redirect {

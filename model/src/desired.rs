@@ -12,6 +12,7 @@ use crate::object::{
     Address, BridgePort, Link, LinkKind, Ns, Object, Owner, Route, Sysctl, family_key,
 };
 use crate::observed::{HostFacts, Observed};
+use crate::overlay;
 use crate::record::{Container, Driver, Endpoint, Mode, Network, Port};
 use crate::request::IFNAME;
 use crate::skeleton::{
@@ -161,8 +162,10 @@ pub fn network(network: &Network, facts: &HostFacts) -> Vec<Object> {
         master: None,
         link_local: has6,
         tunable: false,
+        tunnel: None,
         owner: owner.clone(),
     })];
+    objects.extend(overlay::network(network, facts, &owner));
     objects.extend(bridge_sysctls(network, facts, &owner));
     objects.extend(network_access(network, &owner));
     let name = || Datum::Ifname(bridge.clone());
@@ -240,7 +243,11 @@ fn network_family(network: &Network, family: Family, owner: &Owner) -> Vec<Objec
             ns: Ns::Host,
             ifname: bridge.clone(),
             ip,
-            prefix_len: prefix.len(),
+            // The route of an overlay has a source of its own, which the kernel's would not have.
+            prefix_len: match network.overlay {
+                Some(_) => overlay::whole(family),
+                None => prefix.len(),
+            },
             owner: owner.clone(),
         }));
     }
@@ -331,6 +338,7 @@ fn loopback_route(network: &Network, owner: &Owner) -> Object {
         dev: network.interface.clone(),
         local: true,
         metric: 0x6e00_0000 | low,
+        src: None,
         owner: owner.clone(),
     })
 }
@@ -428,6 +436,7 @@ fn endpoint_objects(
             master,
             link_local,
             tunable: endpoint.cni.is_some() && name == &endpoint.ifname,
+            tunnel: None,
             owner: owner.clone(),
         })
     };
@@ -441,15 +450,21 @@ fn endpoint_objects(
             false,
         ),
         end(inside.clone(), &endpoint.ifname, endpoint.mac, None, has6),
-        Object::BridgePort(BridgePort {
-            ifname: endpoint.host_ifname.clone(),
-            // With br_netfilter the DNAT of a container to its own published port happens on the bridge: the frame
-            // has to leave by the port it came in on.
-            hairpin: !facts.bridge_netfilter.is_empty(),
-            isolated: is_isolated(network, facts),
-            owner: owner.clone(),
-        }),
     ];
+    let port = BridgePort {
+        ifname: endpoint.host_ifname.clone(),
+        // With br_netfilter the DNAT of a container to its own published port happens on the bridge: the frame
+        // has to leave by the port it came in on.
+        hairpin: !facts.bridge_netfilter.is_empty(),
+        isolated: is_isolated(network, facts),
+        learning: true,
+        flood: true,
+        suppress: false,
+        owner: owner.clone(),
+    };
+    let (port, station) = overlay::local_port(port, network, endpoint);
+    objects.push(Object::BridgePort(port));
+    objects.extend(station);
     if network.policy.antispoof && facts.bridge_tables {
         objects.extend(own_addresses(endpoint, has6, &owner));
     }

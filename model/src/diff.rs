@@ -45,6 +45,7 @@ pub fn diff(desired: &[Object], observed: &Observed, known: impl Fn(&Owner) -> b
     let pairs = pairs(&wanted, observed);
     let mut removals: Vec<&Object> = pairs.iter().filter_map(|pair| pair.broken).collect();
     removals.extend(removed);
+    removals.extend(replaced(&wanted, observed));
     let gone = gone_links(&removals, observed);
     let mut changes = additions(&wanted, observed, &gone, &pairs);
     let mut ops = ordered_removals(removals, &gone);
@@ -102,6 +103,20 @@ fn pairs<'a>(wanted: &BTreeMap<Key, &'a Object>, observed: &'a Observed) -> Vec<
             }
         })
         .collect()
+}
+
+/// Tunnels that lead elsewhere than wanted: the kernel changes neither number nor port of one.
+fn replaced<'a>(
+    wanted: &'a BTreeMap<Key, &Object>,
+    observed: &'a Observed,
+) -> impl Iterator<Item = &'a Object> {
+    wanted.iter().filter_map(|(key, object)| {
+        let held = observed.objects.get(key)?;
+        match (object, held) {
+            (Object::Link(want), Object::Link(have)) if want.tunnel != have.tunnel => Some(held),
+            _ => None,
+        }
+    })
 }
 
 /// The links that vanish with a list of removals: a veth takes its peer along.
@@ -189,7 +204,8 @@ fn additions(
                 .link()
                 .is_some_and(|link| gone.contains(&link) || new_ends.contains(&link))
         };
-        let held = observed.objects.get(key).filter(|have| !is_lost(have));
+        let held = observed.objects.get(key);
+        let held = held.filter(|have| !is_lost(have) && !gone.contains(key));
         match held {
             None => list.push((rank(object), Op::Add((*object).clone()))),
             Some(have) if object.is_held_as(have) => {}
@@ -239,8 +255,9 @@ fn rank(object: &Object) -> u8 {
         }
         Object::Link(_) => PAIR,
         Object::BridgePort(_) | Object::Shaper(_) | Object::Redirect(_) => 9,
-        Object::Loopback(_) => 10,
-        Object::Address(_) => 11,
+        // When the way to a station is there its host is asked for nothing any more.
+        Object::Loopback(_) | Object::Flood(_) | Object::Remote(_) | Object::Station(_) => 10,
+        Object::Address(_) | Object::Neighbour(_) => 11,
         // A next hop has to be on the link before anything leads to it.
         Object::Route(route) => 12 + u8::from(route.via.is_some()),
         Object::Ruleset(_) => 15,

@@ -109,6 +109,7 @@ codes! {
     InvalidConfig = "invalid_config", 400, "The daemon's configuration has a wrong value.";
     NetworkNotFound = "network_not_found", 404, "No network has that name or id.";
     ContainerNotFound = "container_not_found", 404, "No container has that name or id.";
+    NodeNotFound = "node_not_found", 404, "No host of the cluster has that name.";
     EndpointNotFound = "endpoint_not_found", 404, "The container is not on that network.";
     RouteNotFound = "route_not_found", 404, "The API has no such path or method.";
     NetworkExists = "network_exists", 409, "A network of that name exists.";
@@ -125,12 +126,15 @@ codes! {
     ContainersAttached = "containers_attached", 409, "Containers are attached; detach them or use --force.";
     PoolExhausted = "pool_exhausted", 507, "No free address or subnet is left.";
     NetworkFull = "network_full", 507, "The bridge has as many ports as the kernel allows.";
+    Conflict = "conflict", 409, "Another host of the cluster wanted the same at once, or has it already; try again.";
+    NodeInUse = "node_in_use", 409, "The host is alive.";
+    PoolExhaustedOffline = "pool_exhausted_offline", 507, "The host's own addresses are in use, and the shared store is not there to give more.";
     NotReady = "not_ready", 503, "The daemon is starting or stopping.";
     TooManyRequests = "too_many_requests", 429, "As many requests as the daemon takes are under way; try again.";
     RequestTimeout = "request_timeout", 408, "The client did not finish its request in time.";
     TimedOut = "timed_out", 504, "The daemon had no answer in time; the change may still be made.";
     TooManyFiles = "too_many_files", 507, "The limit of open files is reached; everything was rolled back.";
-    StoreUnavailable = "store_unavailable", 503, "A record could not be written; nothing was changed.";
+    StoreUnavailable = "store_unavailable", 503, "A record could not be written, or the shared store does not answer; nothing was changed.";
     StateDamaged = "state_damaged", 500, "A state file cannot be read; it was kept aside.";
     StateTooNew = "state_too_new", 500, "A state file was written by a newer major version.";
     KernelFailed = "kernel_failed", 500, "The kernel refused an operation; everything was rolled back.";

@@ -201,6 +201,7 @@ pub(crate) mod tests {
     use crate::id::{ContainerId, Name, NetworkId};
     use crate::net::{Family, IfName, Mac, Prefix, Proto};
     use crate::observed::HostFacts;
+    use crate::overlay;
     use crate::record::{
         Container, Driver, Endpoint, Mode, Network, Phase, Policy, Port, StaticRoute, Subnet,
     };
@@ -252,6 +253,7 @@ pub(crate) mod tests {
                 ],
             },
             reservations: BTreeMap::new(),
+            overlay: None,
             unknown: serde_json::Map::new(),
         }
     }
@@ -307,6 +309,30 @@ pub(crate) mod tests {
             unknown: serde_json::Map::new(),
             name,
             id,
+        }
+    }
+
+    /// An overlay network that this host has a part in.
+    pub(crate) fn overlaid(n: u8) -> Network {
+        Network {
+            driver: Driver::Overlay,
+            overlay: Some(overlay::Overlay {
+                vni: 0x0080_0001,
+                port: 4789,
+                router: Some(place(2, "192.0.2.1")),
+            }),
+            ..network(n, true, false)
+        }
+    }
+
+    pub(crate) fn place(n: u8, host: &str) -> overlay::Place {
+        overlay::Place {
+            mac: Mac::of_address(IpAddr::from([10, 7, 0, n])),
+            ips: vec![
+                IpAddr::from([10, 7, 0, n]),
+                format!("fd00:7::{n}").parse().unwrap(),
+            ],
+            host: host.parse().unwrap(),
         }
     }
 
@@ -609,6 +635,7 @@ pub(crate) mod tests {
             },
             ..network(6, true, false)
         };
+        host.networks.insert(7, overlaid(7));
         let mut made = container(3, &[&host.networks[&1], &routed], ports);
         made.endpoints[0]
             .allow
@@ -618,7 +645,10 @@ pub(crate) mod tests {
         host.networks.insert(6, routed);
         let rulesets = [crate::skeleton::host(), crate::skeleton::bridge()];
         let mut seen = BTreeSet::new();
-        for object in host.objects() {
+        let hosts = ["192.0.2.1", "fd02::1"].map(|text| text.parse().unwrap());
+        let mut peers: Vec<Object> = overlay::peers(&hosts.into()).collect();
+        peers.extend(overlay::ports(&[overlay::PORT].into()));
+        for object in host.objects().into_iter().chain(peers) {
             let Object::Element(element) = object else {
                 continue;
             };

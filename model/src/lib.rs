@@ -23,6 +23,7 @@ pub mod object;
 pub mod observed;
 pub mod op;
 pub mod options;
+pub mod overlay;
 pub mod publish;
 pub mod record;
 pub mod request;

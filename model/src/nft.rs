@@ -69,6 +69,8 @@ pub enum Field {
     ArpOp,
     /// Type of an ICMPv6 message, 1 byte (RFC 4443).
     Icmp6Type,
+    /// VXLAN network identifier, 3 bytes, network byte order (RFC 7348).
+    Vni,
 }
 
 impl Field {
@@ -80,6 +82,7 @@ impl Field {
             // ETH_ALEN (linux/if_ether.h).
             Self::Mac => 6,
             Self::Ip4 => 4,
+            Self::Vni => 3,
             Self::Port | Self::EtherType | Self::ArpOp => 2,
             Self::L4Proto | Self::NfProto | Self::Icmp6Type => 1,
         }
@@ -110,6 +113,8 @@ pub enum Datum {
     ArpOp(u16),
     /// ICMPv6 message type.
     Icmp6Type(u8),
+    /// VXLAN network identifier; the upper 8 bits are zero.
+    Vni(u32),
 }
 
 impl From<IpAddr> for Datum {
@@ -135,6 +140,7 @@ impl Datum {
             Self::EtherType(_) => Field::EtherType,
             Self::ArpOp(_) => Field::ArpOp,
             Self::Icmp6Type(_) => Field::Icmp6Type,
+            Self::Vni(_) => Field::Vni,
         }
     }
 }
@@ -256,6 +262,8 @@ pub enum Expr {
     ArpSpa,
     /// Type of an ICMPv6 message; only in a rule that matched the protocol.
     Icmp6Type,
+    /// Network identifier of a VXLAN packet, behind its UDP header; only in a rule that matched the protocol.
+    Vni,
     /// Target address of a neighbour solicitation or advertisement (RFC 4861); only in a rule that matched the type.
     NdTarget,
 }
@@ -274,6 +282,7 @@ impl Expr {
             Self::EtherSaddr | Self::ArpSha => Field::Mac,
             Self::ArpOp => Field::ArpOp,
             Self::Icmp6Type => Field::Icmp6Type,
+            Self::Vni => Field::Vni,
         }
     }
 }

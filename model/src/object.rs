@@ -116,6 +116,8 @@ pub enum LinkKind {
     Ifb,
     /// One end of a veth pair. The two ends are two objects with the same owner; one request makes both.
     Veth,
+    /// The way of an overlay network to other hosts ([`Link::tunnel`]), always a port of its bridge.
+    Vxlan,
 }
 
 /// A network interface.
@@ -141,8 +143,22 @@ pub struct Link {
     /// Whether others may change its MTU: plugins after netd's in a CNI chain do. Then it is not compared.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub tunable: bool,
+    /// What a VXLAN device carries, and between which addresses. Given at creation only: one that differs is replaced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tunnel: Option<Tunnel>,
     /// What it serves; written into its alias.
     pub owner: Owner,
+}
+
+/// The fixed part of a VXLAN device (RFC 7348).
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Tunnel {
+    /// Its network identifier, 24 bits.
+    pub vni: u32,
+    /// The UDP port it sends to and listens on.
+    pub port: u16,
+    /// The address of this host that it sends from.
+    pub local: IpAddr,
 }
 
 /// An address on one of our links. It carries our protocol number (`IFA_PROTO`), and never runs duplicate detection.
@@ -175,12 +191,19 @@ pub struct Route {
     pub local: bool,
     /// Metric; 0 is the kernel's default.
     pub metric: u32,
+    /// The source of what the host itself sends by it, if not the kernel's choice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub src: Option<IpAddr>,
     /// What it serves: the owner of its link.
     pub owner: Owner,
 }
 
 /// Flags of a bridge port.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a flag of the kernel's"
+)]
 pub struct BridgePort {
     /// The port, always in the host's namespace.
     pub ifname: IfName,
@@ -188,7 +211,73 @@ pub struct BridgePort {
     pub hairpin: bool,
     /// Whether frames from this port never leave by another isolated one.
     pub isolated: bool,
+    /// Whether the bridge learns from it who is behind it. On an overlay network netd says who is where.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub learning: bool,
+    /// Whether it gets frames to stations that the bridge does not know.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub flood: bool,
+    /// Whether the bridge answers ARP and neighbour solicitations itself instead of sending them there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub suppress: bool,
     /// What it serves.
+    pub owner: Owner,
+}
+
+const fn yes() -> bool {
+    true
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+const fn is_yes(flag: &bool) -> bool {
+    *flag
+}
+
+/// Which host a station of an overlay network is on: an entry of the VXLAN device's own table.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Remote {
+    /// The VXLAN device.
+    pub ifname: IfName,
+    /// The station.
+    pub mac: Mac,
+    /// The host's address.
+    pub host: IpAddr,
+    /// What it serves: the owner of its link.
+    pub owner: Owner,
+}
+
+/// A host that gets what is sent to everybody, and to stations nobody knows: head-end replication.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Flood {
+    /// The VXLAN device.
+    pub ifname: IfName,
+    /// The host's address.
+    pub host: IpAddr,
+    /// What it serves: the owner of its link.
+    pub owner: Owner,
+}
+
+/// Which port of its bridge a station is behind. Sticky: no frame moves it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Station {
+    /// The port.
+    pub ifname: IfName,
+    /// The station.
+    pub mac: Mac,
+    /// What it serves: the owner of its link.
+    pub owner: Owner,
+}
+
+/// A permanent neighbour of a bridge, with our protocol number: the source of the answers that the bridge gives itself.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Neighbour {
+    /// The bridge.
+    pub ifname: IfName,
+    /// The address.
+    pub ip: IpAddr,
+    /// Who has it.
+    pub mac: Mac,
+    /// What it serves: the owner of its link.
     pub owner: Owner,
 }
 
@@ -248,6 +337,14 @@ pub enum Object {
     Loopback(#[serde(with = "owner_only")] Owner),
     /// Flags of a bridge port.
     BridgePort(BridgePort),
+    /// Which host a station is on.
+    Remote(Remote),
+    /// A host that gets what is sent to everybody.
+    Flood(Flood),
+    /// Which port a station is behind.
+    Station(Station),
+    /// A neighbour of a bridge.
+    Neighbour(Neighbour),
     /// An address.
     Address(Address),
     /// A route.
@@ -307,6 +404,22 @@ pub enum Key {
     },
     Loopback(Ns),
     BridgePort(IfName),
+    Remote {
+        ifname: IfName,
+        mac: Mac,
+    },
+    Flood {
+        ifname: IfName,
+        host: IpAddr,
+    },
+    Station {
+        ifname: IfName,
+        mac: Mac,
+    },
+    Neighbour {
+        ifname: IfName,
+        ip: IpAddr,
+    },
     Address {
         ns: Ns,
         ifname: IfName,
@@ -344,6 +457,22 @@ impl Object {
             },
             Self::Loopback(owner) => Key::Loopback(container_ns(owner)),
             Self::BridgePort(p) => Key::BridgePort(p.ifname.clone()),
+            Self::Remote(r) => Key::Remote {
+                ifname: r.ifname.clone(),
+                mac: r.mac,
+            },
+            Self::Flood(f) => Key::Flood {
+                ifname: f.ifname.clone(),
+                host: f.host,
+            },
+            Self::Station(s) => Key::Station {
+                ifname: s.ifname.clone(),
+                mac: s.mac,
+            },
+            Self::Neighbour(n) => Key::Neighbour {
+                ifname: n.ifname.clone(),
+                ip: n.ip,
+            },
             Self::Address(a) => Key::Address {
                 ns: a.ns.clone(),
                 ifname: a.ifname.clone(),
@@ -373,6 +502,10 @@ impl Object {
             Self::HostPort(p) => &p.owner,
             Self::Link(l) => &l.owner,
             Self::BridgePort(p) => &p.owner,
+            Self::Remote(r) => &r.owner,
+            Self::Flood(f) => &f.owner,
+            Self::Station(s) => &s.owner,
+            Self::Neighbour(n) => &n.owner,
             Self::Address(a) => &a.owner,
             Self::Route(r) => &r.owner,
             Self::Shaper(s) => &s.owner,
@@ -386,9 +519,14 @@ impl Object {
     /// The namespace it lives in.
     pub fn ns(&self) -> Ns {
         match self {
-            Self::HostPort(_) | Self::BridgePort(_) | Self::Shaper(_) | Self::Redirect(_) => {
-                Ns::Host
-            }
+            Self::HostPort(_)
+            | Self::BridgePort(_)
+            | Self::Remote(_)
+            | Self::Flood(_)
+            | Self::Station(_)
+            | Self::Neighbour(_)
+            | Self::Shaper(_)
+            | Self::Redirect(_) => Ns::Host,
             Self::Ruleset(r) => r.table.ns.clone(),
             Self::Link(l) => l.ns.clone(),
             Self::Address(a) => a.ns.clone(),
@@ -405,6 +543,10 @@ impl Object {
             Self::Address(a) => (a.ns.clone(), a.ifname.clone()),
             Self::Route(r) => (r.ns.clone(), r.dev.clone()),
             Self::BridgePort(p) => (Ns::Host, p.ifname.clone()),
+            Self::Remote(r) => (Ns::Host, r.ifname.clone()),
+            Self::Flood(f) => (Ns::Host, f.ifname.clone()),
+            Self::Station(s) => (Ns::Host, s.ifname.clone()),
+            Self::Neighbour(n) => (Ns::Host, n.ifname.clone()),
             Self::Shaper(s) => (Ns::Host, s.ifname.clone()),
             Self::Redirect(r) => (Ns::Host, r.ifname.clone()),
             Self::Sysctl(s) => (s.ns.clone(), s.ifname.clone()?),

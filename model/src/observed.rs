@@ -71,6 +71,9 @@ pub struct HostFacts {
     pub links: Vec<IfName>,
     /// `net.ipv4.conf.all.rp_filter` is 1 (strict).
     pub strict_rp_filter: bool,
+    /// The host's own addresses, each with the MTU of its interface.
+    #[serde(default)]
+    pub mtus: BTreeMap<IpAddr, u32>,
     /// MTU of the interface that holds the default route of the lowest metric.
     pub uplink_mtu: Option<u32>,
     /// `net.ipv4.ip_forward` is 1.

@@ -145,6 +145,10 @@ impl fmt::Display for Object {
                 if let Some(master) = &l.master {
                     write!(f, " on {master}")?;
                 }
+                if let Some(tunnel) = &l.tunnel {
+                    write!(f, " vni {} from {}", tunnel.vni, tunnel.local)?;
+                    write!(f, " port {}", tunnel.port)?;
+                }
                 f.write_str(if l.up { " up" } else { " down" })
             }
             Self::Loopback(owner) => write!(f, "lo up in {}", crate::object::container_ns(owner)),
@@ -155,8 +159,18 @@ impl fmt::Display for Object {
                     p.ifname,
                     on(p.hairpin),
                     on(p.isolated)
-                )
+                )?;
+                if !p.learning || !p.flood || p.suppress {
+                    let flags = [on(p.learning), on(p.flood), on(p.suppress)];
+                    let [learning, flood, suppress] = flags;
+                    write!(f, " learning {learning} flood {flood} suppress {suppress}")?;
+                }
+                Ok(())
             }
+            Self::Remote(r) => write!(f, "station {} on host {} by {}", r.mac, r.host, r.ifname),
+            Self::Flood(r) => write!(f, "host {} gets what {} floods", r.host, r.ifname),
+            Self::Station(s) => write!(f, "station {} behind {}", s.mac, s.ifname),
+            Self::Neighbour(n) => write!(f, "neighbour {} is at {} on {}", n.ip, n.mac, n.ifname),
             Self::Address(a) => write!(
                 f,
                 "address {}/{} on {} in {}",
@@ -167,7 +181,11 @@ impl fmt::Display for Object {
                 if let Some(via) = r.via {
                     write!(f, " via {via}")?;
                 }
-                write!(f, " dev {} in {}", r.dev, r.ns)
+                write!(f, " dev {}", r.dev)?;
+                if let Some(src) = r.src {
+                    write!(f, " src {src}")?;
+                }
+                write!(f, " in {}", r.ns)
             }
             Self::Shaper(s) => write!(
                 f,
@@ -237,6 +255,7 @@ impl fmt::Display for crate::nft::Datum {
             Self::Icmp6Type(137) => f.write_str("nd-redirect"),
             Self::Icmp6Type(143) => f.write_str("mld2-listener-report"),
             Self::L4Proto(number) | Self::Icmp6Type(number) => write!(f, "{number}"),
+            Self::Vni(number) => write!(f, "{number}"),
         }
     }
 }

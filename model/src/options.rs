@@ -7,7 +7,9 @@ use crate::error::{Code, Error, Result};
 use crate::id::shorten;
 use crate::naming;
 use crate::net::{Family, IfName, Prefix};
-use crate::record::{Mode, Policy};
+use crate::overlay::PORT;
+use crate::record::{Driver, Mode, Policy};
+use crate::request::OverlaySpec;
 
 /// What the options of a network say.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -16,12 +18,17 @@ pub struct Options {
     pub bridge: Option<IfName>,
     /// Its modes, where they are given for one family.
     pub modes: [Option<Mode>; 2],
+    /// The network identifier of an overlay.
+    pub vni: Option<u32>,
+    /// The UDP port of an overlay.
+    pub port: Option<u16>,
     /// Everything else.
     pub policy: Policy,
 }
 
 /// The keys, for messages.
-const KEYS: &str = "bridge, mode4, mode6, host_access, antispoof, snat, trusted, non_masquerade, l3, dns_ttl, dns_search, dns_gateway, dns_from";
+const KEYS: &str = "bridge, mode4, mode6, host_access, antispoof, snat, trusted, non_masquerade, l3, dns_ttl, \
+     dns_search, dns_gateway, dns_from; an overlay network vni and port too";
 
 impl Options {
     /// Reads `K=V` options.
@@ -38,6 +45,8 @@ impl Options {
             "bridge" => self.bridge = Some(device(value, "a bridge")?),
             "mode4" => self.modes[0] = Some(mode(value)?),
             "mode6" => self.modes[1] = Some(mode(value)?),
+            "vni" => self.vni = Some(number(key, value, 1..=0xff_ffff)?),
+            "port" => self.port = u16::try_from(number(key, value, 1..=0xffff)?).ok(),
             "host_access" => self.policy.host_access = switch(key, value)?,
             "antispoof" => self.policy.antispoof = switch(key, value)?,
             "snat" => self.policy.snat = snat(value)?,
@@ -50,7 +59,7 @@ impl Options {
                 return Err(Error::new(
                     Code::InvalidOpt,
                     format!(
-                        "option {:?} is unknown: a bridge network takes {KEYS}",
+                        "option {:?} is unknown: a network takes {KEYS}",
                         shorten(key)
                     ),
                 ));
@@ -58,6 +67,42 @@ impl Options {
         }
         Ok(())
     }
+}
+
+impl Options {
+    /// What makes a network of this driver an overlay.
+    pub fn overlay(&self, driver: Driver) -> Result<Option<OverlaySpec>> {
+        if driver == Driver::Overlay {
+            let port = self.port.unwrap_or(PORT);
+            return Ok(Some(OverlaySpec {
+                vni: self.vni,
+                port,
+            }));
+        }
+        let asked = [("vni", self.vni.is_some()), ("port", self.port.is_some())];
+        match asked.into_iter().find(|(_, asked)| *asked) {
+            None => Ok(None),
+            Some((key, _)) => Err(Error::new(
+                Code::InvalidOpt,
+                format!("option {key} is one of overlay networks: use --driver overlay"),
+            )),
+        }
+    }
+}
+
+fn number(key: &str, text: &str, range: std::ops::RangeInclusive<u32>) -> Result<u32> {
+    let parsed = text.parse().ok().filter(|number| range.contains(number));
+    parsed.ok_or_else(|| {
+        Error::new(
+            Code::InvalidOpt,
+            format!(
+                "option {key}={:?} is no number from {} to {}",
+                shorten(text),
+                range.start(),
+                range.end()
+            ),
+        )
+    })
 }
 
 /// A mode as typed.

@@ -14,6 +14,7 @@ use crate::cni::CniEndpoint;
 use crate::id::{ContainerId, Name, NetworkId, digest};
 use crate::naming::Naming;
 use crate::net::{Family, IfName, Mac, Prefix, Proto};
+use crate::overlay::Overlay;
 use crate::request::Attach;
 
 /// Fields written by a newer version.
@@ -65,6 +66,9 @@ pub struct Network {
     /// What is kept for containers, by their names, whether they exist or not.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub reservations: BTreeMap<Name, Reservation>,
+    /// What makes it an overlay, if it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overlay: Option<Overlay>,
     /// What a newer version wrote.
     #[serde(flatten)]
     pub unknown: Unknown,
@@ -112,6 +116,8 @@ pub enum Driver {
     Bridge,
     /// Addresses only: another program makes the interfaces (CNI plugins with `ipam.type: netd`).
     Ipam,
+    /// A bridge on each host that has containers on it, joined by VXLAN.
+    Overlay,
 }
 
 impl Driver {
@@ -120,6 +126,7 @@ impl Driver {
         match self {
             Self::Bridge => "bridge",
             Self::Ipam => "ipam",
+            Self::Overlay => "overlay",
         }
     }
 }
@@ -265,8 +272,11 @@ impl Network {
         (self.mode_of(family) != Mode::Isolated).then_some(subnet.gateway)
     }
 
-    /// The Ethernet address of its bridge: that of its first gateway. No container has it.
+    /// The Ethernet address of its bridge: that of its first gateway, on an overlay that of the host. No container has it.
     pub fn mac(&self) -> Mac {
+        if let Some((_, router)) = crate::overlay::parts(self) {
+            return router.mac;
+        }
         let mut gateways = [Family::V4, Family::V6].into_iter();
         match gateways.find_map(|family| self.gateway(family)) {
             Some(ip) => Mac::of_address(ip),
@@ -277,6 +287,11 @@ impl Network {
     /// Whether containers leave the network in a family, and are reached from outside.
     pub fn is_open(&self, family: Family) -> bool {
         !self.internal && self.gateway(family).is_some()
+    }
+
+    /// Whether its objects come with its first container and leave with its last.
+    pub fn comes_and_goes(&self) -> bool {
+        self.is_predefined() || self.overlay.is_some()
     }
 
     /// Whether it is the network that always exists.

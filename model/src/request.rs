@@ -54,6 +54,8 @@ pub struct CreateNetwork {
     pub dns: Vec<IpAddr>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
+    /// What makes it an overlay, if it is one.
+    pub overlay: Option<OverlaySpec>,
     /// Name of the bridge device (`--opt bridge=NAME`).
     pub bridge: Option<IfName>,
     /// How its names are answered (`--opt dns_...`).
@@ -66,6 +68,15 @@ pub struct CreateNetwork {
     pub routes: Vec<StaticRoute>,
     /// From where flows may be opened to its containers.
     pub access: Access,
+}
+
+/// An overlay asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OverlaySpec {
+    /// Its network identifier, if a certain one (`--opt vni=N`).
+    pub vni: Option<u32>,
+    /// The UDP port of its packets (`--opt port=N`).
+    pub port: u16,
 }
 
 /// A subnet asked for.
@@ -159,11 +170,12 @@ impl TryFrom<api::NetworkCreate> for CreateNetwork {
         let name = Name::parse(&raw.name)?;
         let driver = driver(&raw)?;
         refuse_meaning(&raw.name)?;
-        supported(&raw)?;
+        supported(&raw, driver)?;
         let subnets = subnets(&raw)?;
         let families = families(&raw, &subnets)?;
         let ipv6 = families.contains(&Family::V6);
         let options = Options::parse(&raw.opts)?;
+        let overlay = options.overlay(driver)?;
         let mode = raw.mode.as_deref().map_or(Ok(Mode::Nat), options::mode)?;
         let modes = options.modes.map(|of_family| of_family.unwrap_or(mode));
         check_l3(&options.policy, modes)?;
@@ -173,6 +185,7 @@ impl TryFrom<api::NetworkCreate> for CreateNetwork {
             labels: check_labels(raw.labels)?,
             naming: Naming::from_options(&raw.opts)?,
             bridge: options.bridge,
+            overlay,
             modes,
             policy: Policy {
                 icc: raw.icc.unwrap_or(true),
@@ -225,17 +238,24 @@ fn driver(raw: &api::NetworkCreate) -> Result<Driver> {
     match raw.driver.as_deref() {
         None | Some("bridge") => Ok(Driver::Bridge),
         Some("ipam") => Ok(Driver::Ipam),
+        Some("overlay") => Ok(Driver::Overlay),
         Some(other) => Err(Error::new(
             Code::InvalidDriver,
             format!(
-                "driver {:?} is not available in this version: use bridge",
+                "driver {:?} is not available in this version: use bridge or overlay",
                 shorten(other)
             ),
         )),
     }
 }
 
-fn supported(raw: &api::NetworkCreate) -> Result<()> {
+fn supported(raw: &api::NetworkCreate, driver: Driver) -> Result<()> {
+    if raw.encrypted && driver == Driver::Overlay {
+        return Err(Error::new(
+            Code::InvalidEncrypted,
+            "encrypted overlay networks are not available in this version: leave it out, and keep the hosts' network apart",
+        ));
+    }
     if raw.encrypted {
         return Err(Error::new(
             Code::InvalidEncrypted,
@@ -483,8 +503,13 @@ impl TryFrom<api::ContainerAttach> for Attach {
 
 impl Join {
     fn default_network() -> Self {
+        Self::any(PREDEFINED)
+    }
+
+    /// A network, with everything left to netd.
+    pub fn any(network: &str) -> Self {
         Self {
-            network: PREDEFINED.to_owned(),
+            network: network.to_owned(),
             ip: None,
             ip6: None,
             mac: None,

@@ -17,6 +17,7 @@ mod access;
 mod counts;
 mod drops;
 mod guard;
+mod tunnels;
 
 pub use access::{
     ALLOWED, BLOCKED, CLOSED, LIMITED, PORT_ALLOWED, PORT_BLOCKED, PORT_CLOSED, PORT_LIMITED,
@@ -88,6 +89,14 @@ pub const DIRECT: &str = "direct";
 /// Intervals: who in the cluster reaches which subnet directly, `prefix . subnet`.
 pub const PEERS: &str = "peers";
 
+/// Addresses of the cluster's hosts: from nobody else packets of an overlay network are taken.
+pub const TUNNEL_PEERS: &str = "tunnel_peers";
+/// Set of the overlay networks of this host: `VXLAN network identifier`. What bears another is none of netd's business,
+/// whatever its port. A set of its own beside the ports, for `nft` 1.0.6 lists no concatenation with it.
+pub const TUNNELS: &str = "tunnels";
+/// Set of the UDP ports of overlay networks: `UDP port`.
+pub const TUNNEL_PORTS: &str = "tunnel_ports";
+
 /// The name of a family's set: `pub4` of [`PUB`].
 pub fn of_family(stem: &str, family: Family) -> String {
     format!("{stem}{}", family.digit())
@@ -127,6 +136,7 @@ pub fn host() -> Ruleset {
             counts::chains(),
             access::chains(),
             guard::chains(),
+            tunnels::chains(),
             vec![
                 chain(USER_FORWARD, None, None),
                 chain("publish", None, Some(publish())),
@@ -240,6 +250,8 @@ fn host_sets() -> Vec<SetSpec> {
             kind: SetKind::VerdictMap,
             ..set(TO, &[Ifname, NfProto])
         },
+        set(TUNNELS, &[Field::Vni]),
+        set(TUNNEL_PORTS, &[Port]),
     ];
     for family in FAMILIES {
         let ip = match family {
@@ -264,6 +276,7 @@ fn host_sets() -> Vec<SetSpec> {
                 ..each(SNAT, &[Ifname])
             },
             each(OPEN, &[ip, L4Proto, Port]),
+            each(TUNNEL_PEERS, &[ip]),
             each(ITSELF, &[ip, ip]),
             intervals(OWN, &[Ifname, ip]),
             intervals(GUARD, &[ip]),

@@ -1,11 +1,15 @@
 //! The daemon's configuration: flags, and a TOML file with the same names.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use clap::Parser;
 use netd_dns::Upstream;
 use netd_model::error::{Code, Error, Result};
+use netd_model::id::Name;
 use serde::Deserialize;
+
+use crate::cluster::etcd;
 
 /// netd: networks and names for the containers of one host.
 #[derive(Clone, Debug, Default, Parser)]
@@ -28,9 +32,33 @@ pub struct Args {
     /// Unix socket of the API [default: RUN-DIR/netd.sock].
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
-    /// Where shared state lives: `embedded`, on this host alone [default: embedded].
+    /// Where shared state lives: `embedded`, on this host alone, or `etcd://HOST:PORT,...` [default: embedded].
     #[arg(long, value_name = "STORE")]
     pub store: Option<String>,
+    /// Which of the clusters in the store this host is of [default: default].
+    #[arg(long, value_name = "NAME")]
+    pub cluster: Option<String>,
+    /// This host's name in the cluster [default: its hostname].
+    #[arg(long, value_name = "NAME")]
+    pub node_name: Option<String>,
+    /// The address that other hosts reach this one at [default: the one it reaches the store from].
+    #[arg(long, value_name = "IP")]
+    pub advertise: Option<IpAddr>,
+    /// Certificates that etcd's is checked by, in PEM; with it, TLS is used.
+    #[arg(long, value_name = "FILE")]
+    pub etcd_ca: Option<PathBuf>,
+    /// The certificate that this host shows to etcd, in PEM.
+    #[arg(long, value_name = "FILE")]
+    pub etcd_cert: Option<PathBuf>,
+    /// Its key.
+    #[arg(long, value_name = "FILE")]
+    pub etcd_key: Option<PathBuf>,
+    /// The user of etcd; its password is in the file of `--etcd-password-file`.
+    #[arg(long, value_name = "NAME")]
+    pub etcd_user: Option<String>,
+    /// File with the password.
+    #[arg(long, value_name = "FILE")]
+    pub etcd_password_file: Option<PathBuf>,
     /// The host's resolvers are read from this file [default: /etc/resolv.conf].
     #[arg(long, value_name = "FILE")]
     pub resolv_conf: Option<PathBuf>,
@@ -60,11 +88,23 @@ pub struct Args {
 /// The file: every flag but `--config`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+#[expect(
+    clippy::struct_field_names,
+    reason = "the names are those of the flags"
+)]
 struct File {
     state_dir: Option<PathBuf>,
     run_dir: Option<PathBuf>,
     socket: Option<PathBuf>,
     store: Option<String>,
+    cluster: Option<String>,
+    node_name: Option<String>,
+    advertise: Option<IpAddr>,
+    etcd_ca: Option<PathBuf>,
+    etcd_cert: Option<PathBuf>,
+    etcd_key: Option<PathBuf>,
+    etcd_user: Option<String>,
+    etcd_password_file: Option<PathBuf>,
     resolv_conf: Option<PathBuf>,
     dns: Vec<String>,
     dns_cache: Option<usize>,
@@ -93,6 +133,8 @@ pub struct Config {
     pub run_dir: PathBuf,
     /// The API's socket.
     pub socket: PathBuf,
+    /// The shared store, if there is one.
+    pub shared: Option<Shared>,
     /// The host's resolv.conf.
     pub resolv_conf: PathBuf,
     /// Resolvers to ask instead of the host's.
@@ -111,6 +153,17 @@ pub struct Config {
     pub log_level: Option<String>,
 }
 
+/// This host in a cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shared {
+    /// Its name.
+    pub node: Name,
+    /// Where others reach it, if that is said.
+    pub advertise: Option<IpAddr>,
+    /// The store.
+    pub etcd: etcd::Config,
+}
+
 impl Config {
     /// The settings that differ in `new` and cannot change while the daemon runs.
     pub fn needs_restart(&self, new: &Self) -> Vec<&'static str> {
@@ -118,6 +171,7 @@ impl Config {
             ("state-dir", self.state_dir != new.state_dir),
             ("run-dir", self.run_dir != new.run_dir),
             ("socket", self.socket != new.socket),
+            ("store", self.shared != new.shared),
             ("dns", self.dns != new.dns),
             ("dns-cache", self.dns_cache != new.dns_cache),
             ("dns-log", self.dns_log != new.dns_log),
@@ -137,8 +191,10 @@ impl Config {
             .map(read)
             .transpose()?
             .unwrap_or_default();
+        let shared = shared(&args, &file)?;
         let run_dir = absolute(args.run_dir.or(file.run_dir), "/run/netd")?;
-        let config = Self {
+        Ok(Self {
+            shared,
             state_dir: absolute(args.state_dir.or(file.state_dir), "/var/lib/netd")?,
             socket: args
                 .socket
@@ -167,14 +223,116 @@ impl Config {
                 .map(log_level)
                 .transpose()?,
             run_dir,
-        };
-        match args.store.or(file.store).as_deref() {
-            None | Some("embedded") => Ok(config),
-            Some(other) => Err(invalid(format!(
-                "store {other:?} is not available in this version: use embedded, for networks on this host"
-            ))),
-        }
+        })
     }
+}
+
+/// The cluster that the settings describe; none with the embedded store.
+fn shared(args: &Args, file: &File) -> Result<Option<Shared>> {
+    fn first<T: Clone>(flag: Option<&T>, file: Option<&T>) -> Option<T> {
+        flag.or(file).cloned()
+    }
+    let text = first(args.store.as_ref(), file.store.as_ref());
+    let list = match text.as_deref() {
+        None | Some("embedded") => return Ok(None),
+        Some(text) => text.strip_prefix("etcd://").ok_or_else(|| {
+            invalid(format!(
+                "store {text:?} is unknown: use embedded, or etcd://HOST:PORT,..."
+            ))
+        })?,
+    };
+    let endpoints = list.split(',').map(endpoint).collect::<Result<_>>()?;
+    let cluster = first(args.cluster.as_ref(), file.cluster.as_ref());
+    let cluster = cluster.unwrap_or_else(|| "default".to_owned());
+    // It is a part of keys.
+    let cluster = Name::parse(&cluster).map_err(|error| invalid(format!("cluster: {error}")))?;
+    let node = match first(args.node_name.as_ref(), file.node_name.as_ref()) {
+        Some(name) => name,
+        None => hostname()?,
+    };
+    let node = Name::parse(&node).map_err(|error| invalid(format!("node-name: {error}")))?;
+    let advertise = args.advertise.or(file.advertise);
+    if let Some(ip) =
+        advertise.filter(|ip| ip.is_loopback() || ip.is_unspecified() || ip.is_multicast())
+    {
+        return Err(invalid(format!(
+            "advertise {ip} is no address that other hosts reach this one at"
+        )));
+    }
+    let certificate = first(args.etcd_cert.as_ref(), file.etcd_cert.as_ref());
+    let key = first(args.etcd_key.as_ref(), file.etcd_key.as_ref());
+    let ca = first(args.etcd_ca.as_ref(), file.etcd_ca.as_ref());
+    let identity = match (certificate, key) {
+        (Some(certificate), Some(key)) if ca.is_some() => Some((certificate, key)),
+        (None, None) => None,
+        (Some(_), Some(_)) => {
+            return Err(invalid(
+                "etcd-cert needs etcd-ca: TLS checks both ends".to_owned(),
+            ));
+        }
+        _ => {
+            return Err(invalid(
+                "etcd-cert and etcd-key belong together: give both".to_owned(),
+            ));
+        }
+    };
+    let user = first(args.etcd_user.as_ref(), file.etcd_user.as_ref());
+    let password = first(
+        args.etcd_password_file.as_ref(),
+        file.etcd_password_file.as_ref(),
+    );
+    let login = match (user, password) {
+        (Some(user), Some(path)) => {
+            let text = std::fs::read_to_string(&path);
+            let text = text.map_err(|error| {
+                invalid(format!("etcd-password-file {}: {error}", path.display()))
+            })?;
+            let password = text.trim_end_matches('\n').to_owned();
+            Some(etcd::Login { user, password })
+        }
+        (None, None) => None,
+        _ => {
+            return Err(invalid(
+                "etcd-user and etcd-password-file belong together: give both".to_owned(),
+            ));
+        }
+    };
+    Ok(Some(Shared {
+        node,
+        advertise,
+        etcd: etcd::Config {
+            endpoints,
+            cluster: cluster.to_string(),
+            ca,
+            identity,
+            login,
+        },
+    }))
+}
+
+/// `HOST:PORT`; etcd's own port by default.
+fn endpoint(text: &str) -> Result<String> {
+    let bad = || invalid(format!("store: {text:?} is not HOST:PORT"));
+    if let Ok(IpAddr::V6(ip)) = text.parse() {
+        return Ok(format!("[{ip}]:2379"));
+    }
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) => (host, port.parse::<u16>().map_err(|_| bad())?),
+        None => (text, 2379),
+    };
+    let good = !host.is_empty()
+        && host
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"-.:[]_".contains(&b));
+    good.then(|| format!("{host}:{port}")).ok_or_else(bad)
+}
+
+fn hostname() -> Result<String> {
+    let name = nix::unistd::gethostname()
+        .ok()
+        .and_then(|name| name.into_string().ok());
+    name.filter(|name| !name.is_empty())
+        .ok_or_else(|| invalid("this host has no name: give one with --node-name".to_owned()))
 }
 
 fn read(path: &Path) -> Result<File> {
@@ -252,7 +410,8 @@ mod tests {
     #[test]
     fn values_that_cannot_be_served_are_refused_by_name() {
         for words in [
-            ["--store", "etcd://h:1"],
+            ["--store", "etcd:h"],
+            ["--store", "consul://h:1"],
             ["--log-format", "xml"],
             ["--log-level", "loud"],
             ["--config", "/does/not/exist"],
@@ -279,6 +438,35 @@ mod tests {
         std::fs::write(&path, "rundir = '/a'\n").unwrap();
         assert!(parse(&words).unwrap_err().message.contains("rundir"));
         std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn a_cluster_is_described_by_flags() {
+        let config = parse(&[
+            "--store=etcd://192.0.2.1,[2001:db8::1]:1,h:2379",
+            "--node-name=h1",
+            "--advertise=192.0.2.7",
+            "--cluster=blue",
+        ]);
+        let shared = config.unwrap().shared.unwrap();
+        assert_eq!(
+            shared.etcd.endpoints,
+            ["192.0.2.1:2379", "[2001:db8::1]:1", "h:2379"]
+        );
+        assert_eq!(shared.node.as_str(), "h1");
+        assert_eq!(shared.etcd.cluster, "blue");
+        assert_eq!(parse(&[]).unwrap().shared, None);
+        let etcd = "--store=etcd://h:1";
+        for (words, why) in [
+            ([etcd, "--advertise=127.0.0.1"], "other hosts"),
+            ([etcd, "--node-name=a/b"], "node-name"),
+            ([etcd, "--cluster=a/b"], "cluster"),
+            ([etcd, "--etcd-cert=/x"], "etcd-key"),
+            ([etcd, "--etcd-user=u"], "etcd-password-file"),
+        ] {
+            let error = parse(&words).unwrap_err();
+            assert!(error.message.contains(why), "{words:?}: {error}");
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The daemon: puts the parts together, serves until it is told to stop. Stopping removes nothing.
 
 use std::ffi::OsString;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -12,7 +13,9 @@ use arc_swap::ArcSwap;
 use clap::Parser as _;
 use netd_dns::{Forwarder, Tls, Zone, ZoneHandle};
 use netd_model::api::Purged;
-use netd_model::error::Error;
+use netd_model::error::{Code, Error};
+use netd_model::id::hex;
+use netd_model::record::Unknown;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -20,7 +23,10 @@ use crate::api::cni::Spool;
 use crate::api::metrics::{Collect, Registry};
 use crate::api::{ApiState, Notices};
 use crate::cli::args::PurgeOptions;
-use crate::config::{Args, Config};
+use crate::cluster;
+use crate::cluster::etcd::Etcd;
+use crate::cluster::records::Node;
+use crate::config::{Args, Config, Shared};
 use crate::declared;
 use crate::kernel::real::{self, RealKernel};
 use crate::kernel::{DnsSink, Kernel};
@@ -28,10 +34,10 @@ use crate::limits::Limits;
 use crate::names::{self, ConfPath, HostResolvers, Names, Ways, conf_path};
 use crate::notify::{heartbeat, notify, ready, reloading, watchdog_of_environment};
 use crate::reconcile::handle::Handle;
-use crate::reconcile::{self, Timing};
+use crate::reconcile::{self, Timing, random};
 use crate::reload::{LogLevel, Reload};
 use crate::socket;
-use crate::state::{Disk, RunLock};
+use crate::state::{self, Disk, Loaded, RunLock};
 
 /// Where Debian, Arch, Alpine and others keep the certificates that they trust.
 const SYSTEM_CA: &str = "/etc/ssl/certs/ca-certificates.crt";
@@ -102,13 +108,31 @@ fn run(
     let ways = Arc::new(Ways(Arc::clone(&kernel)));
     names.server().forwarder().set_inside(ways);
     let store = Arc::new(Disk::open(&config.state_dir, &config.run_dir)?);
-    let (handle, owner) = reconcile::start(Arc::clone(&kernel), store, zone, Timing::default())?;
+    let mut cluster_task = None;
+    let records = Arc::clone(&store) as Arc<dyn state::Store>;
+    let (handle, owner) = reconcile::start(
+        Arc::clone(&kernel),
+        store,
+        zone,
+        Timing::default(),
+        &mut |loaded| {
+            let Some(shared) = &config.shared else {
+                return Ok(None);
+            };
+            let (ends, task) = cluster::start(cluster_setup(shared, loaded, Arc::clone(&records))?);
+            cluster_task = Some(task);
+            Ok(Some(ends))
+        },
+    )?;
     let notices = Notices::default();
     let config_socket = config.socket.clone();
     runtime.block_on(async {
         let listener = socket::listen(passed, &config.socket)?;
         tracing::info!(address = ?listener.local_addr(), version = env!("CARGO_PKG_VERSION"), "listening");
         tokio::spawn(owner);
+        if let Some(task) = cluster_task {
+            tokio::spawn(task);
+        }
         let reload = Reload::new(args, config, log_level, resolv_conf, notices.clone());
         tokio::spawn(names::follow(resolvers, Arc::clone(&reload.resolv_conf_changed)));
         tokio::spawn(tell(handle.clone(), notices.clone(), reload.networks_dir()));
@@ -126,6 +150,42 @@ fn run(
     runtime.shutdown_timeout(Duration::from_secs(1));
     dns.shutdown_timeout(Duration::from_secs(1));
     Ok(())
+}
+
+/// This host as a member of its cluster, as its records and its configuration have it.
+fn cluster_setup(
+    shared: &Shared,
+    loaded: &mut Loaded,
+    records: Arc<dyn state::Store>,
+) -> Result<cluster::Setup, Error> {
+    let id = if let Some(id) = loaded.node_id.clone() {
+        id
+    } else {
+        let id = hex(&random::<16>()?);
+        records.put_node_id(&id)?;
+        id
+    };
+    let start = hex(&random::<4>()?);
+    let store =
+        Etcd::new(shared.etcd.clone()).map_err(|error| Error::new(Code::InvalidConfig, error))?;
+    let unknown = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    let node = Node {
+        id,
+        incarnation: format!("{}-{start}", state::boot_id()?),
+        address: shared.advertise.unwrap_or(unknown),
+        mtu: 1500,
+        software: env!("CARGO_PKG_VERSION").to_owned(),
+        unknown: Unknown::new(),
+    };
+    Ok(cluster::Setup {
+        name: shared.node.clone(),
+        node,
+        fixed: shared.advertise.is_some(),
+        view: std::mem::take(&mut loaded.cluster),
+        store: Arc::new(store),
+        records,
+        seed: u64::from_le_bytes(random()?),
+    })
 }
 
 /// Carries out what the CNI plugin left while no daemon answered.

@@ -43,6 +43,7 @@ pub struct Host {
     dir: PathBuf,
     daemon: Option<Process>,
     links: BTreeSet<String>,
+    args: Vec<String>,
 }
 
 /// How a command ended.
@@ -93,6 +94,7 @@ impl Host {
             dir,
             daemon: None,
             links,
+            args: Vec::new(),
         }
     }
 
@@ -137,9 +139,14 @@ impl Host {
         );
     }
 
-    fn daemon_args(&self) -> [String; 8] {
+    /// Adds arguments for the daemons that are started from now on.
+    pub fn add_args(&mut self, args: &[&str]) {
+        self.args.extend(args.iter().map(ToString::to_string));
+    }
+
+    fn daemon_args(&self) -> Vec<String> {
         let dir = |name: &str| self.dir.join(name).to_string_lossy().into_owned();
-        [
+        let own = [
             "--run-dir".to_owned(),
             dir("run"),
             "--state-dir".to_owned(),
@@ -148,7 +155,8 @@ impl Host {
             dir("resolv.conf"),
             "--networks-dir".to_owned(),
             dir("networks.d"),
-        ]
+        ];
+        own.into_iter().chain(self.args.iter().cloned()).collect()
     }
 
     /// What the daemon logged so far.
@@ -319,7 +327,13 @@ impl Host {
             // A kernel with ipv6.disable=1 has no tcp6.
             let text = self.netns.run(|| std::fs::read_to_string(path));
             let sockets = text.unwrap_or_default();
-            let of_daemon = sockets.lines().skip(1).filter(|line| {
+            // Its connection to etcd stays for as long as it runs.
+            let to_etcd = |line: &&str| {
+                let to = line.split_whitespace().nth(2);
+                to.is_some_and(|to| to.ends_with(&format!(":{:04X}", 2379)))
+            };
+            let lines = sockets.lines().skip(1).filter(|line| !to_etcd(line));
+            let of_daemon = lines.filter(|line| {
                 let inode = line.split_whitespace().nth(9);
                 inode.is_some_and(|inode| held.contains(&format!("socket:[{inode}]")))
             });

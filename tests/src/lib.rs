@@ -25,6 +25,7 @@
     reason = "test code: a panic is how a test fails, and its words belong on the terminal"
 )]
 
+pub mod cluster;
 pub mod cni;
 pub mod cri;
 pub mod host;

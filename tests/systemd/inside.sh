@@ -26,7 +26,11 @@ namespaces() { # opened by netd: what it holds of containers
 }
 echo "systemd $(systemctl --version | head -n 1), Linux $(uname -r)"
 
-systemctl start netd
+systemctl start netd || {
+    journalctl -u netd --no-pager | tail -n 40
+    echo "WRONG: it does not start"
+    exit 1
+}
 say "Type=notify: started when ready" is ActiveState active
 say "status text" systemctl show netd -p StatusText --value
 echo "  $(show StatusText)"
@@ -45,7 +49,7 @@ say "reload ended" is ActiveState active
 systemctl restart netd
 say "restart: another process" differs MainPID "$pid"
 say "restart: the container is still there" netctl inspect box
-say "restart: nothing to repair" sh -c 'netctl plan | grep -q "nothing to do"'
+say "restart: nothing to repair" sh -c 'netctl plan | grep -q "\"ops\": \[\]"'
 
 systemctl stop netd
 say "stopped: the link stays" ip netns exec box ip addr show eth0

@@ -56,6 +56,7 @@ pub(super) fn routes<'a>(
             dev: endpoint.ifname.clone(),
             local: false,
             metric: free.next().unwrap_or(route.metric),
+            src: None,
             owner: Owner::Endpoint(container.id.clone(), endpoint.network.clone()),
         }));
     }

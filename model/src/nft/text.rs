@@ -42,8 +42,14 @@ fn render_set(set: &SetSpec) -> String {
     let size = set
         .size
         .map_or_else(String::new, |size| format!(" size {size};"));
+    // What has no type of its own is of the type of the expression.
+    let word = if set.key == [Field::Vni] {
+        "typeof"
+    } else {
+        "type"
+    };
     format!(
-        "\t{what} {} {{ type {}{data};{size}{flags} }}\n",
+        "\t{what} {} {{ {word} {}{data};{size}{flags} }}\n",
         set.name,
         types(&set.key)
     )
@@ -61,6 +67,8 @@ fn types(fields: &[Field]) -> String {
         Field::EtherType => "ether_type",
         Field::ArpOp => "arp_op",
         Field::Icmp6Type => "icmpv6_type",
+        // `nft` has no word for it: 24 bits of the payload.
+        Field::Vni => "@th,96,24",
     };
     fields.iter().map(name).collect::<Vec<_>>().join(" . ")
 }
@@ -217,6 +225,7 @@ fn expr(expr: Expr, proto: &str) -> String {
         Expr::Icmp6Type => "icmpv6 type".to_owned(),
         // `icmpv6 taddr` came with nft 1.0.7.
         Expr::NdTarget => "@th,64,128".to_owned(),
+        Expr::Vni => "@th,96,24".to_owned(),
     }
 }
 

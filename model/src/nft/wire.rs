@@ -39,6 +39,7 @@ fn push(part: &Datum, bytes: &mut Vec<u8>) {
         Datum::Port(number) | Datum::EtherType(number) | Datum::ArpOp(number) => {
             bytes.extend_from_slice(&number.to_be_bytes());
         }
+        Datum::Vni(number) => bytes.extend_from_slice(&number.to_be_bytes()[1..]),
     }
 }
 
@@ -97,6 +98,10 @@ fn pull(field: Field, value: &[u8]) -> Option<Datum> {
         Field::EtherType => Datum::EtherType(u16::from_be_bytes(value.try_into().ok()?)),
         Field::ArpOp => Datum::ArpOp(u16::from_be_bytes(value.try_into().ok()?)),
         Field::Icmp6Type => Datum::Icmp6Type(*value.first()?),
+        Field::Vni => {
+            let [a, b, c] = <[u8; 3]>::try_from(value).ok()?;
+            Datum::Vni(u32::from_be_bytes([0, a, b, c]))
+        }
     })
 }
 
@@ -150,6 +155,7 @@ mod tests {
             Field::EtherType,
             Field::ArpOp,
             Field::Icmp6Type,
+            Field::Vni,
         ]);
         prop::collection::vec(field, 1..4)
     }
@@ -175,6 +181,7 @@ mod tests {
             Field::EtherType => any::<u16>().prop_map(Datum::EtherType).boxed(),
             Field::ArpOp => any::<u16>().prop_map(Datum::ArpOp).boxed(),
             Field::Icmp6Type => any::<u8>().prop_map(Datum::Icmp6Type).boxed(),
+            Field::Vni => (0..1_u32 << 24).prop_map(Datum::Vni).boxed(),
         }
     }
 

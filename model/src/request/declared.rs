@@ -192,6 +192,7 @@ mod tests {
             routes: Vec::new(),
             access: crate::access::Access::default(),
             reservations: BTreeMap::new(),
+            overlay: None,
             unknown: serde_json::Map::new(),
         }
     }

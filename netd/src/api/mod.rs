@@ -32,6 +32,7 @@ pub(crate) mod find;
 mod input;
 pub mod metrics;
 mod networks;
+mod nodes;
 pub(crate) mod serve;
 pub(crate) mod system;
 #[cfg(test)]
@@ -116,6 +117,11 @@ pub fn router(state: ApiState) -> Router {
         .route(
             "/v1/networks/{network}/reservations/{container}",
             put(networks::reserve).delete(networks::unreserve),
+        )
+        .route("/v1/nodes", get(nodes::list))
+        .route(
+            "/v1/nodes/{node}",
+            get(nodes::inspect).delete(nodes::remove),
         )
         .route("/v1/apply", post(apply::apply))
         .route("/v1/plan", get(system::plan))

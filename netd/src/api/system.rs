@@ -74,6 +74,8 @@ pub(crate) fn status_of(snapshot: &Snapshot) -> api::Status {
             .sum(),
         features: snapshot.features.clone(),
         warnings: snapshot.warnings.clone(),
+        store: snapshot.store.clone(),
+        nodes: snapshot.nodes.len(),
         host_changes: snapshot.host_changes.clone(),
         orphans: snapshot.orphans.clone(),
         drops: Drops::new(),

@@ -113,6 +113,9 @@ pub enum Command {
         /// Name, id or unique prefix of an id
         container: String,
     },
+    /// List, show and remove the hosts that share networks
+    #[command(subcommand)]
+    Node(Node),
     /// Make the networks and reservations that a file declares, as far as they are not there
     #[command(
         after_help = "The file is TOML: [[network]] with the keys of POST /v1/networks, [[reservation]] with network, \
@@ -184,6 +187,31 @@ pub enum Command {
         /// The shell
         #[arg(value_enum)]
         shell: Shell,
+    },
+}
+
+/// The commands on hosts.
+#[derive(Debug, Subcommand)]
+pub enum Node {
+    /// List the hosts
+    #[command(after_help = "Example: netctl node ls")]
+    Ls,
+    /// Show a host
+    #[command(after_help = "Example: netctl node inspect h1")]
+    Inspect {
+        /// Name or id
+        node: String,
+    },
+    /// Remove a host that is gone: its records, and what it had claimed of addresses
+    #[command(
+        after_help = "A host that gives signs of life is not removed. One that comes back later has to be set up anew.\n\n\
+                      Example: netctl node rm h3"
+    )]
+    Rm {
+        /// Name or id
+        node: String,
+        #[command(flatten)]
+        change: Change,
     },
 }
 
@@ -303,7 +331,7 @@ pub struct Change {
 pub struct NetworkCreate {
     /// Its name
     pub name: String,
-    /// What it is made of: bridge
+    /// What it is made of: bridge, or overlay for one that hosts share
     #[arg(long)]
     pub driver: Option<String>,
     /// Its prefix; may be given once for IPv4 and once for IPv6

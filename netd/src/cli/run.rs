@@ -5,7 +5,7 @@ use netd_model::api;
 use serde_json::{Map, Value, json};
 
 use super::OfflinePurge;
-use super::args::{Attach, Command, Connect, Dns, Network, NetworkCreate, PurgeOptions};
+use super::args::{Attach, Command, Connect, Dns, Network, NetworkCreate, Node, PurgeOptions};
 use super::client::segment;
 use super::failure::{Failure, NO_DAEMON, RESOLV_CONF_FAILED};
 use super::output::Terminal;
@@ -43,6 +43,13 @@ impl Session {
             }),
             Command::Inspect { container } => {
                 self.get(&["containers", &container], view::container)
+            }
+            Command::Node(Node::Ls) => {
+                self.get(&["nodes"], |list: &Vec<api::Node>| table::nodes(list))
+            }
+            Command::Node(Node::Inspect { node }) => self.get(&["nodes", &node], view::node),
+            Command::Node(Node::Rm { node, change }) => {
+                self.remove(&["nodes", &node], change.dry_run)
             }
             Command::Status { wait: false } => self.get(&["status"], view::status),
             Command::Status { wait: true } => self.wait(terminal),

@@ -40,6 +40,21 @@ pub(super) fn networks(list: &[api::Network]) -> String {
     )
 }
 
+/// `node ls`.
+pub(super) fn nodes(list: &[api::Node]) -> String {
+    let header = ["NAME", "ADDRESS", "STATE", "NETWORKS", "VERSION"];
+    let row = |node: &api::Node| {
+        vec![
+            node.name.clone(),
+            node.address.to_string(),
+            node.state.clone(),
+            node.networks.join(", "),
+            node.version.clone(),
+        ]
+    };
+    columns(Some(&header), list.iter().map(row))
+}
+
 /// `ps`.
 pub(super) fn containers(list: &[api::Container]) -> String {
     let header = ["NAME", "ID", "NETWORKS", "PORTS", "NETNS"];

@@ -68,6 +68,20 @@ pub(super) fn network(network: &api::Network) -> String {
     page.finish()
 }
 
+/// A host.
+pub(super) fn node(node: &api::Node) -> String {
+    let mut page = Fields::default();
+    page.line("name", &node.name);
+    page.line("id", &node.id);
+    page.line("address", &node.address);
+    page.line("state", &node.state);
+    page.line("this host", yes(node.own));
+    page.line("mtu", &node.mtu);
+    page.line("version", &node.version);
+    page.lines("networks", node.networks.clone());
+    page.finish()
+}
+
 /// What a name resolves to.
 pub(super) fn dns(answer: &api::DnsAnswer) -> String {
     let mut page = Fields::default();
@@ -224,6 +238,10 @@ pub(super) fn status(status: &api::Status) -> String {
     page.line("networks", &status.networks);
     page.line("containers", &status.containers);
     page.line("ports", &status.ports);
+    if status.nodes > 0 || status.store != "embedded" {
+        page.line("store", &status.store);
+        page.line("nodes", &status.nodes);
+    }
     page.lines("features", features.collect());
     page.lines("host changes", changes.collect());
     page.lines("orphans", status.orphans.clone());

@@ -225,7 +225,7 @@ impl Owner {
             tracing::error!("{text}");
         }
         if self.failures.is_empty() {
-            self.host_held = self.world.host_objects();
+            self.host_share_is_held();
         }
         match &why {
             Why::Drift(places, begun) => self.looked_after(places, *begun, &plan),
@@ -396,7 +396,12 @@ impl Owner {
             self.hide(&id);
             self.world.remove_container(&id, GiveBack::Unused);
         }
-        let networks: Vec<NetworkId> = self.world.networks().map(|n| n.id.clone()).collect();
+        let networks = self.world.networks();
+        // What hosts share is not this host's to remove.
+        let networks: Vec<NetworkId> = networks
+            .filter(|net| net.overlay.is_none())
+            .map(|net| net.id.clone())
+            .collect();
         for id in networks {
             self.leave_network(&id);
         }

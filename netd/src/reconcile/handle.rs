@@ -100,6 +100,8 @@ pub enum Request {
         /// As it would be made.
         define: Option<Box<CreateNetwork>>,
     },
+    /// Remove a host that is gone from the cluster, by name or id.
+    RemoveNode(String),
     /// Nothing: the answer says that the first audit is done.
     Ready,
     /// Nothing: the answer says that the owner takes messages, ready or not.
@@ -174,6 +176,10 @@ pub struct Snapshot {
     pub ready: bool,
     /// What is wrong, each with its remedy.
     pub warnings: Vec<String>,
+    /// The hosts of the cluster, by name.
+    pub nodes: Vec<api::Node>,
+    /// How it stands with the shared store.
+    pub store: String,
     /// What netd changed on the host.
     pub host_changes: Vec<api::HostChange>,
     /// Objects with our mark that serve nothing on record.

@@ -25,6 +25,8 @@ pub(crate) enum Write {
     DropNetwork(NetworkId),
     Container(Box<Container>),
     DropContainer(ContainerId),
+    /// What the cluster said of a network that containers are about to be on, and what of it is this host's.
+    Shared(Vec<(String, Option<Vec<u8>>)>),
     /// What was done to the host. A number orders the writes of jobs that run at the same time.
     Host(u64, HostState),
     /// All networks and containers, damaged ones too: the end of a purge.
@@ -215,6 +217,7 @@ impl Tools {
                 Write::Container(container) => self.store.put_container(container),
                 Write::DropContainer(id) => self.store.delete_container(id),
                 Write::Host(number, host) => self.host.write(*number, host, &*self.store),
+                Write::Shared(keys) => self.store.put_cluster(keys),
                 Write::Clear => self.store.clear(),
             }?;
         }

@@ -1,6 +1,7 @@
 //! The owner of all state: takes requests, decides, has the kernel changed, answers.
 
 mod audit;
+mod cluster;
 mod cni;
 mod declared;
 mod drift;
@@ -34,12 +35,14 @@ use netd_model::record::{Container, Phase};
 use netd_model::{Object, Op, Owner as ObjectOwner, api, desired};
 use tokio::sync::mpsc;
 
+use crate::cluster::Ends;
 use crate::kernel::{Kernel, Sandbox, SandboxError};
 use crate::reconcile::drift::Drift;
 use crate::reconcile::handle::{Handle, Snapshot};
 use crate::reconcile::job::{Outcome, Tools, Work};
 use crate::reconcile::journal::Journal;
-use crate::reconcile::owner::{Owner, channel, predefined, random};
+pub(crate) use crate::reconcile::owner::random;
+use crate::reconcile::owner::{Owner, channel, predefined};
 use crate::reconcile::pool::Pool;
 use crate::reconcile::world::World;
 use crate::state::{Loaded, Store};
@@ -55,8 +58,10 @@ pub fn start(
     store: Arc<dyn Store>,
     zone: ZoneHandle,
     timing: Timing,
-) -> Result<(Handle, impl Future<Output = ()> + Send)> {
-    let loaded = store.load()?;
+    cluster: &mut dyn FnMut(&mut Loaded) -> Result<Option<Ends>>,
+) -> Result<(Handle, impl Future<Output = ()> + Send + use<>)> {
+    let mut loaded = store.load()?;
+    let ends = cluster(&mut loaded)?;
     let seed = if let Some(seed) = loaded.ula_seed {
         seed
     } else {
@@ -111,10 +116,13 @@ pub fn start(
         host_unknown: netd_model::record::Unknown::new(),
         started: Instant::now(),
         timing,
+        cluster: cluster::Cluster::default(),
     };
+    // Before the containers: they are on its networks.
+    let told = ends.map(|ends| owner.join_cluster(ends));
     owner.restore(loaded)?;
     owner.answer_names();
-    Ok((handle, owner.run(messages, outcomes, notices)))
+    Ok((handle, owner.run(messages, outcomes, notices, told)))
 }
 
 impl Owner {

@@ -3,7 +3,7 @@
 use netd_model::api;
 use netd_model::doctor;
 use netd_model::error::{Code, Error, Result};
-use netd_model::record::{PREDEFINED, Phase};
+use netd_model::record::Phase;
 use netd_model::{ContainerId, NetworkId};
 
 use crate::reconcile::handle::Answer;
@@ -27,6 +27,12 @@ impl Owner {
         takes.iter().for_each(|subject| {
             self.busy.remove(subject);
         });
+        self.finish(then, outcome);
+        // What changed on other hosts may have waited for this.
+        self.follow();
+    }
+
+    fn finish(&mut self, then: Then, outcome: Outcome) {
         match then {
             Then::CreateNetwork {
                 request,
@@ -72,6 +78,7 @@ impl Owner {
             Then::Refreshed { reply } => match outcome {
                 Outcome::Facts(facts) => {
                     self.world.facts = *facts;
+                    self.see_own_mtu();
                     self.publish();
                     answer(reply, Ok(Answer::Done));
                 }
@@ -93,6 +100,7 @@ impl Owner {
                 }
                 other => self.failures.push(failure(other).message),
             },
+            Then::Followed => self.followed(outcome),
             Then::Tidied => {
                 if let Outcome::Failed { error, .. } = outcome {
                     self.failures.push(error.message);
@@ -104,7 +112,7 @@ impl Owner {
     /// A job that brought the host's share along has succeeded.
     fn host_is_held(&mut self) {
         self.predefined_saved = true;
-        self.host_held = self.world.host_objects();
+        self.host_share_is_held();
     }
 
     fn network_made(&mut self, id: &NetworkId, outcome: Outcome, reply: Reply) {
@@ -203,7 +211,7 @@ impl Owner {
                     self.world.set_phase(id, Phase::Detaching);
                 }
                 let Some(reply) = reply else { return };
-                self.tidy_predefined();
+                self.tidy_networks();
                 self.publish();
                 answer(reply, Err(error));
             }
@@ -280,7 +288,7 @@ impl Owner {
         if !matches!(outcome, Outcome::Failed { clean: true, .. }) {
             self.unsaved.insert(id.clone());
         }
-        self.tidy_predefined();
+        self.tidy_networks();
         self.publish();
         answer(reply, Err(failure(outcome)));
     }
@@ -331,24 +339,30 @@ impl Owner {
         self.tell(kind, &record.name, message);
     }
 
-    /// After a failure the predefined network may be in the kernel without a container.
-    fn tidy_predefined(&mut self) {
-        let Ok(id) = self.world.find_network(PREDEFINED) else {
-            return;
-        };
-        if self.world.is_present(&id) {
-            return;
-        }
-        let Some(record) = self.world.network(&id) else {
-            return;
-        };
-        let subject = Subject::Network(record.name.clone());
-        let ops = self.ops(netd_model::desired::network(record, &self.world.facts), &[]);
-        let work = Work::Unmake(Unmake {
-            ops,
-            ..Unmake::default()
+    /// After a failure a network that comes with its first container may be in the kernel without one.
+    fn tidy_networks(&mut self) {
+        let absent = self.world.networks().filter(|net| {
+            let stood = net.overlay.is_none() || netd_model::overlay::parts(net).is_some();
+            net.comes_and_goes()
+                && stood
+                && !self.world.is_present(&net.id)
+                && !self.busy.contains(&Subject::Network(net.name.clone()))
         });
-        self.submit(work, vec![subject], Touches::of(None, &[id]), Then::Tidied);
+        let absent: Vec<_> = absent
+            .map(|net| (net.id.clone(), net.name.clone()))
+            .collect();
+        for (id, name) in absent {
+            let Some(record) = self.world.network(&id) else {
+                continue;
+            };
+            let ops = self.ops(self.world.network_objects(record), &[]);
+            let work = Work::Unmake(Unmake {
+                ops,
+                ..Unmake::default()
+            });
+            let takes = vec![Subject::Network(name)];
+            self.submit(work, takes, Touches::of(None, &[id]), Then::Tidied);
+        }
     }
 }
 

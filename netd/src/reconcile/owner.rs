@@ -24,6 +24,8 @@ use netd_model::{ContainerId, NetworkId, Object, Op, Owner as ObjectOwner};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::cluster::Told;
+use crate::reconcile::cluster::Cluster;
 use crate::reconcile::drift::Drift;
 use crate::reconcile::handle::{Answer, Handle, Message, QUEUE, Snapshot};
 use crate::reconcile::job::{Outcome, Token, Tools, Work, Write};
@@ -107,6 +109,8 @@ pub(crate) enum Then {
     Saved {
         id: ContainerId,
     },
+    /// What changed on other hosts was carried out.
+    Followed,
 }
 
 /// A job under way.
@@ -236,6 +240,8 @@ pub(crate) struct Owner {
     pub(crate) host_unknown: Unknown,
     pub(crate) started: Instant,
     pub(crate) timing: Timing,
+    /// What this host shares with others.
+    pub(crate) cluster: Cluster,
 }
 
 impl Owner {
@@ -250,6 +256,7 @@ impl Owner {
         mut messages: mpsc::Receiver<Message>,
         mut outcomes: UnboundedReceiver<(Token, Outcome)>,
         mut notices: Notices,
+        mut told: Option<mpsc::UnboundedReceiver<Told>>,
     ) {
         let (gone_sender, mut gone) = mpsc::channel(1);
         let mut audits = tokio::time::interval(self.timing.audit);
@@ -281,6 +288,7 @@ impl Owner {
                 () = tokio::time::sleep(self.timing.retry), if !self.ready && self.pending.is_empty() => {
                     self.start_audit(audit::Purpose::Repair { reply: None });
                 }
+                Some(told) = hear(&mut told) => self.hear(told),
                 message = messages.recv() => match message {
                     Some(message) => self.accept(message),
                     None => return,
@@ -390,13 +398,15 @@ impl Owner {
     ) -> Option<Arc<api::Container>> {
         let record = self.world.container(id)?;
         let view = view::container(&self.world, record);
+        let record = record.clone();
         self.container_views.insert(id.clone(), Arc::clone(&view));
         self.zone.update(|zone| {
             if let Some(old) = old {
                 view::leave_names(zone, old);
             }
-            view::enter_names(zone, &self.world, record);
+            view::enter_names(zone, &self.world, &record);
         });
+        self.tell_cluster(id, false);
         Some(view)
     }
 
@@ -405,6 +415,7 @@ impl Owner {
         if let Some(record) = self.world.container(id) {
             self.zone.update(|zone| view::leave_names(zone, record));
         }
+        self.tell_cluster(id, true);
     }
 
     /// Publishes a new snapshot: before the answer, so that who was answered sees at least that.
@@ -414,6 +425,8 @@ impl Owner {
             container_views: self.container_views.values().cloned().collect(),
             ready: self.ready,
             warnings: self.warnings(),
+            nodes: self.world.node_views(),
+            store: self.store_state(),
             host_changes: self.world.host_changes.clone(),
             orphans: self.orphans.clone(),
             features: self.features(),
@@ -441,6 +454,7 @@ impl Owner {
         warnings.extend(self.failures.iter().cloned());
         warnings.extend(self.drift.alarms(Instant::now()));
         warnings.extend(self.forward_warnings());
+        warnings.extend(self.cluster_warnings());
         if !self.orphans.is_empty() {
             warnings.push(format!(
                 "{} objects carry netd's mark but serve nothing on record: attach their containers again, or remove \
@@ -479,11 +493,20 @@ pub(crate) fn predefined(world: &World) -> Result<Network> {
         dns: Vec::new(),
         labels: BTreeMap::new(),
         bridge: None,
+        overlay: None,
         naming: Naming::default(),
         routes: Vec::new(),
         access: netd_model::access::Access::default(),
     };
-    world.plan_network(&request, NetworkId::from_bytes(random()?))
+    world.plan_network(&request, NetworkId::from_bytes(random()?), 0)
+}
+
+/// What the cluster tells; for ever nothing without one.
+async fn hear(told: &mut Option<mpsc::UnboundedReceiver<Told>>) -> Option<Told> {
+    match told {
+        Some(receiver) => receiver.recv().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Waits until then; for ever without a time.

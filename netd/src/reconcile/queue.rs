@@ -77,7 +77,7 @@ impl Owner {
     }
 
     /// What has to be free before a request can start.
-    fn needs(&self, request: &Request) -> Vec<Subject> {
+    pub(crate) fn needs(&self, request: &Request) -> Vec<Subject> {
         match request {
             Request::CreateNetwork(create)
             | Request::EnsureNetwork(create)
@@ -131,6 +131,7 @@ impl Owner {
             | Request::Refresh
             | Request::Plan
             | Request::Doctor
+            | Request::RemoveNode(_)
             | Request::Trace { .. }
             | Request::Audit
             | Request::Purge { .. } => Vec::new(),
@@ -168,7 +169,7 @@ impl Owner {
                     .filter_map(|e| self.world.network(&e.network));
                 subjects.extend(
                     predefined
-                        .filter(|net| net.is_predefined())
+                        .filter(|net| net.comes_and_goes())
                         .map(|net| Subject::Network(net.name.clone())),
                 );
                 subjects

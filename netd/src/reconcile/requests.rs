@@ -4,7 +4,7 @@ use netd_model::error::{Code, Error};
 use netd_model::record::{Container, Network, Phase};
 use netd_model::request::{Attach, CreateNetwork, Join};
 use netd_model::trace::Question;
-use netd_model::{ContainerId, NetworkId, Object, Op, desired};
+use netd_model::{ContainerId, NetworkId, Object, Op};
 
 use netd_model::api::DryRun;
 
@@ -16,6 +16,7 @@ use crate::reconcile::making::Making;
 use crate::reconcile::owner::{Owner, Reply, Then, Touches, random};
 use crate::reconcile::queue::Subject;
 use crate::reconcile::world::GiveBack;
+use crate::reconcile::world::overlay::is_overlay;
 
 /// An answer that needs no work, or the reason why there is none.
 type Now = netd_model::Result<Answer>;
@@ -23,6 +24,14 @@ type Now = netd_model::Result<Answer>;
 impl Owner {
     /// Starts a request that is free to start.
     pub(crate) fn begin(&mut self, message: Message) {
+        if let Some(message) = self.claim_first(message) {
+            self.begin_claimed(message);
+        }
+    }
+
+    /// The same for one that has what it needs of the cluster.
+    #[expect(clippy::too_many_lines, reason = "an arm for each kind of request")]
+    pub(crate) fn begin_claimed(&mut self, message: Message) {
         let Message {
             request,
             dry_run,
@@ -39,7 +48,7 @@ impl Owner {
                 network,
                 allow_from,
                 block_from,
-            } => match self.world.find_network(&network) {
+            } => match self.find_own(&network) {
                 Ok(id) => self.set_access(&id, allow_from, block_from, dry_run, reply),
                 Err(error) => answer(reply, Err(error)),
             },
@@ -49,8 +58,7 @@ impl Owner {
                 reservation,
             } => {
                 let planned = self
-                    .world
-                    .find_network(&network)
+                    .find_own(&network)
                     .and_then(|id| self.world.plan_reservation(&id, &container, reservation));
                 match planned {
                     Ok(record) => self.reserve(record, dry_run, reply),
@@ -61,6 +69,9 @@ impl Owner {
                 let found = self.world.find_network(&reference);
                 let checked = found.and_then(|id| self.world.check_removal(&id).map(|()| id));
                 match checked {
+                    Ok(id) if self.world.network(&id).is_some_and(is_overlay) => {
+                        self.unshare_network(id, dry_run, Some(reply));
+                    }
                     Ok(id) => self.remove_networks(vec![id], false, dry_run, Some(reply)),
                     Err(error) => answer(reply, Err(error)),
                 }
@@ -96,6 +107,7 @@ impl Owner {
             Request::CniStatus { network, define } => {
                 answer(reply, self.cni_status(&network, define.as_deref()));
             }
+            Request::RemoveNode(reference) => self.remove_node(&reference, dry_run, reply),
             Request::Ready | Request::Alive => answer(reply, Ok(Answer::Done)),
             Request::Refresh => {
                 let then = Then::Refreshed { reply };
@@ -124,8 +136,25 @@ impl Owner {
         }
     }
 
+    /// A network that this host alone decides on.
+    fn find_own(&self, reference: &str) -> netd_model::Result<NetworkId> {
+        let id = self.world.find_network(reference)?;
+        if self.world.network(&id).is_some_and(is_overlay) {
+            return Err(Error::new(
+                Code::InvalidNetwork,
+                format!(
+                    "network {} is shared with other hosts and stays as it was created",
+                    netd_model::id::shorten(reference)
+                ),
+            ));
+        }
+        Ok(id)
+    }
+
     fn is_prunable(&self, network: &Network) -> bool {
-        !self.busy.contains(&Subject::Network(network.name.clone()))
+        // Others may have containers on what hosts share.
+        !is_overlay(network)
+            && !self.busy.contains(&Subject::Network(network.name.clone()))
             && self.world.check_removal(&network.id).is_ok()
     }
 
@@ -142,6 +171,9 @@ impl Owner {
 
     /// The second half, with fresh facts.
     pub(crate) fn make_network(&mut self, request: &CreateNetwork, dry_run: bool, reply: Reply) {
+        if request.overlay.is_some() {
+            return self.share_network(request.clone(), dry_run, 0, reply);
+        }
         if let Err((error, reply)) = self.try_make_network(request, dry_run, reply) {
             answer(reply, Err(error));
         }
@@ -155,7 +187,7 @@ impl Owner {
     ) -> Result<(), (Error, Reply)> {
         let planned = random()
             .map(NetworkId::from_bytes)
-            .and_then(|id| self.world.plan_network(request, id));
+            .and_then(|id| self.world.plan_network(request, id, 0));
         let record = match planned {
             Ok(record) => record,
             Err(error) => return Err((error, reply)),
@@ -223,7 +255,7 @@ impl Owner {
         reply: Option<Reply>,
     ) {
         let records = ids.iter().filter_map(|id| self.world.network(id));
-        let before = records.flat_map(|net| desired::network(net, &self.world.facts));
+        let before = records.flat_map(|net| self.world.network_objects(net));
         let ops = self.ops(before.collect(), &[]);
         if dry_run {
             if let Some(reply) = reply {
@@ -349,6 +381,7 @@ impl Owner {
         let id = new_id(&attach)?;
         let mut before = self.ensure_predefined()?;
         let networks = self.predefined_of(&attach);
+        before.extend(self.world.shared_records(&networks).map(Write::Shared));
         let held = self.world.objects(&networks, []);
         let now = self.now();
         let record = self
@@ -407,7 +440,7 @@ impl Owner {
                     .is_some_and(|c| c.phase == Phase::Detaching)
         };
         let is_last = |id: &&NetworkId| {
-            self.world.network(id).is_some_and(Network::is_predefined)
+            self.world.network(id).is_some_and(Network::comes_and_goes)
                 && self.world.members(id).all(leaves)
                 && !self.world.has_orphans(id)
         };
@@ -461,9 +494,13 @@ impl Owner {
                     Subject::Container(id.clone()),
                     Subject::ContainerName(old.name.clone()),
                 ];
-                takes.extend(self.predefined_subjects(std::slice::from_ref(&network)).into_iter().filter(|subject| {
-                    matches!(subject, Subject::Network(name) if name.as_str() == netd_model::record::PREDEFINED)
-                }));
+                let comes = self
+                    .world
+                    .network(&network)
+                    .is_some_and(Network::comes_and_goes);
+                if comes {
+                    takes.extend(self.predefined_subjects(std::slice::from_ref(&network)));
+                }
                 let undo = vec![Write::Container(old)];
                 let work = Work::Make {
                     sandbox: None,
@@ -509,7 +546,8 @@ impl Owner {
             self.world.set_rounds(rounds);
             return Ok((ops, None));
         }
-        let mut before = Vec::new();
+        let mut before: Vec<Write> = Vec::new();
+        before.extend(self.world.shared_records(&absent).map(Write::Shared));
         let mut held_all = self.with_host(&mut after, &mut before);
         held_all.extend(held);
         let ops = self.ops(held_all, &after);

@@ -38,7 +38,7 @@ pub(crate) fn network(record: &Network) -> Arc<api::Network> {
         mtu: record.mtu,
         ipv6: record.subnet(Family::V6).is_some(),
         encrypted: false,
-        vni: None,
+        vni: record.overlay.as_ref().map(|overlay| overlay.vni),
         interface: record.interface.clone(),
         dns: record.dns.clone(),
         dns_options: record.naming.clone(),

@@ -70,6 +70,8 @@ impl Store for Disk {
             containers: containers.records,
             host,
             ula_seed,
+            node_id: self.durable.meta(Meta::NodeId)?,
+            cluster: self.durable.cluster()?,
             problems,
         })
     }
@@ -84,6 +86,14 @@ impl Store for Disk {
 
     fn put_ula_seed(&self, seed: [u8; 5]) -> Result<(), StateError> {
         self.durable.put_meta(Meta::UlaSeed, &hex(&seed))
+    }
+
+    fn put_node_id(&self, id: &str) -> Result<(), StateError> {
+        self.durable.put_meta(Meta::NodeId, id)
+    }
+
+    fn put_cluster(&self, keys: &[(String, Option<Vec<u8>>)]) -> Result<(), StateError> {
+        self.durable.put_cluster(keys)
     }
 
     fn put_container(&self, container: &Container) -> Result<(), StateError> {

@@ -32,6 +32,8 @@ mod database;
 const NETWORKS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("networks");
 /// Small facts.
 const META: TableDefinition<'_, &str, &str> = TableDefinition::new("meta");
+/// The last good view of the cluster: keys and values of the shared store. Made with the first of them.
+const CLUSTER: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("cluster");
 /// A small fact about this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Meta {
@@ -157,6 +159,36 @@ impl Durable {
                 .open_table(META)?
                 .insert(key.key(), value)
                 .map(drop)?)
+        })
+    }
+
+    /// The last good view of the cluster.
+    pub fn cluster(&self) -> Result<Vec<(String, Vec<u8>)>, StateError> {
+        self.with("read", |database| {
+            let table = match database.begin_read()?.open_table(CLUSTER) {
+                Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+                table => table?,
+            };
+            let mut values = Vec::new();
+            for entry in table.iter()? {
+                let (key, value) = entry?;
+                values.push((key.value().to_owned(), value.value().to_vec()));
+            }
+            Ok(values)
+        })
+    }
+
+    /// Writes, and without a value removes, keys of that view.
+    pub fn put_cluster(&self, keys: &[(String, Option<Vec<u8>>)]) -> Result<(), StateError> {
+        self.write(|transaction| {
+            let mut table = transaction.open_table(CLUSTER)?;
+            for (key, value) in keys {
+                match value {
+                    Some(value) => table.insert(key.as_str(), value.as_slice())?,
+                    None => table.remove(key.as_str())?,
+                };
+            }
+            Ok(())
         })
     }
 

@@ -30,7 +30,7 @@ pub(super) const KNOWN: Version = Version { major: 1, minor: 0 };
 
 /// Why a record is not readable.
 #[derive(Debug, PartialEq)]
-pub(super) enum Fault {
+pub(crate) enum Fault {
     /// A newer major version wrote it.
     TooNew(Version),
     /// A newer minor version wrote it, and not only added fields.
@@ -94,7 +94,7 @@ impl Key {
 }
 
 /// `{"version", ...record}`.
-pub(super) fn encode<T: Serialize>(record: &T) -> serde_json::Result<Vec<u8>> {
+pub(crate) fn encode<T: Serialize>(record: &T) -> serde_json::Result<Vec<u8>> {
     serde_json::to_vec(&Within {
         version: KNOWN,
         record,
@@ -115,7 +115,7 @@ pub(super) fn encode_boot<T: Serialize>(
 }
 
 /// Reads what [`encode`] wrote.
-pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Fault> {
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Fault> {
     let (version, fields) = open(bytes)?;
     record(version, Value::Object(fields))
 }

@@ -58,6 +58,16 @@ impl Store for FaultyStore {
         self.step("write seed", |store| store.put_ula_seed(seed))
     }
 
+    fn put_node_id(&self, id: &str) -> Result<(), StateError> {
+        self.step("write the node's id", |store| store.put_node_id(id))
+    }
+
+    fn put_cluster(&self, keys: &[(String, Option<Vec<u8>>)]) -> Result<(), StateError> {
+        self.step("write the view of the cluster", |store| {
+            store.put_cluster(keys)
+        })
+    }
+
     fn put_container(&self, container: &Container) -> Result<(), StateError> {
         let what = format!("write container {} {:?}", container.name, container.phase);
         self.step(&what, |store| store.put_container(container))

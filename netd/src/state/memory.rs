@@ -24,6 +24,8 @@ struct Inner {
     containers: BTreeMap<ContainerId, Container>,
     host: HostState,
     ula_seed: Option<[u8; 5]>,
+    node_id: Option<String>,
+    cluster: BTreeMap<String, Vec<u8>>,
     problems: Vec<Problem>,
     writes: u64,
     fail_at: Option<u64>,
@@ -81,6 +83,8 @@ impl Store for Memory {
             containers: inner.containers.values().cloned().collect(),
             host: inner.host.clone(),
             ula_seed: inner.ula_seed,
+            node_id: inner.node_id.clone(),
+            cluster: inner.cluster.clone().into_iter().collect(),
             problems: inner.problems.clone(),
         })
     }
@@ -100,6 +104,21 @@ impl Store for Memory {
 
     fn put_ula_seed(&self, seed: [u8; 5]) -> Result<(), StateError> {
         self.write(Place::State, |inner| inner.ula_seed = Some(seed))
+    }
+
+    fn put_node_id(&self, id: &str) -> Result<(), StateError> {
+        self.write(Place::State, |inner| inner.node_id = Some(id.to_owned()))
+    }
+
+    fn put_cluster(&self, keys: &[(String, Option<Vec<u8>>)]) -> Result<(), StateError> {
+        self.write(Place::State, |inner| {
+            for (key, value) in keys {
+                match value {
+                    Some(value) => inner.cluster.insert(key.clone(), value.clone()),
+                    None => inner.cluster.remove(key),
+                };
+            }
+        })
     }
 
     fn put_container(&self, container: &Container) -> Result<(), StateError> {

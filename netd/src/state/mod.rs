@@ -37,6 +37,7 @@ mod tests;
 pub use disk::{Disk, boot_id};
 pub use durable::{Durable, Meta};
 pub use envelope::Version;
+pub(crate) use envelope::{Fault, decode, encode};
 pub use error::{Place, Problem, StateError};
 pub use faulty::FaultyStore;
 pub use lock::RunLock;
@@ -60,6 +61,12 @@ pub trait Store: fmt::Debug + Send + Sync {
 
     /// Writes the random bits of the node's IPv6 prefix.
     fn put_ula_seed(&self, seed: [u8; 5]) -> Result<(), StateError>;
+
+    /// Writes this node's id.
+    fn put_node_id(&self, id: &str) -> Result<(), StateError>;
+
+    /// Writes, and without a value removes, keys of the last good view of the cluster.
+    fn put_cluster(&self, keys: &[(String, Option<Vec<u8>>)]) -> Result<(), StateError>;
 
     /// Writes a container.
     fn put_container(&self, container: &Container) -> Result<(), StateError>;
@@ -86,6 +93,10 @@ pub struct Loaded {
     pub host: HostState,
     /// The random bits of the node's IPv6 prefix, if some were drawn.
     pub ula_seed: Option<[u8; 5]>,
+    /// This node's id, if one was drawn.
+    pub node_id: Option<String>,
+    /// The last good view of the cluster, by key.
+    pub cluster: Vec<(String, Vec<u8>)>,
     /// What could not be read.
     pub problems: Vec<Problem>,
 }

@@ -45,6 +45,8 @@ fn kept() -> Loaded {
         networks: vec![network(1), network(2)],
         containers: vec![container("a"), container("b")],
         host: host(),
+        node_id: None,
+        cluster: Vec::new(),
         ula_seed: Some([0, 0x1f, 2, 3, 0xff]),
         problems: Vec::new(),
     }

@@ -203,6 +203,8 @@ pub(crate) fn snapshot() -> Snapshot {
         network_views: vec![Arc::new(network()), Arc::new(back)],
         container_views: vec![Arc::new(container())],
         ready: true,
+        nodes: Vec::new(),
+        store: "embedded".to_owned(),
         warnings: vec!["old kernel: use 6.1 or newer".to_owned()],
         host_changes: vec![api::HostChange {
             sysctl: "net/ipv4/ip_forward".to_owned(),

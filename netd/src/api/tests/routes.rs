@@ -245,7 +245,7 @@ fn status_counts_what_the_snapshot_holds() {
             "features": {"nft": true, "wireguard": false},
             "warnings": ["old kernel: use 6.1 or newer"],
             "host_changes": [{"sysctl": "net/ipv4/ip_forward", "was": "0", "now": "1"}],
-            "orphans": ["link nd-dead"],
+            "orphans": ["link nd-dead"], "store": "embedded", "nodes": 0,
             "drops": {}
         })
     );

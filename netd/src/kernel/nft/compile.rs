@@ -257,6 +257,8 @@ impl Rule<'_> {
             // struct icmp6hdr and struct nd_msg
             Expr::Icmp6Type => (NFT_PAYLOAD_TRANSPORT_HEADER, 0),
             Expr::NdTarget => (NFT_PAYLOAD_TRANSPORT_HEADER, 8),
+            // struct vxlanhdr behind struct udphdr
+            Expr::Vni => (NFT_PAYLOAD_TRANSPORT_HEADER, 12),
             // Not in a header: load() sends them to meta().
             Expr::Iifname | Expr::Oifname | Expr::NfProto | Expr::L4Proto => return,
         };

@@ -28,7 +28,7 @@ const POINTS: [(HookPoint, u32); 5] = [
 
 /// Numbers of the types of `nft` (`enum datatypes`, include/datatype.h in its sources). The kernel keeps and never
 /// reads them: they let `nft list` print values, and tell us that a set is of the types that are wanted.
-const TYPES: [(Field, u32); 10] = [
+const TYPES: [(Field, u32); 11] = [
     (Field::NfProto, 2),
     (Field::Ip4, 7),
     (Field::Ip6, 8),
@@ -37,6 +37,8 @@ const TYPES: [(Field, u32); 10] = [
     (Field::ArpOp, 11),
     (Field::L4Proto, 12),
     (Field::Port, 13),
+    // A plain number: `nft` has no name for it.
+    (Field::Vni, 4),
     (Field::Icmp6Type, 29),
     (Field::Ifname, 41),
 ];
@@ -149,7 +151,10 @@ pub(super) fn write_set(spec: &SetSpec, id: u32, w: &mut Writer) {
     if let Some(size) = spec.size {
         w.nest(NFTA_SET_DESC, |w| w.put_u32(NFTA_SET_DESC_SIZE, size));
     }
-    w.put(NFTA_SET_USERDATA, &userdata::set(order(&spec.key), data));
+    let raw = spec.key == [Field::Vni];
+    let of_raw = raw.then(userdata::type_of_vni).unwrap_or_default();
+    let userdata = userdata::set(order(&spec.key), data);
+    w.put(NFTA_SET_USERDATA, &[userdata, of_raw].concat());
 }
 
 /// Reads a set; `None` for one that netd never makes.
@@ -200,7 +205,7 @@ fn length(fields: &[Field]) -> u32 {
 fn order(fields: &[Field]) -> Order {
     match fields {
         [Field::Ifname] => Order::Host,
-        [Field::Ip4 | Field::Ip6 | Field::Port] => Order::Network,
+        [Field::Ip4 | Field::Ip6 | Field::Port | Field::Vni] => Order::Network,
         _ => Order::None,
     }
 }

@@ -75,6 +75,24 @@ pub(super) fn set(key: Order, data: Option<Order>) -> Vec<u8> {
     [order(SET_KEY_ORDER, key), data, tlv(NETD, &[])].concat()
 }
 
+/// On a set whose key is a VXLAN network identifier: what it is for `nft list`, `typeof @th,96,24`
+/// (`NFTNL_UDATA_SET_KEY_TYPEOF`, and within `EXPR_PAYLOAD` with its base, offset and length in bits).
+pub(super) fn type_of_vni() -> Vec<u8> {
+    const KEY_TYPEOF: u8 = 3;
+    const TYPEOF_EXPR: u8 = 0;
+    const TYPEOF_DATA: u8 = 1;
+    const EXPR_PAYLOAD: u32 = 7;
+    // No protocol that nft knows, and so no field of it; behind the header of the transport.
+    let fields: [(u8, u32); 5] = [(0, 0), (1, 0), (2, 3), (3, 96), (4, 24)];
+    let number = |(kind, value): (u8, u32)| tlv(kind, &value.to_ne_bytes());
+    let fields: Vec<u8> = fields.into_iter().flat_map(number).collect();
+    let inner = [
+        number((TYPEOF_EXPR, EXPR_PAYLOAD)),
+        tlv(TYPEOF_DATA, &fields),
+    ];
+    tlv(KEY_TYPEOF, &inner.concat())
+}
+
 /// Whether netd made this chain or set.
 pub(super) fn is_ours(userdata: &[u8]) -> bool {
     find(userdata, NETD).is_some()

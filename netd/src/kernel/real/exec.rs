@@ -15,7 +15,7 @@ use super::conntrack::{self, Flows};
 use super::descriptors::keep;
 use super::netlink::Refusal;
 use super::space::Space;
-use super::{announce, ops, removal, traffic};
+use super::{announce, neighbour, ops, removal, traffic};
 use crate::kernel::{ApplyError, Executor, KernelError};
 
 /// Bytes that the kernel keeps of queries not yet read, in its own count: 768 of a short one.
@@ -68,6 +68,8 @@ enum Kind {
     Dns,
     /// One walk through the connection table.
     Flows,
+    /// One batch of requests.
+    Stations,
     /// Each by itself.
     Single,
 }
@@ -78,6 +80,7 @@ fn kind(op: &Op) -> Kind {
             Object::Ruleset(_) | Object::Element(_) => Kind::Nft,
             Object::DnsSocket(_) => Kind::Dns,
             Object::Link(_) if matches!(op, Op::Remove(_)) => Kind::RemoveLink,
+            object if neighbour::is_one(object) => Kind::Stations,
             _ => Kind::Single,
         },
         Op::ForgetUdpFlows { .. } => Kind::Flows,
@@ -270,6 +273,10 @@ impl Steps<'_> {
                     len = run_of(&ops[done..], |op| kind(op) == Kind::Flows);
                     self.forget(&ops[done..done + len])
                 }
+                Kind::Stations => {
+                    len = run_of(&ops[done..], |op| kind(op) == Kind::Stations);
+                    self.stations(&ops[done..done + len])
+                }
                 Kind::Dns | Kind::Single => self
                     .single(first)
                     .map_err(|refusal| Failed::at(0, refusal.on(first))),
@@ -299,6 +306,11 @@ impl Steps<'_> {
             .collect();
         let groups = &self.shared.groups;
         removal::remove_links(self.space(), &links, groups)
+            .map_err(|(done, refusal)| Failed::at(done, refusal.on(&ops[done])))
+    }
+
+    fn stations(&mut self, ops: &[Op]) -> Result<(), Failed> {
+        neighbour::apply(self.host, ops)
             .map_err(|(done, refusal)| Failed::at(done, refusal.on(&ops[done])))
     }
 
@@ -352,7 +364,13 @@ impl Steps<'_> {
             Object::Shaper(shaper) => traffic::shape(self.host, shaper),
             Object::Redirect(redirect) => traffic::redirect(self.host, redirect),
             Object::Sysctl(sysctl) => ops::set_sysctl(sysctl),
-            Object::Ruleset(_) | Object::Element(_) | Object::DnsSocket(_) => Err(not_here()),
+            Object::Ruleset(_)
+            | Object::Element(_)
+            | Object::DnsSocket(_)
+            | Object::Remote(_)
+            | Object::Flood(_)
+            | Object::Station(_)
+            | Object::Neighbour(_) => Err(not_here()),
         }
     }
 
@@ -381,9 +399,14 @@ impl Steps<'_> {
             Object::Route(route) => ops::remove_route(self.space(), route),
             // The flags go with the port; settings and `lo` are never taken back.
             Object::BridgePort(_) | Object::Loopback(_) | Object::Sysctl(_) => Ok(()),
-            Object::Link(_) | Object::Ruleset(_) | Object::Element(_) | Object::DnsSocket(_) => {
-                Err(not_here())
-            }
+            Object::Link(_)
+            | Object::Ruleset(_)
+            | Object::Element(_)
+            | Object::DnsSocket(_)
+            | Object::Remote(_)
+            | Object::Flood(_)
+            | Object::Station(_)
+            | Object::Neighbour(_) => Err(not_here()),
         }
     }
 }

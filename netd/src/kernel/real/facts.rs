@@ -1,6 +1,6 @@
 //! Facts about the host.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs;
 use std::net::{IpAddr, UdpSocket};
 use std::path::Path;
@@ -57,6 +57,7 @@ pub(super) fn read(space: &mut Space, resolv_conf: &Path) -> Result<HostFacts, K
             .filter_map(|view| IfName::parse(&view.name).ok())
             .collect(),
         strict_rp_filter: is_on("net/ipv4/conf/all/rp_filter").map_err(settings)?,
+        mtus: mtus(&foreign, &links),
         uplink_mtu: uplink(&foreign)
             .and_then(|index| links.iter().find(|view| view.index == index))
             .map(|view| view.mtu),
@@ -92,6 +93,16 @@ fn addresses(routes: &[RouteView], links: &[LinkView]) -> Vec<IpAddr> {
         .filter(is_single)
         .map(|route| route.dst.base())
         .collect()
+}
+
+/// The MTU of the interface of each of the host's own addresses.
+fn mtus(routes: &[RouteView], links: &[LinkView]) -> BTreeMap<IpAddr, u32> {
+    let of_link = |route: &RouteView| {
+        let index = route.oif.filter(|_| route.kind == LOCAL)?;
+        let view = links.iter().find(|view| view.index == index)?;
+        Some((route.dst.base(), view.mtu))
+    };
+    routes.iter().filter_map(of_link).collect()
 }
 
 /// A route to others.

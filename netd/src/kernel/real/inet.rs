@@ -38,6 +38,7 @@ const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
 const RTA_PRIORITY: u16 = 6;
+const RTA_PREFSRC: u16 = 7;
 const RTA_MULTIPATH: u16 = 9;
 const RTA_TABLE: u16 = 15;
 
@@ -167,6 +168,9 @@ fn route(route: &Route, index: u32) -> Option<RouteMessage> {
         (false, None) => RouteScope::Link,
         (false, Some(_)) => RouteScope::Universe,
     };
+    if let Some(src) = route.src {
+        builder = builder.pref_source(src).ok()?;
+    }
     builder = builder.scope(scope);
     if route.local {
         builder = builder.kind(RouteType::Local).table_id(LOCAL_TABLE);
@@ -229,6 +233,8 @@ pub(super) struct RouteView {
     pub(super) protocol: u8,
     /// 0 for the default of the family.
     pub(super) metric: u32,
+    /// The source that it prefers.
+    pub(super) src: Option<IpAddr>,
 }
 
 impl RouteView {
@@ -258,6 +264,7 @@ impl RouteView {
             kind: *body.get(7)?,
             protocol: *body.get(5)?,
             metric: if is_default { 0 } else { metric },
+            src: attrs.find(RTA_PREFSRC).and_then(ip),
         })
     }
 }

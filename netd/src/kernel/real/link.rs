@@ -3,18 +3,18 @@
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use netd_model::counters::{Both, Count, LinkCount};
-use netd_model::object::{Link, LinkKind};
+use netd_model::object::{BridgePort, Link, LinkKind, Tunnel};
 use netd_model::{IfName, Mac, Ns, Owner};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridgePort, InfoData, InfoKind, InfoPortData,
-    InfoPortKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkMessage,
+    InfoPortKind, InfoVeth, InfoVxlan, LinkAttribute, LinkExtentMask, LinkMessage,
 };
 use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth};
 
 use super::netlink::Request;
-use super::wire::{Attrs, text, u32_at};
+use super::wire::{Attrs, ip, text, u32_at};
 
 /// `sizeof(struct ifinfomsg)`.
 const IFINFOMSG: usize = 16;
@@ -43,16 +43,29 @@ const STATS64: u16 = 23;
 const GROUP: u16 = 27;
 const LINK_NETNSID: u16 = 37;
 const INFO_KIND: u16 = 1;
+const INFO_DATA: u16 = 2;
 const INFO_PORT_KIND: u16 = 4;
 const INFO_PORT_DATA: u16 = 5;
 const LINK: u16 = 5;
 const PORT_STATE: u16 = 1;
 const PORT_HAIRPIN: u16 = 4;
+const PORT_LEARNING: u16 = 8;
+const PORT_UNICAST_FLOOD: u16 = 9;
+const PORT_NEIGH_SUPPRESS: u16 = 32;
 /// IFLA_BRPORT_ISOLATED.
 const PORT_ISOLATED: u16 = 33;
+// IFLA_VXLAN_* (linux/if_link.h).
+const VXLAN_ID: u16 = 1;
+const VXLAN_LOCAL: u16 = 4;
+const VXLAN_PORT: u16 = 15;
+const VXLAN_LOCAL6: u16 = 17;
 
 /// What netd reads of a link.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a flag of the kernel's"
+)]
 pub(super) struct LinkView {
     pub(super) index: u32,
     pub(super) name: String,
@@ -70,6 +83,14 @@ pub(super) struct LinkView {
     pub(super) hairpin: Option<bool>,
     /// Whether it is a bridge port that sends nothing to others of its kind.
     pub(super) isolated: bool,
+    /// Whether it is a bridge port that the bridge learns from.
+    pub(super) learning: bool,
+    /// Whether it is a bridge port that gets frames to unknown stations.
+    pub(super) flood: bool,
+    /// Whether it is a bridge port for which the bridge answers ARP.
+    pub(super) suppress: bool,
+    /// Of a VXLAN device, what it carries.
+    pub(super) tunnel: Option<Tunnel>,
     /// Whether it is a bridge port that passes frames.
     pub(super) forwarding: bool,
     /// The owner that its alias names.
@@ -126,11 +147,21 @@ impl LinkView {
             peer_ns: attrs.u32(LINK_NETNSID).map(u32::cast_signed),
             hairpin: is_port.then(|| first(PORT_HAIRPIN) == Some(1)),
             isolated: first(PORT_ISOLATED) == Some(1),
+            learning: first(PORT_LEARNING) != Some(0),
+            flood: first(PORT_UNICAST_FLOOD) != Some(0),
+            suppress: first(PORT_NEIGH_SUPPRESS) == Some(1),
+            tunnel: read_tunnel(&info.nested(INFO_DATA))
+                .filter(|_| info.find(INFO_KIND).map(text).as_deref() == Some("vxlan")),
             forwarding: is_port && first(PORT_STATE) == Some(FORWARDING),
             owner: attrs
                 .find(IFALIAS)
                 .and_then(|alias| Owner::from_mark(&text(alias))),
         })
+    }
+
+    /// Whether it is a bridge port with flags that ports of bridges do not have by themselves.
+    pub(super) fn has_port_flags(&self) -> bool {
+        self.isolated || !self.learning || !self.flood || self.suppress
     }
 
     /// As an object, if it is netd's; `master` is the name of its bridge.
@@ -139,6 +170,7 @@ impl LinkView {
             "bridge" => LinkKind::Bridge,
             "veth" => LinkKind::Veth,
             "ifb" => LinkKind::Ifb,
+            "vxlan" => LinkKind::Vxlan,
             _ => return None,
         };
         Some(Link {
@@ -151,9 +183,23 @@ impl LinkView {
             master,
             link_local: false,
             tunable: false,
+            tunnel: self.tunnel.clone(),
             owner: self.owner.clone()?,
         })
     }
+}
+
+/// What a VXLAN device carries.
+fn read_tunnel(data: &Attrs<'_>) -> Option<Tunnel> {
+    let port = data.find(VXLAN_PORT)?.try_into().ok()?;
+    Some(Tunnel {
+        vni: data.u32(VXLAN_ID)?,
+        port: u16::from_be_bytes(port),
+        local: data
+            .find(VXLAN_LOCAL)
+            .or_else(|| data.find(VXLAN_LOCAL6))
+            .and_then(ip)?,
+    })
 }
 
 fn named(name: &IfName) -> LinkMessageBuilder<LinkUnspec> {
@@ -205,6 +251,37 @@ pub(super) fn create_bridge(link: &Link) -> Request {
         &RouteNetlinkMessage::NewLink(message),
         NLM_F_CREATE | NLM_F_EXCL,
     )
+}
+
+/// Makes a VXLAN device, down and without a mark. It learns nothing, and sends from one address by whatever interface the
+/// route says.
+pub(super) fn create_vxlan(link: &Link, tunnel: &Tunnel) -> Request {
+    let local = match tunnel.local {
+        std::net::IpAddr::V4(v4) => InfoVxlan::Local(v4),
+        std::net::IpAddr::V6(v6) => InfoVxlan::Local6(v6),
+    };
+    let data = vec![
+        InfoVxlan::Id(tunnel.vni),
+        local,
+        InfoVxlan::Port(tunnel.port),
+        InfoVxlan::Learning(false),
+    ];
+    let message = LinkMessageBuilder::<LinkUnspec>::new_with_info_kind(InfoKind::Vxlan)
+        .name(link.name.to_string())
+        .address(link.mac.bytes().to_vec())
+        .mtu(link.mtu)
+        .link_group(GROUPS)
+        .set_info_data(InfoData::Vxlan(data))
+        .build();
+    Request::set(
+        &RouteNetlinkMessage::NewLink(message),
+        NLM_F_CREATE | NLM_F_EXCL,
+    )
+}
+
+/// Makes a link a port of a bridge.
+pub(super) fn enslave(index: u32, master: u32) -> Request {
+    set(LinkUnspec::new_with_index(index).controller(master).build())
 }
 
 /// Makes an ifb device, down and without a mark.
@@ -293,12 +370,15 @@ pub(super) fn change(index: u32, link: &Link, master: Option<u32>) -> Request {
 }
 
 /// Sets the flags of a bridge port. RTM_SETLINK would ignore them.
-pub(super) fn set_port(index: u32, hairpin: bool, isolated: bool) -> Request {
+pub(super) fn set_port(index: u32, port: &BridgePort) -> Request {
     let message = LinkUnspec::new_with_index(index)
         .set_port_kind(InfoPortKind::Bridge)
         .set_port_data(InfoPortData::BridgePort(vec![
-            InfoBridgePort::HairpinMode(hairpin),
-            InfoBridgePort::Isolated(isolated),
+            InfoBridgePort::HairpinMode(port.hairpin),
+            InfoBridgePort::Isolated(port.isolated),
+            InfoBridgePort::Learning(port.learning),
+            InfoBridgePort::UnicastFlood(port.flood),
+            InfoBridgePort::NeighSupress(port.suppress),
         ]))
         .build();
     Request::set(&RouteNetlinkMessage::NewLink(message), 0)

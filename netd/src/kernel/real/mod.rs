@@ -35,6 +35,7 @@ mod exec;
 mod facts;
 mod inet;
 mod link;
+mod neighbour;
 mod netlink;
 mod ns;
 mod observe;

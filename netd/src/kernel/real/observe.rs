@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use super::Shared;
 use super::inet::{self, AddressView, LOCAL, MAIN, PROTOCOL, RouteView, UNICAST};
 use super::link::{self, LinkView};
+use super::neighbour;
 use super::netlink::Refusal;
 use super::ops::{has_ipv6, is_host, read_sysctl};
 use super::space::Space;
@@ -180,6 +181,7 @@ fn look(
     look_at_routes(space, &ours, observed).map_err(|r| failed(r, "routes"))?;
     if is_host(&space.ns) {
         traffic::look(space, &ours, wanted, observed).map_err(|r| failed(r, "limits of rates"))?;
+        neighbour::look(space, &links, &ours, observed).map_err(|r| failed(r, "stations"))?;
     }
     look_at_settings(&links, wanted, observed).map_err(|r| r.on("read kernel settings"))?;
     let ns = space.ns.clone();
@@ -208,12 +210,15 @@ fn look_at_links(ns: &Ns, links: &[LinkView], wanted: &[&Object], observed: &mut
         };
         if let Some(hairpin) = view.hairpin
             && is_host(ns)
-            && (hairpin || view.isolated || ports.contains(&link.name))
+            && (hairpin || view.has_port_flags() || ports.contains(&link.name))
         {
             let port = BridgePort {
                 ifname: link.name.clone(),
                 hairpin,
                 isolated: view.isolated,
+                learning: view.learning,
+                flood: view.flood,
+                suppress: view.suppress,
                 owner: link.owner.clone(),
             };
             observed.insert(Object::BridgePort(port));
@@ -273,6 +278,7 @@ fn look_at_routes(
             dev: dev.clone(),
             local,
             metric: view.metric,
+            src: view.src,
             owner: owner.clone(),
         }));
     }

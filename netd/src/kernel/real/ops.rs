@@ -6,7 +6,7 @@ use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use netd_model::object::{Address, BridgePort, Link, LinkKind, Route, Sysctl};
+use netd_model::object::{Address, BridgePort, Link, LinkKind, Route, Sysctl, Tunnel};
 use netd_model::{IfName, Ns};
 use nix::errno::Errno;
 
@@ -41,12 +41,65 @@ pub(super) fn add_link(space: &mut Space, link: &Link) -> Done {
     let request = match link.kind {
         LinkKind::Bridge => link::create_bridge(link),
         LinkKind::Ifb => link::create_ifb(link),
+        LinkKind::Vxlan => return add_tunnel(space, link),
         LinkKind::Veth => {
             return Err(Refusal::from(Errno::EINVAL).because("a veth is made as a pair"));
         }
     };
     create(space, &link.name, &request)?;
     complete(space, link)
+}
+
+/// Makes a VXLAN device, a port of its bridge from the start.
+fn add_tunnel(space: &mut Space, link: &Link) -> Done {
+    let (Some(tunnel), Some(master)) = (&link.tunnel, &link.master) else {
+        return Err(Refusal::from(Errno::EINVAL).because("a tunnel has ends and a bridge"));
+    };
+    let master = space.index(master)?;
+    create(space, &link.name, &link::create_vxlan(link, tunnel))?;
+    let done = join_bridge(space, link, master).map_err(|refusal| name_the_tunnel(refusal, tunnel));
+    if done.is_err() {
+        take_back(space, &link.name);
+    }
+    done
+}
+
+/// The flags of the port come before the device is up: the first frames that it passed would be duplicate address detection
+/// meeting the gateway of other hosts.
+fn join_bridge(space: &mut Space, link: &Link, master: u32) -> Done {
+    let down = Link {
+        up: false,
+        ..link.clone()
+    };
+    all(space, &link::complete(&down, has_ipv6()))?;
+    let index = space.index(&link.name)?;
+    let port = BridgePort {
+        ifname: link.name.clone(),
+        hairpin: false,
+        isolated: false,
+        learning: false,
+        flood: true,
+        suppress: true,
+        owner: link.owner.clone(),
+    };
+    let requests = [
+        link::enslave(index, master),
+        link::set_port(index, &port),
+        link::set_up(&link.name),
+    ];
+    all(space, &requests)
+}
+
+/// drivers/net/vxlan/vxlan_core.c, vxlan_open and vxlan_sock_add: the port is bound when the device goes up.
+fn name_the_tunnel(refusal: Refusal, tunnel: &Tunnel) -> Refusal {
+    match refusal.errno() {
+        Errno::EADDRINUSE => refusal.because(format!(
+            "another program listens on UDP port {}: stop it, or create the network with --opt port=N",
+            tunnel.port
+        )),
+        Errno::EADDRNOTAVAIL => refusal.because(format!("{} is no address of this host", tunnel.local)),
+        _ => refusal,
+    }
 }
 
 /// Sends a request that creates a link of this name in the space. What a killed netd left half-made is replaced.
@@ -154,7 +207,7 @@ pub(super) fn change_link(space: &mut Space, to: &Link) -> Done {
 /// Sets the flags of a bridge port.
 pub(super) fn set_port(host: &mut Space, port: &BridgePort) -> Done {
     let index = host.index(&port.ifname)?;
-    all(host, &[link::set_port(index, port.hairpin, port.isolated)])
+    all(host, &[link::set_port(index, port)])
 }
 
 /// Brings `lo` up.

@@ -69,7 +69,7 @@ impl Lab {
         store: Arc<dyn Store>,
     ) -> Result<Self, Error> {
         let zone = ZoneHandle::new(Zone::default());
-        let (handle, owner) = start(kernel, store, zone.clone(), FOREVER)?;
+        let (handle, owner) = start(kernel, store, zone.clone(), FOREVER, &mut |_| Ok(None))?;
         Ok(Self {
             kernel: fake,
             store: memory,

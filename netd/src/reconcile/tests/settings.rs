@@ -66,6 +66,7 @@ async fn a_changed_setting_is_put_back_without_a_notice() {
         Arc::clone(&store) as Arc<dyn Store>,
         ZoneHandle::new(Zone::default()),
         timing,
+        &mut |_| Ok(None),
     )
     .unwrap();
     tokio::spawn(owner);

@@ -246,7 +246,7 @@ impl World {
                 .filter(|ip| net.kept_for(**ip).is_none());
             let free: Vec<_> = free.copied().collect();
             for ip in &free {
-                if let Some(pool) = net.pools.iter_mut().find(|pool| pool.contains(*ip)) {
+                if let Some(pool) = net.pool_of(*ip) {
                     pool.adopt(*ip).map_err(ipam_error)?;
                     // The round goes on behind the highest, for the last one released is not known.
                     if *ip >= pool.cursor() {

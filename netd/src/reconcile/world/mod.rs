@@ -15,12 +15,13 @@ use netd_model::id::{Name, shorten};
 use netd_model::net::{Family, Proto};
 use netd_model::object::Sysctl;
 use netd_model::observed::{HostFacts, Observed};
-use netd_model::record::{Container, Phase};
+use netd_model::record::{Container, Network, Phase};
 use netd_model::{ContainerId, Key, NetworkId, Ns, Object, Owner};
 
 mod containers;
 mod networks;
 mod orphans;
+pub(crate) mod overlay;
 mod pools;
 mod ports;
 mod reservations;
@@ -48,6 +49,8 @@ pub(crate) struct World {
     sandboxes: HashMap<(u64, u64), ContainerId>,
     ports: HostPorts,
     orphans: Orphans,
+    /// The cluster, if this host is in one.
+    pub(crate) shared: Option<overlay::Shared>,
 }
 
 /// How an address is given back.
@@ -78,6 +81,7 @@ impl World {
             sandboxes: HashMap::new(),
             ports: HostPorts::default(),
             orphans: Orphans::default(),
+            shared: None,
         }
     }
 
@@ -139,7 +143,9 @@ impl World {
         if self.purged {
             Vec::new()
         } else {
-            desired::host(&self.host_changes, &self.facts)
+            let mut objects = desired::host(&self.host_changes, &self.facts);
+            objects.extend(self.peer_objects());
+            objects
         }
     }
 
@@ -166,7 +172,7 @@ impl World {
         let mut objects = Vec::new();
         for id in networks {
             if let Some(net) = self.networks.get(id).filter(|_| self.is_present(id)) {
-                objects.extend(desired::network(&net.record, &self.facts));
+                objects.extend(self.network_objects(&net.record));
             }
         }
         for id in containers {
@@ -178,6 +184,13 @@ impl World {
                 objects.extend(self.container_objects(container));
             }
         }
+        objects
+    }
+
+    /// The desired objects of a network, as a record has it.
+    pub(crate) fn network_objects(&self, network: &Network) -> Vec<Object> {
+        let mut objects = desired::network(network, &self.facts);
+        objects.extend(self.remote_objects(&network.id));
         objects
     }
 

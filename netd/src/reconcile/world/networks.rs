@@ -49,7 +49,12 @@ impl World {
     }
 
     /// The record of a network to be created: its subnets chosen, everything checked. Changes nothing.
-    pub(crate) fn plan_network(&self, request: &CreateNetwork, id: NetworkId) -> Result<Network> {
+    pub(crate) fn plan_network(
+        &self,
+        request: &CreateNetwork,
+        id: NetworkId,
+        random: u32,
+    ) -> Result<Network> {
         if self.network_names.contains_key(&request.name) {
             return Err(Error::new(
                 Code::NetworkExists,
@@ -72,6 +77,7 @@ impl World {
                 ),
             ));
         }
+        let overlay = self.plan_overlay(request, random)?;
         let subnets = self.subnets(request)?;
         let prefixes: Vec<Prefix> = subnets.iter().map(|s| s.subnet).collect();
         check_gateways(&request.routes, &prefixes)?;
@@ -86,7 +92,11 @@ impl World {
             mode: request.modes[0],
             mode6: Some(request.modes[1]).filter(|mode6| *mode6 != request.modes[0]),
             policy: request.policy.clone(),
-            mtu: request.mtu.or(self.facts.uplink_mtu).unwrap_or(1500),
+            mtu: match &overlay {
+                Some((_, mtu)) => *mtu,
+                None => request.mtu.or(self.facts.uplink_mtu).unwrap_or(1500),
+            },
+            overlay: overlay.map(|(overlay, _)| overlay),
             dns: request.dns.clone(),
             naming: request.naming.clone(),
             labels: request.labels.clone(),
@@ -199,9 +209,9 @@ impl World {
     }
 
     pub(crate) fn insert_network(&mut self, record: Network) -> Result<()> {
-        let pools = record
-            .subnets
-            .iter()
+        // The addresses of an overlay are those that this host claims.
+        let whole = record.subnets.iter().filter(|_| record.overlay.is_none());
+        let pools = whole
             .map(|s| {
                 Pool::new(
                     s.subnet.network(),
@@ -296,11 +306,9 @@ impl World {
                 format!("network {name} has as many containers as a bridge takes"),
             ));
         }
-        match net
-            .pools
-            .iter()
-            .find(|pool| pool.len_used_in_range() >= pool.capacity())
-        {
+        let is_full = |pool: &&Pool| pool.len_used_in_range() >= pool.capacity();
+        let bounded = net.record.overlay.is_none();
+        match net.pools.iter().find(is_full).filter(|_| bounded) {
             Some(pool) => Err(Error::new(
                 Code::PoolExhausted,
                 format!("network {name}: no address of {} is free", pool.prefix()),
@@ -318,7 +326,10 @@ impl World {
                 .is_none_or(|c| c.phase != Phase::Detaching)
         };
         self.networks.get(id).is_some_and(|net| {
-            !net.record.is_predefined() || net.members.iter().any(stays) || self.has_orphans(id)
+            let stands =
+                net.record.overlay.is_none() || netd_model::overlay::parts(&net.record).is_some();
+            let used = net.members.iter().any(stays) || self.has_orphans(id);
+            stands && (!net.record.comes_and_goes() || used)
         }) && !self.going.contains(id)
     }
 

@@ -14,6 +14,7 @@ use netd_model::record::Network;
 use netd_model::request::Join;
 
 use super::GiveBack;
+use super::overlay::holds;
 
 /// A network with its addresses.
 #[derive(Debug)]
@@ -74,10 +75,18 @@ impl Net {
                 &self.record.name,
             ));
         }
-        let pool = self
+        let of_family = |pool: &Pool| Prefix::from(pool.prefix()).family() == family;
+        // An overlay has a pool for each of its blocks. One that is asked for an address is asked the pool it belongs to.
+        let fits = |pool: &Pool| match asked {
+            Some(ip) => holds(pool, ip),
+            None => pool.len_used_in_range() < pool.capacity(),
+        };
+        let at = self
             .pools
-            .iter_mut()
-            .find(|pool| Prefix::from(pool.prefix()).family() == family);
+            .iter()
+            .position(|pool| of_family(pool) && fits(pool));
+        let at = at.or_else(|| self.pools.iter().position(of_family));
+        let pool = at.and_then(|at| self.pools.get_mut(at));
         let name = &self.record.name;
         match (pool, asked) {
             (None, None) => Ok(None),
@@ -98,10 +107,17 @@ impl Net {
         }
     }
 
+    /// The pool that decides on an address: the one it was taken from.
+    pub(super) fn pool_of(&mut self, ip: IpAddr) -> Option<&mut Pool> {
+        let at = self.pools.iter().position(|pool| holds(pool, ip));
+        let at = at.or_else(|| self.pools.iter().position(|pool| pool.contains(ip)))?;
+        self.pools.get_mut(at)
+    }
+
     pub(super) fn give_back(&mut self, ips: &[IpAddr], how: GiveBack) {
         let kept: Vec<bool> = ips.iter().map(|ip| self.kept_for(*ip).is_some()).collect();
         for (ip, _) in ips.iter().zip(kept).filter(|(_, is_kept)| !is_kept) {
-            let Some(pool) = self.pools.iter_mut().find(|pool| pool.contains(*ip)) else {
+            let Some(pool) = self.pool_of(*ip) else {
                 continue;
             };
             let given = match how {

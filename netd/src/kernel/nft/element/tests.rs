@@ -136,6 +136,7 @@ fn every_set_keeps_its_elements() {
         Field::Port => Datum::Port(u16::from(seed)),
         Field::NfProto => Datum::NfProto(Family::V4.nfproto()),
         Field::Mac => Datum::Mac(Mac::new([2, 0, 0, 0, 0, seed]).unwrap()),
+        Field::Vni => Datum::Vni(u32::from(seed)),
         Field::EtherType | Field::ArpOp | Field::Icmp6Type => panic!("{field:?} is in no key"),
     };
     for spec in skeleton::host()

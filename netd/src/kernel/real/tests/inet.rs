@@ -149,6 +149,7 @@ fn route(link: &Link, dst: &str, via: Option<&str>) -> Route {
         dev: link.name.clone(),
         local: false,
         metric: 0,
+        src: None,
         owner: link.owner.clone(),
     }
 }

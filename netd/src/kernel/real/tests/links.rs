@@ -285,6 +285,9 @@ fn ports_are_hairpins_only_where_wanted() {
             ifname: both.0.name.clone(),
             hairpin,
             isolated: hairpin,
+            learning: true,
+            flood: true,
+            suppress: false,
             owner: both.0.owner.clone(),
         };
         assert!(lab.holds(&port(false)));

@@ -197,6 +197,7 @@ fn bridge(number: u8) -> Link {
         master: None,
         link_local: false,
         tunable: false,
+        tunnel: None,
         owner: Owner::Network(network(number)),
     }
 }

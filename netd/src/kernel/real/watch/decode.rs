@@ -165,6 +165,7 @@ impl Place {
                 dev: known.name.clone(),
                 local,
                 metric: view.metric,
+                src: view.src,
                 owner: owner.clone(),
             })
         };

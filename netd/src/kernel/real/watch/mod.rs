@@ -81,7 +81,16 @@ fn listen(protocol: isize, groups: &[u32]) -> io::Result<Socket> {
     setsockopt(&socket, sockopt::RcvBufForce, &QUEUE)
         .or_else(|_| setsockopt(&socket, sockopt::RcvBuf, &QUEUE))?;
     socket.bind_auto()?;
-    socket.set_listen_all_namespaces(true)?;
+    socket
+        .set_listen_all_namespaces(true)
+        .map_err(|error| match error.kind() {
+            io::ErrorKind::PermissionDenied => {
+                let needed =
+                    "netd needs the capability CAP_NET_BROADCAST to hear of all namespaces";
+                io::Error::new(error.kind(), needed)
+            }
+            _ => error,
+        })?;
     socket.set_non_blocking(true)?;
     for group in groups {
         socket.add_membership(*group)?;

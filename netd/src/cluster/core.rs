@@ -1,0 +1,528 @@
+//! What a host does with the shared store: pure decisions, no IO, no clock of its own.
+//!
+//! Inputs are what the owner wants, what the store answered, and the time; outputs are what the store shall do and what the
+//! owner shall know. The shell ([`super::task`]) carries them between the two; the simulation does so for many hosts at once.
+//!
+//! - **One list, then a watch from the next revision on.** Whatever ends the watch ends with another list, of which the
+//!   differences are taken: what vanished while nobody watched is removed.
+//! - **Own records are wanted, not sent.** What the store holds under this host's own keys is compared with what it shall hold,
+//!   after each list and each change, so whatever was lost is written again.
+//! - **An error is never "nothing there"** (invariant I9). Without a store the last good view stays. A store that turns out to be
+//!   emptied, exchanged or restored from an older copy takes nothing away either, until each owner has spoken.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use netd_model::error::{Code, Error, Result};
+use netd_model::id::Name;
+use netd_model::record::Network;
+use netd_model::{NetworkId, Prefix};
+
+use super::claims::Ask;
+use super::keys::{Key, META};
+use super::mirror::{Mirror, News};
+use super::records::Node;
+use super::store::{Event, Events, Lease, Listing, Revision, StoreError, Txn, TxnEnd, Write};
+
+/// The life of a lease: how long after its host fell silent it is suspect.
+pub const LEASE: Duration = Duration::from_secs(15);
+/// Between two signs of life.
+const KEEP: Duration = Duration::from_secs(5);
+/// The shortest and the longest pause before the store is tried again.
+const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
+/// Between two lists while all is well: what a watch may have lost.
+const RELIST: Duration = Duration::from_mins(5);
+/// How often a claim or a network is tried against others who want the same.
+const TRIES: u32 = 16;
+
+mod publish;
+mod wishes;
+
+/// Names a request of the owner.
+pub type Token = u64;
+
+/// What the core is told.
+#[derive(Debug)]
+pub enum Input {
+    /// It is time; also what everything begins with.
+    Tick,
+    /// The owner wants something.
+    Ask(Token, Wish),
+    /// The owner wants this of its own keys: a value, or that there is none.
+    Own(Vec<(Key, Option<Vec<u8>>)>),
+    /// Who this host is, and where.
+    Self_(Node),
+    /// The answer to a list.
+    Listed(std::result::Result<Listing, StoreError>),
+    /// A watch was opened, or not.
+    Watching(std::result::Result<(), StoreError>),
+    /// What a watch told.
+    Watched(std::result::Result<Events, StoreError>),
+    /// The answer to a transaction.
+    Ended(u64, std::result::Result<TxnEnd, StoreError>),
+    /// The answer to a request for a lease.
+    Granted(std::result::Result<Lease, StoreError>),
+    /// The answer to a sign of life.
+    Kept(std::result::Result<(), StoreError>),
+}
+
+/// What an owner can want beyond its own records.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Wish {
+    /// Addresses of a network.
+    Claim(Ask),
+    /// A network of this record.
+    CreateNetwork(Box<Network>),
+    /// That a network is gone.
+    RemoveNetwork(NetworkId),
+    /// That a host's records are gone.
+    RemoveNode(Name),
+    /// That addresses are given back.
+    Release(NetworkId, Prefix),
+}
+
+/// What the core wants.
+#[derive(Debug)]
+pub enum Output {
+    /// List the store.
+    List,
+    /// Watch it from a revision on, instead of what is watched now.
+    Watch(Revision),
+    /// A transaction, under a number.
+    Txn(u64, Txn),
+    /// A lease of [`LEASE`].
+    Grant,
+    /// A sign of life.
+    Keep(Lease),
+    /// What changed, in order. The owner takes all of it in at once.
+    News(Vec<News>),
+    /// The answer to a wish.
+    Reply(Token, Result<()>),
+    /// Keys to keep over a restart: the last good view.
+    Save(Vec<(String, Option<Vec<u8>>)>),
+    /// Something that an operator should know.
+    Alarm(String),
+}
+
+/// What the owner shows of the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Link {
+    /// Not tried yet.
+    Starting,
+    /// Listed and watched.
+    Online,
+    /// Not, and why.
+    Offline(String),
+}
+
+/// Safeguards that the simulation takes away one at a time, to see that each is needed. All are on.
+#[derive(Clone, Copy, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a safeguard of its own"
+)]
+pub struct Safeguards {
+    /// Own records are written again after each list.
+    pub republish: bool,
+    /// What vanished between two lists is removed.
+    pub relist: bool,
+    /// A store that was emptied or restored takes nothing away.
+    pub distrust_reset: bool,
+    /// A claim is made only where nobody has one.
+    pub create_if_absent: bool,
+    /// Pauses grow while the store does not answer.
+    pub backoff: bool,
+}
+
+impl Default for Safeguards {
+    fn default() -> Self {
+        Self {
+            republish: true,
+            relist: true,
+            distrust_reset: true,
+            create_if_absent: true,
+            backoff: true,
+        }
+    }
+}
+
+/// Why a transaction was sent.
+#[derive(Debug)]
+enum Pending {
+    /// The cluster's own mark.
+    Meta(Vec<Write>),
+    /// Own records.
+    Own(Vec<Write>),
+    /// The sign that all of them are written.
+    Alive,
+    /// A wish, how often it was tried, and what it writes.
+    Wish(Token, Wish, u32, Vec<Write>),
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Phase {
+    /// Waiting for the time of the next attempt.
+    Waiting,
+    /// A list is under way.
+    Listing,
+    /// A watch is being opened.
+    Opening,
+    /// Listed and watched.
+    Online,
+}
+
+/// The cluster logic of one host.
+#[derive(Debug)]
+pub struct Core {
+    node: Node,
+    name: Name,
+    mirror: Mirror,
+    /// What this host wants of its own keys.
+    own: BTreeMap<Key, Vec<u8>>,
+    /// Own keys that the store was told to remove, or that were never there, are not here.
+    phase: Phase,
+    /// Whether a list has ended since the start, well or not.
+    tried: bool,
+    why: String,
+    failures: u32,
+    next: Duration,
+    relist: Duration,
+    lease: Option<Lease>,
+    /// When the lease was granted or kept last, and when the next sign is due.
+    kept: Duration,
+    asking_lease: bool,
+    pending: BTreeMap<u64, Pending>,
+    number: u64,
+    /// Wishes that came before the first list ended.
+    early: Vec<(Token, Wish)>,
+    /// Wishes that lost a race and wait for what they lost it to.
+    again: Vec<(Token, Wish, u32)>,
+    random: u64,
+    safeguards: Safeguards,
+    out: Vec<Output>,
+    alarms: BTreeSet<String>,
+}
+
+impl Core {
+    /// A host with the view that it had last. `seed` makes pauses differ between hosts.
+    pub fn new(name: Name, node: Node, view: Vec<(String, Vec<u8>)>, seed: u64) -> Self {
+        let mut mirror = Mirror::restored(view);
+        mirror.set_me(name.clone(), node.id.clone());
+        Self {
+            mirror,
+            node,
+            name,
+            own: BTreeMap::new(),
+            phase: Phase::Waiting,
+            tried: false,
+            why: String::new(),
+            failures: 0,
+            next: Duration::ZERO,
+            relist: Duration::ZERO,
+            lease: None,
+            kept: Duration::ZERO,
+            asking_lease: false,
+            pending: BTreeMap::new(),
+            number: 0,
+            early: Vec::new(),
+            again: Vec::new(),
+            random: seed | 1,
+            safeguards: Safeguards::default(),
+            out: Vec::new(),
+            alarms: BTreeSet::new(),
+        }
+    }
+
+    /// The same without some safeguards.
+    #[cfg(test)]
+    pub(super) fn without(mut self, safeguards: Safeguards) -> Self {
+        self.safeguards = safeguards;
+        self
+    }
+
+    /// The view that was kept, as the owner takes it in before anything else.
+    pub fn restored(&self) -> Vec<News> {
+        self.mirror.all()
+    }
+
+    /// How it stands with the store.
+    pub fn link(&self) -> Link {
+        match self.phase {
+            Phase::Online => Link::Online,
+            _ if !self.tried => Link::Starting,
+            _ => Link::Offline(self.why.clone()),
+        }
+    }
+
+    /// Records that are of no use, each with the reason.
+    pub fn faults(&self) -> impl Iterator<Item = (&String, &String)> {
+        self.mirror.faults.iter()
+    }
+
+    /// When a [`Input::Tick`] is due at the latest.
+    pub fn due(&self) -> Duration {
+        match self.phase {
+            Phase::Waiting => self.next,
+            Phase::Online => self.relist.min(self.kept + KEEP),
+            // The store answers or fails by itself.
+            Phase::Listing | Phase::Opening => Duration::MAX,
+        }
+    }
+
+    /// Takes an input in.
+    pub fn step(&mut self, input: Input, now: Duration) -> Vec<Output> {
+        match input {
+            Input::Tick => {}
+            Input::Ask(token, wish) => self.wish(token, wish, 0),
+            Input::Own(changes) => {
+                for (key, value) in changes {
+                    match value {
+                        Some(value) => self.own.insert(key, value),
+                        None => self.own.remove(&key),
+                    };
+                }
+                self.publish(now);
+            }
+            Input::Self_(node) => {
+                self.node = node;
+                self.publish(now);
+            }
+            Input::Listed(Ok(listing)) => self.listed(listing, now),
+            Input::Watching(Ok(())) => self.online(now),
+            Input::Watched(Ok(events)) => self.watched(events, now),
+            Input::Ended(number, end) => self.ended(number, end, now),
+            Input::Granted(Ok(lease)) => {
+                self.asking_lease = false;
+                self.lease = Some(lease);
+                self.kept = now;
+                self.publish(now);
+            }
+            Input::Kept(Ok(())) => self.kept = now,
+            Input::Kept(Err(StoreError::LeaseGone)) => self.lease = None,
+            Input::Watched(Err(StoreError::Compacted))
+            | Input::Watching(Err(StoreError::Compacted)) => {
+                // Nothing is wrong with the store: only the list has to be taken again.
+                self.list();
+            }
+            Input::Listed(Err(error))
+            | Input::Watching(Err(error))
+            | Input::Watched(Err(error))
+            | Input::Granted(Err(error))
+            | Input::Kept(Err(error)) => self.lost(&error, now),
+        }
+        self.tick(now);
+        std::mem::take(&mut self.out)
+    }
+
+    // ---- the connection -------------------------------------------------------------------------------------------
+
+    fn tick(&mut self, now: Duration) {
+        match self.phase {
+            Phase::Waiting if now >= self.next => self.list(),
+            Phase::Online => {
+                if now >= self.relist {
+                    self.list();
+                } else if let Some(lease) = self.lease.filter(|_| now >= self.kept + KEEP) {
+                    // Until its answer the next one counts from here.
+                    self.kept = now;
+                    self.out.push(Output::Keep(lease));
+                } else if self.lease.is_none() && !self.asking_lease {
+                    self.asking_lease = true;
+                    self.kept = now;
+                    self.out.push(Output::Grant);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn list(&mut self) {
+        self.phase = Phase::Listing;
+        self.out.push(Output::List);
+    }
+
+    /// The store does not answer as it should: once more, after a while that grows.
+    fn lost(&mut self, error: &StoreError, now: Duration) {
+        self.asking_lease = false;
+        if self.phase == Phase::Waiting {
+            return;
+        }
+        self.phase = Phase::Waiting;
+        self.tried = true;
+        self.why = error.to_string();
+        let pause = if self.safeguards.backoff {
+            let factor = 1_u32.checked_shl(self.failures.min(16)).unwrap_or(u32::MAX);
+            RETRY.0.saturating_mul(factor).min(RETRY.1)
+        } else {
+            Duration::from_millis(1)
+        };
+        self.failures = self.failures.saturating_add(1);
+        // Between half of it and one and a half: hosts that lost it together do not come back together.
+        let thousandth = u32::try_from(self.draw() % 1000).unwrap_or(0);
+        self.next = now + pause / 2 + pause * thousandth / 1000;
+        // Whether they were done is seen in the next list.
+        for (_, pending) in std::mem::take(&mut self.pending) {
+            if let Pending::Wish(token, wish, ..) = pending {
+                self.reply(token, Err(self.offline(&wish)));
+            }
+        }
+        for (token, wish) in std::mem::take(&mut self.early) {
+            self.reply(token, Err(self.offline(&wish)));
+        }
+        for (token, wish, _) in std::mem::take(&mut self.again) {
+            self.reply(token, Err(self.offline(&wish)));
+        }
+        self.out.push(Output::News(vec![News::Link(self.link())]));
+    }
+
+    fn draw(&mut self) -> u64 {
+        // xorshift64: enough to spread hosts.
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random
+    }
+
+    fn listed(&mut self, listing: Listing, now: Duration) {
+        self.tried = true;
+        let revision = listing.revision;
+        let safeguards = self.safeguards;
+        let (news, saved, reset) = self.mirror.replace(listing, safeguards);
+        if reset {
+            self.alarm(
+                "the store was emptied or restored: hosts write their records again".to_owned(),
+            );
+        }
+        self.tell(news, saved);
+        self.relist = now + RELIST;
+        self.phase = Phase::Opening;
+        self.out.push(Output::Watch(revision + 1));
+    }
+
+    fn online(&mut self, now: Duration) {
+        if self.phase != Phase::Opening {
+            return;
+        }
+        self.phase = Phase::Online;
+        self.failures = 0;
+        self.why.clear();
+        self.out.push(Output::News(vec![News::Link(Link::Online)]));
+        self.publish(now);
+        for (token, wish) in std::mem::take(&mut self.early) {
+            self.wish(token, wish, 0);
+        }
+        self.retry();
+    }
+
+    fn watched(&mut self, events: Events, now: Duration) {
+        if self.phase != Phase::Online {
+            return;
+        }
+        let own = |event: &Event| {
+            let key = match event {
+                Event::Put(kv) => &kv.key,
+                Event::Delete { key, .. } => key,
+            };
+            Key::parse(key).is_some_and(|key| key.node() == Some(&self.name)) || key == META
+        };
+        let is_own = events.iter().any(own);
+        let (news, saved) = self.mirror.apply(events);
+        self.tell(news, saved);
+        if is_own || !self.mirror.lost_claims.is_empty() {
+            self.publish(now);
+        }
+        self.retry();
+    }
+
+    fn tell(&mut self, news: Vec<News>, saved: Vec<(String, Option<Vec<u8>>)>) {
+        if !news.is_empty() {
+            self.out.push(Output::News(news));
+        }
+        if !saved.is_empty() {
+            self.out.push(Output::Save(saved));
+        }
+    }
+
+    fn alarm(&mut self, text: String) {
+        if self.alarms.insert(text.clone()) {
+            self.out.push(Output::Alarm(text));
+        }
+    }
+
+    fn txn(&mut self, txn: Txn, pending: Pending) {
+        self.number += 1;
+        self.pending.insert(self.number, pending);
+        self.out.push(Output::Txn(self.number, txn));
+    }
+
+    fn ended(&mut self, number: u64, end: std::result::Result<TxnEnd, StoreError>, now: Duration) {
+        // One that was given up: the list has told what became of it.
+        let Some(pending) = self.pending.remove(&number) else {
+            return;
+        };
+        let end = match end {
+            Ok(end) => end,
+            Err(StoreError::LeaseGone) => {
+                self.lease = None;
+                return self.publish(now);
+            }
+            Err(error) => {
+                self.pending.insert(number, pending);
+                return self.lost(&error, now);
+            }
+        };
+        match pending {
+            // Another host may have been first: then a watch tells which cluster it is.
+            Pending::Meta(_) if !end.done => {}
+            Pending::Meta(writes) => {
+                let (news, saved) = self.mirror.wrote(writes, end.revision, &self.node.id);
+                self.tell(news, saved);
+            }
+            Pending::Own(writes) if end.done => {
+                let (news, saved) = self.mirror.wrote(writes, end.revision, &self.node.id);
+                self.tell(news, saved);
+            }
+            Pending::Own(writes) => {
+                // Somebody else holds what this host says is its own.
+                for write in &writes {
+                    if let Some(key @ Key::Claim(..)) = Key::parse(write.key()) {
+                        self.mirror.contested(&key);
+                    }
+                }
+                self.list();
+            }
+            Pending::Alive => {
+                self.mirror.alive_lease = self.lease;
+            }
+            Pending::Wish(token, wish, tries, writes) => {
+                if end.done {
+                    let (news, saved) = self.mirror.wrote(writes, end.revision, &self.node.id);
+                    self.tell(news, saved);
+                    if let Wish::RemoveNode(name) = &wish
+                        && (self.mirror.of_node(name).next().is_some()
+                            || self.mirror.claims_of(name).next().is_some())
+                    {
+                        return self.wish(token, wish, tries);
+                    }
+                    self.reply(token, Ok(()));
+                } else if tries >= TRIES {
+                    let text = "too many hosts want the same at once: try again";
+                    self.reply(token, Err(Error::new(Code::Conflict, text)));
+                } else {
+                    // What was lost to is told by the watch; should it not, by a list.
+                    self.again.push((token, wish, tries + 1));
+                    self.list();
+                }
+            }
+        }
+        self.publish(now);
+    }
+
+    fn retry(&mut self) {
+        if self.phase == Phase::Online {
+            for (token, wish, tries) in std::mem::take(&mut self.again) {
+                self.wish(token, wish, tries);
+            }
+        }
+    }
+}

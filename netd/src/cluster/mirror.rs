@@ -1,0 +1,547 @@
+//! What a host knows of the store: the keys as they were read last, and which of them the store may have forgotten.
+//!
+//! Each change of it is told as [`News`], for the owner, and as keys to keep, for the next start.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use netd_model::id::{ContainerId, Name};
+use netd_model::record::Network;
+use netd_model::{NetworkId, Prefix};
+
+use super::core::{Link, Safeguards};
+use super::keys::Key;
+use super::records::{self, Claim, Meta, Node, Record, Station};
+use super::store::{Event, Events, KeyValue, Lease, Listing, Revision, Write};
+
+/// Where the revision is kept, beside the keys of the store.
+const REVISION: &str = "@revision";
+
+/// One thing that changed.
+#[derive(Clone, Debug, PartialEq)]
+pub enum News {
+    /// How it stands with the store.
+    Link(Link),
+    /// A host; none: it was removed.
+    Node(Name, Option<Node>),
+    /// A host gives signs of life, or does not.
+    Alive(Name, bool),
+    /// A network; none: it was removed.
+    Network(NetworkId, Option<Box<Network>>),
+    /// The part of a host in a network.
+    Member(Name, NetworkId, Option<Station>),
+    /// A container elsewhere.
+    Endpoint(Name, NetworkId, ContainerId, Option<Station>),
+    /// Who decides on addresses.
+    Claim(NetworkId, Prefix, Option<Claim>),
+}
+
+/// Keys to keep.
+pub type Saved = Vec<(String, Option<Vec<u8>>)>;
+
+#[derive(Clone, Debug)]
+struct Entry {
+    value: Vec<u8>,
+    revision: Revision,
+    /// The last good reading.
+    record: Option<Record>,
+    /// The store does not hold it any more, and that is not believed.
+    ghost: bool,
+}
+
+/// The keys.
+#[derive(Debug, Default)]
+pub struct Mirror {
+    entries: BTreeMap<Key, Entry>,
+    /// The revision of the store that this is the state of.
+    pub revision: Revision,
+    /// Which cluster it is.
+    pub cluster: Option<String>,
+    /// Lists taken.
+    pub lists: u64,
+    /// Keys whose value is of no use.
+    pub faults: BTreeMap<String, String>,
+    /// The lease that this host's sign of life is bound to in the store.
+    pub alive_lease: Option<Lease>,
+    /// Own claims that the store does not hold as such.
+    pub lost_claims: BTreeSet<Key>,
+    /// Own claims, whatever the store says.
+    held: BTreeMap<Key, Vec<u8>>,
+    /// Own claims that somebody else wrote over.
+    pub contested: BTreeSet<Key>,
+    me: Option<(Name, String)>,
+}
+
+impl Mirror {
+    /// What was kept of an earlier life.
+    pub fn restored(view: Vec<(String, Vec<u8>)>) -> Self {
+        let mut mirror = Self::default();
+        for (text, value) in view {
+            if text == REVISION {
+                let text = String::from_utf8_lossy(&value);
+                mirror.revision = text.parse().unwrap_or(0);
+            } else if let Some(key) = Key::parse(&text) {
+                let record = records::read(&key, &value).ok();
+                if let Some(Record::Meta(meta)) = &record {
+                    mirror.cluster = Some(meta.id.clone());
+                }
+                let entry = Entry {
+                    value,
+                    revision: 0,
+                    record,
+                    ghost: false,
+                };
+                mirror.entries.insert(key, entry);
+            }
+        }
+        mirror
+    }
+
+    /// Says who this host is: what it holds is told from what others do.
+    pub fn set_me(&mut self, name: Name, id: String) {
+        let is_mine =
+            |entry: &Entry| matches!(&entry.record, Some(Record::Claim(claim)) if claim.id == id);
+        let claims = self.entries.iter().filter(|(_, entry)| is_mine(entry));
+        self.held = claims
+            .map(|(key, entry)| (key.clone(), entry.value.clone()))
+            .collect();
+        self.me = Some((name, id));
+    }
+
+    /// Everything, as news.
+    pub fn all(&self) -> Vec<News> {
+        let entries = self.entries.iter();
+        entries
+            .filter_map(|(key, entry)| news(key, entry.record.as_ref()))
+            .collect()
+    }
+
+    // ---- questions ------------------------------------------------------------------------------------------------
+
+    /// Which cluster the store says it is.
+    pub fn meta(&self) -> Option<&Meta> {
+        match self.record(&Key::Meta) {
+            Some(Record::Meta(meta)) if self.raw(&Key::Meta).is_some() => Some(meta),
+            _ => None,
+        }
+    }
+
+    /// The last good reading of a key.
+    pub fn record(&self, key: &Key) -> Option<&Record> {
+        self.entries.get(key)?.record.as_ref()
+    }
+
+    /// What the store holds.
+    pub fn raw(&self, key: &Key) -> Option<&Vec<u8>> {
+        let entry = self.entries.get(key).filter(|entry| !entry.ghost)?;
+        Some(&entry.value)
+    }
+
+    /// When the store was told it.
+    pub fn revision_of(&self, key: &Key) -> Option<Revision> {
+        let entry = self.entries.get(key).filter(|entry| !entry.ghost)?;
+        Some(entry.revision)
+    }
+
+    /// Keys of one host that the store holds.
+    pub fn of_node<'a>(&'a self, node: &'a Name) -> impl Iterator<Item = &'a Key> {
+        let (net, id) = (zero_network(), zero_container());
+        let ends = [Key::Node(node.clone()), Key::Alive(node.clone())];
+        let single = ends
+            .into_iter()
+            .filter_map(|key| self.entries.get_key_value(&key));
+        let members = self.entries.range(Key::Member(node.clone(), net.clone())..);
+        let endpoints = self.entries.range(Key::Endpoint(node.clone(), net, id)..);
+        let is_of = move |(key, _): &(&Key, &Entry)| key.node() == Some(node);
+        single
+            .chain(members.take_while(is_of))
+            .chain(endpoints.take_while(is_of))
+            .filter(|(_, entry)| !entry.ghost)
+            .map(|(key, _)| key)
+    }
+
+    /// The networks.
+    pub fn networks(&self) -> impl Iterator<Item = &Network> {
+        let range = self.entries.range(Key::Network(zero_network())..);
+        range
+            .map_while(|(key, entry)| match (key, &entry.record) {
+                (Key::Network(_), Some(Record::Network(network))) => Some(Some(&**network)),
+                (Key::Network(_), _) => Some(None),
+                _ => None,
+            })
+            .flatten()
+    }
+
+    /// The hosts that take part in a network.
+    pub fn members<'a>(
+        &'a self,
+        net: &'a NetworkId,
+    ) -> impl Iterator<Item = (&'a Name, &'a Station)> {
+        let entries = self.entries.iter();
+        entries.filter_map(move |(key, entry)| match (key, &entry.record) {
+            (Key::Member(node, of), Some(Record::Station(station)))
+                if of == net && !entry.ghost =>
+            {
+                Some((node, station))
+            }
+            _ => None,
+        })
+    }
+
+    /// The claims on a network, those that were given back too.
+    pub fn claims<'a>(
+        &'a self,
+        net: &'a NetworkId,
+    ) -> impl Iterator<Item = (Prefix, Option<&'a Claim>)> {
+        let first = Prefix::default_route(netd_model::net::Family::V4);
+        let range = self.entries.range(Key::Claim(net.clone(), first)..);
+        range.map_while(move |(key, entry)| match key {
+            Key::Claim(of, prefix) if of == net => {
+                let claim = match &entry.record {
+                    Some(Record::Claim(claim)) => Some(claim),
+                    _ => None,
+                };
+                Some((*prefix, claim))
+            }
+            _ => None,
+        })
+    }
+
+    /// What a host has claimed.
+    pub fn claims_of<'a>(&'a self, node: &'a Name) -> impl Iterator<Item = &'a Key> {
+        let entries = self.entries.iter();
+        entries.filter_map(move |(key, entry)| match &entry.record {
+            Some(Record::Claim(claim)) if claim.node.as_ref() == Some(node) => Some(key),
+            _ => None,
+        })
+    }
+
+    /// Whether nobody holds these addresses, as far as is known.
+    pub fn is_free(&self, net: &NetworkId, prefix: Prefix) -> bool {
+        let key = Key::Claim(net.clone(), prefix);
+        match self.entries.get(&key) {
+            None => !self.held.contains_key(&key),
+            Some(entry) => {
+                matches!(&entry.record, Some(Record::Claim(claim)) if claim.node.is_none())
+                    && !entry.ghost
+            }
+        }
+    }
+
+    /// Who holds these addresses; one that cannot be read is somebody.
+    pub fn holder(&self, net: &NetworkId, prefix: Prefix) -> Option<&Claim> {
+        match self.record(&Key::Claim(net.clone(), prefix))? {
+            Record::Claim(claim) if claim.node.is_some() => Some(claim),
+            _ => None,
+        }
+    }
+
+    /// Networks and own claims that the store forgot.
+    pub fn lost(&self) -> Vec<(Key, Vec<u8>)> {
+        let ghosts = self
+            .entries
+            .iter()
+            .filter(|(key, entry)| entry.ghost && matches!(key, Key::Network(_)));
+        let networks = ghosts.map(|(key, entry)| (key.clone(), entry.value.clone()));
+        let claims = self
+            .lost_claims
+            .iter()
+            .filter(|key| !self.contested.contains(*key));
+        let claims = claims.filter_map(|key| Some((key.clone(), self.held.get(key)?.clone())));
+        networks.chain(claims).collect()
+    }
+
+    // ---- changes --------------------------------------------------------------------------------------------------
+
+    /// Takes in a list of all keys. Whether the store was emptied, exchanged or restored is told too.
+    pub fn replace(
+        &mut self,
+        listing: Listing,
+        safeguards: Safeguards,
+    ) -> (Vec<News>, Saved, bool) {
+        let meta = listing.kvs.iter().find(|kv| kv.key == super::keys::META);
+        let id = meta.and_then(|kv| match records::read(&Key::Meta, &kv.value) {
+            Ok(Record::Meta(meta)) => Some(meta.id),
+            _ => None,
+        });
+        let known = self.cluster.is_some();
+        let reset = known && (id != self.cluster || listing.revision < self.revision);
+        let distrust = reset && safeguards.distrust_reset;
+        self.lists += 1;
+        self.revision = listing.revision;
+        if id.is_some() {
+            self.cluster = id;
+        }
+        let mut change = Change::default();
+        let mut seen = BTreeSet::new();
+        for kv in listing.kvs {
+            if let Some(key) = Key::parse(&kv.key) {
+                seen.insert(key.clone());
+                self.put(&key, kv, &mut change);
+            }
+        }
+        let gone: Vec<Key> = self
+            .entries
+            .iter()
+            .filter(|(key, entry)| !seen.contains(*key) && !entry.ghost)
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in gone {
+            let keeps =
+                distrust && !matches!(key, Key::Alive(_) | Key::Meta) && !self.is_mine(&key);
+            if keeps || (!safeguards.relist && key.node().is_some()) {
+                if let Some(entry) = self.entries.get_mut(&key) {
+                    entry.ghost = true;
+                }
+            } else {
+                self.remove(&key, &mut change);
+            }
+        }
+        self.alive_lease = self.alive_lease.filter(|_| !reset);
+        let (news, saved) = self.told(change);
+        (news, saved, reset)
+    }
+
+    /// Takes in what a watch told.
+    pub fn apply(&mut self, events: Events) -> (Vec<News>, Saved) {
+        let mut change = Change::default();
+        for event in events {
+            match event {
+                Event::Put(kv) => {
+                    self.revision = self.revision.max(kv.revision);
+                    if let Some(key) = Key::parse(&kv.key) {
+                        self.put(&key, kv, &mut change);
+                    }
+                }
+                Event::Delete { key, revision } => {
+                    self.revision = self.revision.max(revision);
+                    let Some(key) = Key::parse(&key) else {
+                        continue;
+                    };
+                    // Told late: it was written again since.
+                    let is_old = self.revision_of(&key).is_some_and(|held| held > revision);
+                    if !is_old {
+                        self.remove(&key, &mut change);
+                    }
+                }
+            }
+        }
+        self.told(change)
+    }
+
+    /// Takes in what a transaction of this host wrote, before a watch tells it.
+    pub fn wrote(
+        &mut self,
+        writes: Vec<Write>,
+        revision: Revision,
+        _id: &str,
+    ) -> (Vec<News>, Saved) {
+        let mut change = Change::default();
+        for write in writes {
+            let Some(key) = Key::parse(write.key()) else {
+                continue;
+            };
+            match write {
+                Write::Put {
+                    key: text, value, ..
+                } => {
+                    let kv = KeyValue {
+                        key: text,
+                        value,
+                        revision,
+                    };
+                    self.put(&key, kv, &mut change);
+                }
+                Write::Delete(_) => self.remove(&key, &mut change),
+            }
+        }
+        self.told(change)
+    }
+
+    /// A claim is not this host's any more.
+    pub fn let_go(&mut self, net: &NetworkId, prefix: Prefix) {
+        let key = Key::Claim(net.clone(), prefix);
+        self.held.remove(&key);
+        self.lost_claims.remove(&key);
+    }
+
+    /// Somebody else holds what this host has claimed.
+    pub fn contested(&mut self, key: &Key) {
+        self.contested.insert(key.clone());
+    }
+
+    fn is_mine(&self, key: &Key) -> bool {
+        let name = self.me.as_ref().map(|(name, _)| name);
+        (key.node().is_some() && key.node() == name) || self.held.contains_key(key)
+    }
+
+    fn told(&self, mut change: Change) -> (Vec<News>, Saved) {
+        if !change.saved.is_empty() {
+            let revision = self.revision.to_string().into_bytes();
+            change.saved.push((REVISION.to_owned(), Some(revision)));
+        }
+        (change.news, change.saved)
+    }
+
+    fn put(&mut self, key: &Key, kv: KeyValue, change: &mut Change) {
+        if let Some(held) = self.entries.get_mut(key) {
+            if held.revision > kv.revision && !held.ghost {
+                return;
+            }
+            if held.value == kv.value {
+                held.revision = kv.revision;
+                let was_ghost = std::mem::take(&mut held.ghost);
+                self.lost_claims.remove(key);
+                self.contested.remove(key);
+                if let (Key::Alive(node), true) = (key, was_ghost) {
+                    self.lay(&node.clone(), change);
+                }
+                return;
+            }
+        }
+        let record = match records::read(key, &kv.value) {
+            Ok(record) => {
+                self.faults.remove(&kv.key);
+                Some(record)
+            }
+            Err(why) => {
+                self.faults.insert(kv.key.clone(), why);
+                // The last good one stays.
+                None
+            }
+        };
+        if let Some(Record::Meta(meta)) = &record {
+            self.cluster = Some(meta.id.clone());
+        }
+        let good = record.is_some();
+        let record = record.or_else(|| self.entries.remove(key).and_then(|old| old.record));
+        if good && !self.claimed(key, record.as_ref(), &kv.value) {
+            change.news.extend(news(key, record.as_ref()));
+        }
+        if good {
+            // What is kept for the next start is the last good one too.
+            change.saved.push((kv.key, Some(kv.value.clone())));
+        }
+        let entry = Entry {
+            value: kv.value,
+            revision: kv.revision,
+            record,
+            ghost: false,
+        };
+        self.entries.insert(key.clone(), entry);
+        if let Key::Alive(node) = key {
+            self.lay(node, change);
+        }
+    }
+
+    /// Notes a claim of this host, or that somebody else wrote over one; then nothing changes here.
+    fn claimed(&mut self, key: &Key, record: Option<&Record>, value: &[u8]) -> bool {
+        let Some(Record::Claim(claim)) = record else {
+            return false;
+        };
+        let mine = self
+            .me
+            .as_ref()
+            .is_some_and(|(_, id)| claim.node.is_some() && *id == claim.id);
+        if mine {
+            self.held.insert(key.clone(), value.to_vec());
+            self.lost_claims.remove(key);
+            self.contested.remove(key);
+            return false;
+        }
+        let foreign = self.held.contains_key(key);
+        if foreign {
+            self.contested.insert(key.clone());
+        }
+        foreign
+    }
+
+    /// A host that writes its sign of life has written everything else before: what the store forgot of it is gone.
+    fn lay(&mut self, node: &Name, change: &mut Change) {
+        let of_node = |key: &Key, entry: &Entry| {
+            let claims = matches!(&entry.record, Some(Record::Claim(claim)) if claim.node.as_ref() == Some(node));
+            entry.ghost && (key.node() == Some(node) || claims)
+        };
+        let ghosts: Vec<Key> = self
+            .entries
+            .iter()
+            .filter(|(key, entry)| of_node(key, entry))
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in ghosts {
+            self.remove(&key, change);
+        }
+    }
+
+    fn remove(&mut self, key: &Key, change: &mut Change) {
+        if self.held.contains_key(key) {
+            // Only this host gives it back.
+            self.lost_claims.insert(key.clone());
+            if let Some(entry) = self.entries.get_mut(key) {
+                entry.ghost = true;
+            }
+            return;
+        }
+        if self.entries.remove(key).is_none() {
+            return;
+        }
+        let text = key.text();
+        self.faults.remove(&text);
+        change.news.extend(news(key, None));
+        change.saved.push((text, None));
+    }
+}
+
+#[derive(Debug, Default)]
+struct Change {
+    news: Vec<News>,
+    saved: Saved,
+}
+
+fn news(key: &Key, record: Option<&Record>) -> Option<News> {
+    let station = || match record {
+        Some(Record::Station(station)) => Some(station.clone()),
+        _ => None,
+    };
+    Some(match key {
+        Key::Meta => return None,
+        Key::Node(node) => News::Node(
+            node.clone(),
+            match record {
+                Some(Record::Node(node)) => Some(node.clone()),
+                _ => None,
+            },
+        ),
+        Key::Alive(node) => News::Alive(node.clone(), record.is_some()),
+        Key::Network(id) => News::Network(
+            id.clone(),
+            match record {
+                Some(Record::Network(network)) => Some(network.clone()),
+                _ => None,
+            },
+        ),
+        Key::Member(node, net) => News::Member(node.clone(), net.clone(), station()),
+        Key::Endpoint(node, net, id) => {
+            News::Endpoint(node.clone(), net.clone(), id.clone(), station())
+        }
+        Key::Claim(net, prefix) => News::Claim(
+            net.clone(),
+            *prefix,
+            match record {
+                Some(Record::Claim(claim)) => Some(claim.clone()),
+                _ => None,
+            },
+        ),
+    })
+}
+
+/// The least of all ids.
+fn zero_network() -> NetworkId {
+    NetworkId::from_bytes([0; 16])
+}
+
+fn zero_container() -> ContainerId {
+    match ContainerId::parse("0") {
+        Ok(id) => id,
+        Err(error) => unreachable!("{error}"),
+    }
+}

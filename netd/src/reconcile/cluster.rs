@@ -1,0 +1,657 @@
+//! The owner and the cluster: takes in what other hosts say, says what this host has, and has requests wait for addresses that
+//! have to be claimed first.
+//!
+//! A change elsewhere becomes operations on the objects it is about and no others. One job of these is under way at a time;
+//! what comes meanwhile is gathered, so that the kernel is told the latest and never the older one last.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::Instant;
+
+use netd_model::api::DryRun;
+use netd_model::error::{Code, Error, Result};
+use netd_model::id::{ContainerId, NetworkId};
+use netd_model::request::{CreateNetwork, Join};
+use netd_model::{Ns, Object, Op, Owner as ObjectOwner};
+use tokio::sync::mpsc;
+
+use crate::cluster::core::{Input, Link, Token, Wish};
+use crate::cluster::keys::Key;
+use crate::cluster::{Ends, Told};
+use crate::kernel::Noticed;
+use crate::reconcile::handle::{Answer, Message, Request};
+use crate::reconcile::job::{Outcome, Work};
+use crate::reconcile::journal::Entry;
+use crate::reconcile::naming;
+use crate::reconcile::outcomes::failure;
+use crate::reconcile::owner::{Owner, Reply, Then, Touches, random};
+use crate::reconcile::queue::Subject;
+use crate::reconcile::requests::answer;
+use crate::reconcile::world::overlay::{Shared, StationKey, is_overlay};
+
+/// How often a network is planned anew because another host was faster.
+const TRIES: u32 = 8;
+
+/// What this host shares, and waits for.
+#[derive(Debug, Default)]
+pub(crate) struct Cluster {
+    inputs: Option<mpsc::UnboundedSender<Input>>,
+    /// Whether the address of this host was configured.
+    fixed: bool,
+    /// What the core was told to keep in the store of this host's.
+    own: BTreeMap<Key, Vec<u8>>,
+    waiting: BTreeMap<Token, Waiting>,
+    next: Token,
+    /// Networks that more is being claimed for, before it is needed.
+    ahead: BTreeSet<NetworkId>,
+    /// What the kernel holds, or will when the jobs under way are done, of stations that changed since.
+    stale: BTreeMap<StationKey, Vec<Object>>,
+    /// The same of networks whose own part changed.
+    stale_networks: BTreeMap<NetworkId, Vec<Object>>,
+    /// The same of the host's share.
+    stale_host: Option<Vec<Object>>,
+    busy: bool,
+    /// Networks whose names elsewhere are in the zone.
+    named: BTreeSet<NetworkId>,
+    faults: BTreeMap<String, String>,
+}
+
+/// Who waits for an answer of the store.
+#[derive(Debug)]
+enum Waiting {
+    /// A request that needs addresses.
+    Message(Box<Message>, Vec<Subject>),
+    /// A new network.
+    Network(Box<CreateNetwork>, NetworkId, u32, Reply),
+    /// The end of a network.
+    Removal(Option<Reply>),
+    /// Addresses ahead of time.
+    Ahead(NetworkId),
+    /// The end of a host.
+    Node(String, Reply),
+}
+
+impl Owner {
+    /// Joins the cluster: takes in what an earlier life knew of it.
+    pub(crate) fn join_cluster(&mut self, ends: Ends) -> mpsc::UnboundedReceiver<Told> {
+        let Ends {
+            name,
+            node,
+            fixed,
+            restored,
+            inputs,
+            told,
+        } = ends;
+        let mut shared = Shared::new(name, node);
+        if shared.node.address.is_unspecified() {
+            // Until the store is reached it is where it was.
+            let earlier = restored.iter().find_map(|news| match news {
+                crate::cluster::mirror::News::Node(of, Some(node)) if *of == shared.name => {
+                    Some((node.address, node.mtu))
+                }
+                _ => None,
+            });
+            if let Some((address, mtu)) = earlier {
+                shared.node.address = address;
+                shared.node.mtu = mtu;
+            }
+        }
+        if let Some(mtu) = self.world.facts.mtus.get(&shared.node.address) {
+            shared.node.mtu = *mtu;
+        }
+        let node = shared.node.clone();
+        self.world.shared = Some(shared);
+        self.cluster.inputs = Some(inputs);
+        self.cluster.fixed = fixed;
+        self.world.take_in(restored);
+        let ids: Vec<NetworkId> = self.world.overlays().map(|net| net.id.clone()).collect();
+        ids.iter().for_each(|id| self.show_network(id));
+        self.say(Input::Self_(node));
+        told
+    }
+
+    fn say(&self, input: Input) {
+        if let Some(inputs) = &self.cluster.inputs {
+            // Its end is the end of the daemon.
+            let _ = inputs.send(input);
+        }
+    }
+
+    fn wish(&mut self, wish: Wish, waiting: Waiting) {
+        let token = self.cluster.next;
+        self.cluster.next += 1;
+        self.cluster.waiting.insert(token, waiting);
+        self.say(Input::Ask(token, wish));
+    }
+
+    /// Takes what the cluster tells.
+    pub(crate) fn hear(&mut self, told: Told) {
+        match told {
+            Told::News(news) => {
+                let affected = self.world.affected(&news);
+                self.note_stale(&affected);
+                self.cluster
+                    .stale_host
+                    .get_or_insert_with(|| self.world.host_objects());
+                let networks = self.changing(&news);
+                self.note_stale_networks(&networks);
+                let effects = self.world.take_in(news);
+                effects.networks.iter().for_each(|id| self.show_network(id));
+                effects.stations.iter().for_each(|key| self.name(key));
+                for id in effects.gone {
+                    self.forget_network(&id);
+                }
+                self.follow();
+            }
+            Told::Reply(token, answer) => self.replied(token, answer),
+            Told::Alarm(text) => {
+                tracing::warn!("{text}");
+                self.journal.add(Entry::new("cluster", String::new(), text));
+            }
+            Told::Faults(faults) => {
+                for (key, why) in &faults {
+                    if !self.cluster.faults.contains_key(key) {
+                        let text = format!("it is not used: {why}");
+                        tracing::warn!(key, why, "a record of the cluster is not used");
+                        self.journal
+                            .add(Entry::new("bad_record", key.clone(), text));
+                    }
+                }
+                self.cluster.faults = faults;
+            }
+            Told::Local(address) => self.found_at(address),
+        }
+        self.publish();
+    }
+
+    /// What is wrong with the cluster, each with its remedy.
+    pub(crate) fn cluster_warnings(&self) -> Vec<String> {
+        let mut warnings = self.world.cluster_warnings();
+        warnings.extend(self.cluster.faults.iter().map(|(key, why)| {
+            format!(
+                "record {key} of the shared store is not used: {why}; what was known before stays"
+            )
+        }));
+        warnings
+    }
+
+    /// Networks whose own part news may change.
+    fn changing(&self, news: &[crate::cluster::mirror::News]) -> BTreeSet<NetworkId> {
+        use crate::cluster::mirror::News;
+        let id = |news: &News| match news {
+            News::Claim(id, ..) => Some(id.clone()),
+            _ => None,
+        };
+        news.iter()
+            .filter_map(id)
+            .filter(|id| self.world.is_present(id))
+            .collect()
+    }
+
+    fn note_stale(&mut self, keys: &BTreeSet<StationKey>) {
+        for key in keys {
+            if !self.cluster.stale.contains_key(key) {
+                let held = self.world.station_objects(key);
+                self.cluster.stale.insert(key.clone(), held);
+            }
+        }
+    }
+
+    fn note_stale_networks(&mut self, ids: &BTreeSet<NetworkId>) {
+        for id in ids {
+            if !self.cluster.stale_networks.contains_key(id) {
+                let held = self.world.objects([id], []);
+                self.cluster.stale_networks.insert(id.clone(), held);
+            }
+        }
+    }
+
+    /// The address that this host is reached at, as the way to the store shows.
+    fn found_at(&mut self, found: IpAddr) {
+        let address = match &self.world.shared {
+            Some(shared) if self.cluster.fixed => shared.node.address,
+            _ => found,
+        };
+        let mtu = self.world.facts.mtus.get(&address).copied();
+        self.be_at(address, mtu);
+    }
+
+    /// Facts were read anew: the MTU of the own interface may be another.
+    pub(crate) fn see_own_mtu(&mut self) {
+        let Some(address) = self.world.shared.as_ref().map(|shared| shared.node.address) else {
+            return;
+        };
+        let mtu = self.world.facts.mtus.get(&address).copied();
+        self.be_at(address, mtu);
+    }
+
+    fn be_at(&mut self, address: IpAddr, mtu: Option<u32>) {
+        let Some(shared) = &self.world.shared else {
+            return;
+        };
+        let mtu = mtu.unwrap_or(shared.node.mtu);
+        if (shared.node.address, shared.node.mtu) == (address, mtu) {
+            return;
+        }
+        let ids: BTreeSet<NetworkId> = self.world.overlays().map(|net| net.id.clone()).collect();
+        self.note_stale_networks(&ids);
+        self.cluster
+            .stale_host
+            .get_or_insert_with(|| self.world.host_objects());
+        self.world.move_to(address, mtu);
+        tracing::info!(%address, mtu, "other hosts reach this one at");
+        if let Some(shared) = &self.world.shared {
+            self.say(Input::Self_(shared.node.clone()));
+        }
+        ids.iter().for_each(|id| self.tell_part(id, None));
+        self.follow();
+    }
+
+    /// Carries out what changed elsewhere, unless that is being done already.
+    pub(crate) fn follow(&mut self) {
+        if self.cluster.busy || !self.ready || self.purging {
+            return;
+        }
+        let free = |id: &NetworkId| {
+            let name = self
+                .world
+                .network(id)
+                .map(|net| Subject::Network(net.name.clone()));
+            name.is_none_or(|subject| !self.busy.contains(&subject))
+        };
+        let (networks, later): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            std::mem::take(&mut self.cluster.stale_networks)
+                .into_iter()
+                .partition(|(id, _)| free(id));
+        let (stations, wait): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            std::mem::take(&mut self.cluster.stale)
+                .into_iter()
+                .partition(|((id, ..), _)| free(id) && !later.contains_key(id));
+        self.cluster.stale_networks = later;
+        self.cluster.stale = wait;
+        let mut touched: BTreeSet<NetworkId> = networks.keys().cloned().collect();
+        let mut before: Vec<Object> = networks.values().flatten().cloned().collect();
+        let mut after = self.world.objects(networks.keys(), []);
+        for ((id, ..), held) in stations
+            .iter()
+            .filter(|((id, ..), _)| !networks.contains_key(id))
+        {
+            touched.insert(id.clone());
+            before.extend(held.iter().cloned());
+        }
+        for key in stations
+            .keys()
+            .filter(|(id, ..)| !networks.contains_key(id))
+        {
+            after.extend(self.world.station_objects(key));
+        }
+        // A job that brings the host's share along is planned from what was before: what changed since comes after it.
+        let is_brought = self.pending.values().any(|pending| pending.touches.host);
+        if let Some(held) = self.cluster.stale_host.take_if(|_| !is_brought) {
+            self.host_held = self.world.host_objects();
+            before.extend(held);
+            after.extend(self.host_held.iter().cloned());
+        }
+        let ops = self.ops(before, &after);
+        if ops.is_empty() {
+            return;
+        }
+        self.cluster.busy = true;
+        let ids: Vec<NetworkId> = touched.into_iter().collect();
+        let mut touches = Touches::of(None, &ids);
+        let is_of_host =
+            |op: &Op| matches!(op, Op::Add(o) | Op::Remove(o) if *o.owner() == ObjectOwner::Host);
+        touches.host = ops.iter().any(is_of_host);
+        let work = Work::Repair {
+            before: Vec::new(),
+            ops,
+        };
+        self.submit(work, Vec::new(), touches, Then::Followed);
+    }
+
+    pub(crate) fn followed(&mut self, outcome: Outcome) {
+        self.cluster.busy = false;
+        let failed = match outcome {
+            Outcome::Repaired(failures) => {
+                for (op, why) in &failures {
+                    tracing::warn!(%op, why, "a change of the cluster could not be carried out: the host is looked at");
+                }
+                !failures.is_empty()
+            }
+            other => {
+                tracing::warn!(error = %failure(other), "a change of the cluster could not be carried out");
+                true
+            }
+        };
+        if failed {
+            let place = Noticed::Place {
+                ns: Ns::Host,
+                what: "an overlay network".to_owned(),
+                by: None,
+            };
+            self.drift.notice(place, Instant::now());
+        }
+        self.follow();
+    }
+
+    // ---- what readers see -----------------------------------------------------------------------------------------
+
+    fn show_network(&mut self, id: &NetworkId) {
+        let Some(record) = self.world.network(id) else {
+            return;
+        };
+        let view = crate::reconcile::view::network(record);
+        let spec = naming::of_network(record);
+        let fresh = self.network_views.insert(id.clone(), view).is_none();
+        self.zone.update(|zone| zone.set_network(id, spec));
+        if fresh {
+            let name = record.name.clone();
+            tracing::info!(network = %name, %id, "a network of the cluster");
+            self.journal.add(Entry::new(
+                "network_created",
+                name.to_string(),
+                format!("id {id}, overlay"),
+            ));
+        }
+    }
+
+    fn forget_network(&mut self, id: &NetworkId) {
+        self.cluster.named.remove(id);
+        if let Some(record) = self.leave_network(id) {
+            tracing::info!(network = %record.name, "a network of the cluster was removed");
+            self.journal.add(Entry::new(
+                "network_removed",
+                record.name.to_string(),
+                "overlay".to_owned(),
+            ));
+        }
+    }
+
+    /// Puts the names of a station into the zone, where this host's containers can ask for them.
+    fn name(&mut self, key: &StationKey) {
+        let (net, node, id) = key;
+        let Some(id) = id.as_ref().filter(|_| self.cluster.named.contains(net)) else {
+            return;
+        };
+        let holder = format!("{node}/{id}");
+        let names = self.world.names_elsewhere(key);
+        self.zone.update(|zone| {
+            zone.remove_names(net, &holder);
+            if let Some((names, ips)) = names {
+                zone.add_names(net, names, &ips, &holder);
+            }
+        });
+    }
+
+    /// A network came to this host, or left it: the names of its containers elsewhere come and go with it.
+    fn name_network(&mut self, id: &NetworkId) {
+        let present = self.world.network(id).is_some_and(is_overlay) && self.world.is_present(id);
+        if present == self.cluster.named.contains(id) {
+            return;
+        }
+        let keys = self.world.stations(|(net, ..)| net == id);
+        if present {
+            self.cluster.named.insert(id.clone());
+            keys.iter().for_each(|key| self.name(key));
+        } else {
+            self.cluster.named.remove(id);
+            self.zone.update(|zone| {
+                for (net, node, container) in &keys {
+                    if let Some(container) = container {
+                        zone.remove_names(net, &format!("{node}/{container}"));
+                    }
+                }
+            });
+        }
+    }
+
+    // ---- what others are told -------------------------------------------------------------------------------------
+
+    /// Tells the cluster what a container has now; nothing, when it is leaving.
+    pub(crate) fn tell_cluster(&mut self, id: &ContainerId, leaving: bool) {
+        let Some(shared) = &self.world.shared else {
+            return;
+        };
+        let name = shared.name.clone();
+        let own = if leaving {
+            BTreeMap::new()
+        } else {
+            self.world
+                .own_stations(id)
+                .into_iter()
+                .collect::<BTreeMap<_, _>>()
+        };
+        let told = self
+            .cluster
+            .own
+            .keys()
+            .filter(|key| matches!(key, Key::Endpoint(_, _, of) if of == id));
+        let told: BTreeSet<Key> = told.cloned().collect();
+        let mut networks: BTreeSet<NetworkId> = BTreeSet::new();
+        for key in told.iter().chain(own.keys()) {
+            if let Key::Endpoint(_, net, _) = key {
+                networks.insert(net.clone());
+            }
+        }
+        if networks.is_empty() {
+            return;
+        }
+        debug_assert!(told.iter().all(|key| key.node() == Some(&name)));
+        // The host's part before what stands on it.
+        let gone_from = leaving.then_some(id);
+        networks
+            .iter()
+            .for_each(|net| self.tell_part(net, gone_from));
+        let gone = told
+            .into_iter()
+            .filter(|key| !own.contains_key(key))
+            .map(|key| (key, None));
+        let gone: Vec<_> = gone.collect();
+        let changes = own
+            .into_iter()
+            .map(|(key, value)| (key, Some(value)))
+            .chain(gone);
+        self.tell_own(changes.collect());
+        for net in &networks {
+            self.name_network(net);
+            if let Some(ask) = self.world.foresight(net)
+                && !leaving
+                && self.cluster.ahead.insert(net.clone())
+            {
+                self.wish(Wish::Claim(ask), Waiting::Ahead(net.clone()));
+            }
+        }
+    }
+
+    fn tell_part(&mut self, net: &NetworkId, leaving: Option<&ContainerId>) {
+        let part = self.world.own_part(net, leaving);
+        self.tell_own(part.into_iter().collect());
+    }
+
+    fn tell_own(&mut self, changes: Vec<(Key, Option<Vec<u8>>)>) {
+        let mut told = Vec::new();
+        for (key, value) in changes {
+            if self.cluster.own.get(&key) != value.as_ref() {
+                match &value {
+                    Some(value) => self.cluster.own.insert(key.clone(), value.clone()),
+                    None => self.cluster.own.remove(&key),
+                };
+                told.push((key, value));
+            }
+        }
+        if !told.is_empty() {
+            self.say(Input::Own(told));
+        }
+    }
+
+    // ---- requests -------------------------------------------------------------------------------------------------
+
+    /// Has a request wait for addresses, if it needs some that are not this host's yet.
+    pub(crate) fn claim_first(&mut self, message: Message) -> Option<Message> {
+        let joins: &[Join] = match &message.request {
+            Request::Attach { attach, .. } => &attach.networks,
+            Request::CniAdd { request, .. } => &request.attach.networks,
+            Request::Connect { join, .. } => std::slice::from_ref(join),
+            _ => return Some(message),
+        };
+        if self.world.shared.is_none() {
+            return Some(message);
+        }
+        match self.world.lacking(joins) {
+            Ok(None) => Some(message),
+            Ok(Some(ask)) => {
+                let takes = self.needs(&message.request);
+                self.busy.extend(takes.iter().cloned());
+                self.wish(Wish::Claim(ask), Waiting::Message(Box::new(message), takes));
+                None
+            }
+            Err(error) => {
+                answer(message.reply, Err(error));
+                None
+            }
+        }
+    }
+
+    /// Creates a network for all hosts.
+    pub(crate) fn share_network(
+        &mut self,
+        request: CreateNetwork,
+        dry_run: bool,
+        tries: u32,
+        reply: Reply,
+    ) {
+        let planned = random().and_then(|bytes: [u8; 20]| {
+            let (id, rest) = bytes.split_at(16);
+            let id = NetworkId::from_bytes(id.try_into().unwrap_or_default());
+            let random = u32::from_le_bytes(rest.try_into().unwrap_or_default());
+            self.world.plan_network(&request, id, random)
+        });
+        match planned {
+            Err(error) => answer(reply, Err(error)),
+            // Nothing is made on any host before a container comes.
+            Ok(_) if dry_run => answer(reply, Ok(Answer::DryRun(DryRun::new(Vec::new())))),
+            Ok(record) => {
+                self.busy.insert(Subject::Network(request.name.clone()));
+                let id = record.id.clone();
+                let waiting = Waiting::Network(Box::new(request), id, tries, reply);
+                self.wish(Wish::CreateNetwork(Box::new(record)), waiting);
+            }
+        }
+    }
+
+    /// Removes a network from all hosts.
+    pub(crate) fn unshare_network(&mut self, id: NetworkId, dry_run: bool, reply: Option<Reply>) {
+        match reply {
+            Some(reply) if dry_run => answer(reply, Ok(Answer::DryRun(DryRun::new(Vec::new())))),
+            reply => self.wish(Wish::RemoveNetwork(id), Waiting::Removal(reply)),
+        }
+    }
+
+    /// Removes a host that is gone.
+    pub(crate) fn remove_node(&mut self, reference: &str, dry_run: bool, reply: Reply) {
+        let Some(shared) = &self.world.shared else {
+            let text =
+                "this host is in no cluster: netd was started without --store etcd://HOST:PORT";
+            return answer(reply, Err(Error::new(Code::NodeNotFound, text)));
+        };
+        let found = shared.hosts.iter().find(|(name, host)| {
+            let id = host.record.as_ref().map(|record| record.id.as_str());
+            name.as_str() == reference || id == Some(reference)
+        });
+        let Some(name) = found.map(|(name, _)| name.clone()) else {
+            let text = format!(
+                "no host has the name or id {:?}: `netctl node ls` lists them",
+                netd_model::id::shorten(reference)
+            );
+            return answer(reply, Err(Error::new(Code::NodeNotFound, text)));
+        };
+        if name == shared.name {
+            let text = format!("host {name} is this one: stop its netd, and remove it on another");
+            return answer(reply, Err(Error::new(Code::NodeInUse, text)));
+        }
+        if dry_run {
+            return answer(reply, Ok(Answer::DryRun(DryRun::new(Vec::new()))));
+        }
+        self.wish(
+            Wish::RemoveNode(name.clone()),
+            Waiting::Node(name.to_string(), reply),
+        );
+    }
+
+    fn replied(&mut self, token: Token, replied: Result<()>) {
+        let Some(waiting) = self.cluster.waiting.remove(&token) else {
+            return;
+        };
+        match waiting {
+            Waiting::Message(message, takes) => {
+                for subject in &takes {
+                    self.busy.remove(subject);
+                }
+                match replied {
+                    Ok(()) => self.begin_claimed(*message),
+                    Err(error) => answer(message.reply, Err(error)),
+                }
+                self.wake();
+            }
+            Waiting::Network(request, id, tries, reply) => {
+                self.busy.remove(&Subject::Network(request.name.clone()));
+                match replied {
+                    Ok(()) => {
+                        let view = self.network_views.get(&id).cloned();
+                        let made = view.map(|view| {
+                            Answer::Network(Box::new(netd_model::api::Network::clone(&view)))
+                        });
+                        let missing = || {
+                            let text = format!(
+                                "network {} was created, but cannot be used here: see netctl status",
+                                request.name
+                            );
+                            Error::new(Code::Conflict, text)
+                        };
+                        answer(reply, made.ok_or_else(missing));
+                    }
+                    Err(error) if error.code == Code::Conflict && tries < TRIES => {
+                        self.share_network(*request, false, tries + 1, reply);
+                    }
+                    Err(error) => answer(reply, Err(error)),
+                }
+                self.wake();
+            }
+            Waiting::Removal(reply) => {
+                if let Some(reply) = reply {
+                    answer(reply, replied.map(|()| Answer::Done));
+                }
+            }
+            Waiting::Ahead(net) => {
+                self.cluster.ahead.remove(&net);
+                if let Err(error) = replied {
+                    tracing::info!(%error, "no addresses were claimed ahead");
+                }
+            }
+            Waiting::Node(name, reply) => {
+                if replied.is_ok() {
+                    self.journal
+                        .add(Entry::new("node_removed", name, String::new()));
+                }
+                answer(reply, replied.map(|()| Answer::Done));
+            }
+        }
+    }
+
+    /// A job that brought the host's share along has ended: what the kernel holds of it is what was wanted before the changes
+    /// that are not carried out yet.
+    pub(crate) fn host_share_is_held(&mut self) {
+        let changed = self.cluster.stale_host.clone();
+        self.host_held = changed.unwrap_or_else(|| self.world.host_objects());
+    }
+
+    /// How it stands with the store, for readers.
+    pub(crate) fn store_state(&self) -> String {
+        match self.world.shared.as_ref().map(|shared| &shared.link) {
+            None => "embedded".to_owned(),
+            Some(Link::Starting) => "connecting".to_owned(),
+            Some(Link::Online) => "connected".to_owned(),
+            Some(Link::Offline(why)) => format!("unavailable: {why}"),
+        }
+    }
+}

@@ -1,0 +1,558 @@
+//! Networks that other hosts share: what is known of them, what this host may give out of their addresses, and what it says of
+//! itself. Pure, as all of the world.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use netd_ipam::Pool;
+use netd_model::Object;
+use netd_model::desired::FAMILIES;
+use netd_model::error::{Code, Error, Result};
+use netd_model::id::{ContainerId, Name, NetworkId};
+use netd_model::net::{Family, Mac, Prefix};
+use netd_model::overlay::{self, Place};
+use netd_model::record::{Driver, Network};
+use netd_model::request::Join;
+
+use super::World;
+use super::pools::{Net, ipam_error};
+use crate::cluster::claims::{Ask, Want, router_address};
+use crate::cluster::core::Link;
+use crate::cluster::mirror::News;
+use crate::cluster::records::{Claim, Node, Station};
+
+mod told;
+
+/// Blocks are asked for when this share of the addresses is in use: three of four.
+const FULL: (u128, u128) = (3, 4);
+
+/// A station elsewhere: a host's own part in a network, or a container.
+pub(crate) type StationKey = (NetworkId, Name, Option<ContainerId>);
+
+/// A host of the cluster.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Host {
+    pub(crate) record: Option<Node>,
+    pub(crate) alive: bool,
+}
+
+/// What is known of the cluster.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    /// This host.
+    pub(crate) name: Name,
+    pub(crate) node: Node,
+    pub(crate) link: Link,
+    pub(crate) hosts: BTreeMap<Name, Host>,
+    stations: BTreeMap<StationKey, Station>,
+    /// What this host has claimed.
+    claims: BTreeMap<(NetworkId, Prefix), Claim>,
+    /// Networks that the store does not have any more, but this host's containers are on.
+    pub(crate) removed: BTreeSet<NetworkId>,
+    /// Networks and stations that cannot be as their records say, with the reason.
+    pub(crate) conflicts: BTreeMap<String, String>,
+}
+
+/// What a change of the cluster means here.
+#[derive(Debug, Default)]
+pub(crate) struct Effects {
+    /// Networks that are new, or differ.
+    pub(crate) networks: BTreeSet<NetworkId>,
+    /// Networks that are gone.
+    pub(crate) gone: BTreeSet<NetworkId>,
+    /// Stations that changed.
+    pub(crate) stations: BTreeSet<StationKey>,
+}
+
+impl Shared {
+    pub(crate) fn new(name: Name, node: Node) -> Self {
+        Self {
+            name,
+            node,
+            link: Link::Starting,
+            hosts: BTreeMap::new(),
+            stations: BTreeMap::new(),
+            claims: BTreeMap::new(),
+            removed: BTreeSet::new(),
+            conflicts: BTreeMap::new(),
+        }
+    }
+
+    /// The address of a host.
+    fn address(&self, name: &Name) -> Option<IpAddr> {
+        Some(self.hosts.get(name)?.record.as_ref()?.address)
+    }
+
+    fn stations_of<'a>(
+        &'a self,
+        net: &'a NetworkId,
+    ) -> impl Iterator<Item = (&'a StationKey, &'a Station)> {
+        let first = (net.clone(), self.first_name(), None);
+        self.stations
+            .range(first..)
+            .take_while(move |((of, ..), _)| of == net)
+    }
+
+    /// The least of all names.
+    fn first_name(&self) -> Name {
+        // "0" is the least; this host's own name is only there for a name that cannot fail.
+        Name::parse("0").unwrap_or_else(|_| self.name.clone())
+    }
+
+    /// The stations that a change is about.
+    fn keys_of(&self, news: &News) -> Vec<StationKey> {
+        match news {
+            News::Member(node, net, _) => vec![(net.clone(), node.clone(), None)],
+            News::Endpoint(node, net, id, _) => {
+                vec![(net.clone(), node.clone(), Some(id.clone()))]
+            }
+            // Its address may be another.
+            News::Node(node, _) => {
+                let all = self.stations.keys();
+                all.filter(|(_, of, _)| of == node).cloned().collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+}
+
+impl World {
+    /// What is on the other hosts of a network, as objects.
+    pub(crate) fn station_objects(&self, key: &StationKey) -> Vec<Object> {
+        let (net, node, container) = key;
+        let Some(shared) = &self.shared else {
+            return Vec::new();
+        };
+        if *node == shared.name || !self.is_present(net) {
+            return Vec::new();
+        }
+        let (Some(network), Some(station)) = (self.network(net), shared.stations.get(key)) else {
+            return Vec::new();
+        };
+        let Some(host) = shared
+            .address(node)
+            .filter(|host| *host != shared.node.address)
+        else {
+            return Vec::new();
+        };
+        if self.clash(network, station).is_some() {
+            return Vec::new();
+        }
+        let place = station.at(host);
+        match container {
+            Some(_) => overlay::remote(network, &place, &self.facts),
+            None => overlay::peer(network, &place, &self.facts),
+        }
+    }
+
+    /// Why a station cannot be believed, if it cannot: what this host itself has, nobody else has.
+    fn clash(&self, network: &Network, station: &Station) -> Option<String> {
+        let net = self.networks.get(&network.id)?;
+        let outside = station.ips.iter().find(|ip| {
+            let subnet = network.subnet(Family::of(**ip));
+            !subnet.is_some_and(|s| s.subnet.contains(**ip) && s.gateway != **ip)
+        });
+        if let Some(ip) = outside {
+            return Some(format!(
+                "its address {ip} is none of network {}",
+                network.name
+            ));
+        }
+        let own = |ip: &IpAddr| {
+            net.pools
+                .iter()
+                .any(|pool| holds(pool, *ip) && pool.is_used(*ip))
+        };
+        if let Some(ip) = station.ips.iter().find(|ip| own(ip)) {
+            return Some(format!(
+                "its address {ip} is that of a container of this host"
+            ));
+        }
+        net.macs.contains(&station.mac).then(|| {
+            format!(
+                "its Ethernet address {} is that of a container of this host",
+                station.mac
+            )
+        })
+    }
+
+    /// All that is elsewhere on a network, as objects.
+    pub(super) fn remote_objects(&self, net: &NetworkId) -> Vec<Object> {
+        let Some(shared) = &self.shared else {
+            return Vec::new();
+        };
+        let keys = shared.stations_of(net);
+        keys.flat_map(|(key, _)| self.station_objects(key))
+            .collect()
+    }
+
+    /// From where packets of overlay networks are taken.
+    pub(super) fn peer_objects(&self) -> Vec<Object> {
+        let Some(shared) = &self.shared else {
+            return Vec::new();
+        };
+        let own = shared.node.address;
+        let addresses = shared
+            .hosts
+            .values()
+            .filter_map(|host| Some(host.record.as_ref()?.address));
+        let others: BTreeSet<IpAddr> = addresses.filter(|ip| *ip != own).collect();
+        let ports = self
+            .overlays()
+            .filter_map(|net| Some(net.overlay.as_ref()?.port));
+        let ports: BTreeSet<u16> = ports.collect();
+        overlay::peers(&others)
+            .chain(overlay::ports(&ports))
+            .collect()
+    }
+
+    /// The stations that changes are about, before they are taken in.
+    pub(crate) fn affected(&self, news: &[News]) -> BTreeSet<StationKey> {
+        let shared = self.shared.iter();
+        shared
+            .flat_map(|shared| news.iter().flat_map(|news| shared.keys_of(news)))
+            .collect()
+    }
+
+    /// Takes in what changed.
+    pub(crate) fn take_in(&mut self, news: Vec<News>) -> Effects {
+        let mut effects = Effects::default();
+        for one in news {
+            self.take(one, &mut effects);
+        }
+        effects
+    }
+
+    fn take(&mut self, news: News, effects: &mut Effects) {
+        let Some(shared) = &mut self.shared else {
+            return;
+        };
+        effects.stations.extend(shared.keys_of(&news));
+        match news {
+            News::Link(link) => shared.link = link,
+            News::Node(name, record) => {
+                let host = shared.hosts.entry(name.clone()).or_default();
+                host.record = record;
+                if host.record.is_none() && !host.alive {
+                    shared.hosts.remove(&name);
+                }
+            }
+            News::Alive(name, alive) => {
+                let host = shared.hosts.entry(name).or_default();
+                host.alive = alive;
+            }
+            News::Member(node, net, station) => {
+                put(&mut shared.stations, (net, node, None), station);
+            }
+            News::Endpoint(node, net, id, station) => {
+                put(&mut shared.stations, (net, node, Some(id)), station);
+            }
+            News::Claim(net, prefix, claim) => self.take_claim(net, prefix, claim, effects),
+            News::Network(id, Some(record)) => {
+                shared.removed.remove(&id);
+                self.take_network(*record, effects);
+            }
+            News::Network(id, None) => {
+                if self.members(&id).next().is_some() {
+                    // Its containers keep what they have until they end.
+                    self.shared.as_mut().map(|shared| shared.removed.insert(id));
+                } else if self.network(&id).is_some() {
+                    effects.gone.insert(id);
+                }
+            }
+        }
+    }
+
+    fn take_claim(
+        &mut self,
+        net: NetworkId,
+        prefix: Prefix,
+        claim: Option<Claim>,
+        effects: &mut Effects,
+    ) {
+        let Some(shared) = &mut self.shared else {
+            return;
+        };
+        let mine = claim.filter(|claim| claim.node.is_some() && claim.id == shared.node.id);
+        let key = (net.clone(), prefix);
+        let had = shared.claims.contains_key(&key);
+        match mine {
+            Some(claim) => shared.claims.insert(key, claim),
+            None => shared.claims.remove(&key),
+        };
+        let has = shared.claims.contains_key(&key_of(&net, prefix));
+        if had != has && self.networks.contains_key(&net) {
+            self.settle(&net);
+            effects.networks.insert(net);
+        }
+    }
+
+    fn take_network(&mut self, record: Network, effects: &mut Effects) {
+        let id = record.id.clone();
+        if self.networks.contains_key(&id) {
+            // Records of networks do not change.
+            return;
+        }
+        let clash = self
+            .network_names
+            .get(&record.name)
+            .and_then(|id| self.network(id));
+        let reason = clash.map(|other| {
+            format!(
+                "this host has a network of that name already (id {}): remove or rename one",
+                other.id
+            )
+        });
+        let reason = reason.or_else(|| {
+            let route = self.facts.routes.iter().find(|route| {
+                let mut subnets = record.subnets.iter();
+                subnets.any(|s| s.subnet.covers(**route))
+            })?;
+            Some(format!("its subnet overlaps this host's route to {route}"))
+        });
+        let name = format!("network {}", record.name);
+        if let (Some(reason), Some(shared)) = (reason, &mut self.shared) {
+            shared.conflicts.insert(name, reason);
+            return;
+        }
+        if let Some(shared) = &mut self.shared {
+            shared.conflicts.remove(&name);
+        }
+        if let Err(error) = self.insert_network(record) {
+            let shared = self.shared.as_mut();
+            shared.map(|shared| shared.conflicts.insert(name, error.message));
+            return;
+        }
+        self.settle(&id);
+        effects.networks.insert(id);
+    }
+
+    /// Makes the pools and the own addresses of an overlay network from what is claimed. What is in use stays in use.
+    fn settle(&mut self, id: &NetworkId) {
+        let Some(shared) = &self.shared else {
+            return;
+        };
+        let endpoints = self.containers.values().flat_map(|c| &c.endpoints);
+        let held: Vec<IpAddr> = endpoints
+            .filter(|endpoint| endpoint.network == *id)
+            .flat_map(|endpoint| endpoint.ips.iter().copied())
+            .collect();
+        let Some(net) = self.networks.get_mut(id) else {
+            return;
+        };
+        let range = (id.clone(), Prefix::default_route(Family::V4))..;
+        let own: Vec<(Prefix, bool)> = shared
+            .claims
+            .range(range)
+            .take_while(|((of, _), _)| of == id)
+            .map(|((_, prefix), claim)| (*prefix, claim.router))
+            .collect();
+        let routers = |family: Family| {
+            let subnet = net.record.subnet(family)?;
+            let (from, _) = own
+                .iter()
+                .find(|(prefix, router)| *router && prefix.family() == family)?;
+            router_address(subnet.subnet, subnet.gateway, *from)
+        };
+        let ips: Vec<IpAddr> = FAMILIES.into_iter().filter_map(routers).collect();
+        let address = shared.node.address;
+        let whole = ips.len() == net.record.subnets.len() && !address.is_unspecified();
+        let place = ips.first().filter(|_| whole).map(|first| Place {
+            mac: Mac::of_address(*first),
+            ips: ips.clone(),
+            host: address,
+        });
+        if let Some(overlay) = &mut net.record.overlay {
+            overlay.router = place;
+        }
+        net.macs.insert(net.record.mac());
+        net.pools.retain(|pool| {
+            own.iter().any(|(prefix, _)| range_of(pool) == *prefix) || pool.len_used() > 0
+        });
+        for (prefix, _) in own {
+            if net.pools.iter().any(|pool| range_of(pool) == prefix) {
+                continue;
+            }
+            match overlay_pool(&net.record, prefix, &ips) {
+                Ok(mut pool) => {
+                    // A claim that is told late may have containers in it already.
+                    for ip in held.iter().filter(|ip| prefix.contains(**ip)) {
+                        if let Err(error) = pool.adopt(*ip) {
+                            tracing::error!(%ip, %error, "an address in use cannot be taken over");
+                        }
+                    }
+                    net.pools.push(pool);
+                }
+                Err(error) => {
+                    tracing::error!(network = %net.record.name, %prefix, %error, "a claim cannot be used");
+                }
+            }
+        }
+    }
+
+    /// This host's address is another: its part in each network is too.
+    pub(crate) fn move_to(&mut self, address: IpAddr, mtu: u32) {
+        if let Some(shared) = &mut self.shared {
+            shared.node.address = address;
+            shared.node.mtu = mtu;
+        }
+        let ids: Vec<NetworkId> = self.overlays().map(|net| net.id.clone()).collect();
+        ids.iter().for_each(|id| self.settle(id));
+    }
+
+    /// The overlay networks.
+    pub(crate) fn overlays(&self) -> impl Iterator<Item = &Network> {
+        self.networks().filter(|net| net.overlay.is_some())
+    }
+
+    /// What has to be claimed before these networks can be joined; nothing if this host has enough.
+    pub(crate) fn lacking(&self, joins: &[Join]) -> Result<Option<Ask>> {
+        for join in joins {
+            let Ok(id) = self.find_network(&join.network) else {
+                continue;
+            };
+            let Some(net) = self
+                .networks
+                .get(&id)
+                .filter(|net| net.record.overlay.is_some())
+            else {
+                continue;
+            };
+            let wants = self.wants(net, join, |pool| pool.len_used_in_range() < pool.capacity());
+            if let Some(ask) = ask(net, wants) {
+                return Ok(Some(ask));
+            }
+            let address = self.shared.as_ref().map(|shared| shared.node.address);
+            if address.is_none_or(|ip| ip.is_unspecified()) {
+                return Err(Error::new(
+                    Code::StoreUnavailable,
+                    format!(
+                        "network {}: the address that other hosts reach this one at is not known before the shared store \
+                         answers: say it with --advertise",
+                        net.record.name
+                    ),
+                ));
+            }
+        }
+        Ok(None)
+    }
+
+    /// What is worth to be claimed before it is needed.
+    pub(crate) fn foresight(&self, id: &NetworkId) -> Option<Ask> {
+        let net = self
+            .networks
+            .get(id)
+            .filter(|net| net.record.overlay.is_some())?;
+        let any = Join::any(net.record.name.as_str());
+        let mut wants = Vec::new();
+        for family in FAMILIES {
+            let of_family = || net.pools.iter().filter(|p| range_of(p).family() == family);
+            let used: u128 = of_family().map(Pool::len_used_in_range).sum();
+            let all: u128 = of_family().map(Pool::capacity).sum();
+            if used * FULL.1 >= all * FULL.0 {
+                let full = self.wants(net, &any, |_| false);
+                wants.extend(
+                    full.into_iter()
+                        .filter(|want| want.subnet.family() == family),
+                );
+            }
+        }
+        ask(net, wants)
+    }
+
+    fn wants(&self, net: &Net, join: &Join, has_room: impl Fn(&Pool) -> bool) -> Vec<Want> {
+        let mut wants = Vec::new();
+        for subnet in &net.record.subnets {
+            let family = subnet.subnet.family();
+            let asked = match family {
+                Family::V4 => join.ip.map(IpAddr::V4),
+                Family::V6 => join.ip6.map(IpAddr::V6),
+            };
+            let pools = || net.pools.iter().filter(|p| range_of(p).family() == family);
+            let claimed = self.shared.as_ref().is_some_and(|shared| {
+                let mut claims = shared.claims.iter();
+                claims.any(|((of, prefix), claim)| {
+                    *of == net.record.id && prefix.family() == family && claim.router
+                })
+            });
+            let want = |ip, router| Want {
+                subnet: subnet.subnet,
+                gateway: subnet.gateway,
+                ip,
+                router,
+            };
+            if !claimed {
+                wants.push(want(None, true));
+            }
+            match asked {
+                Some(ip) if subnet.subnet.contains(ip) && !pools().any(|p| holds(p, ip)) => {
+                    wants.push(want(Some(ip), false));
+                }
+                None if claimed && !pools().any(has_room_ref(&has_room)) => {
+                    wants.push(want(None, false));
+                }
+                _ => {}
+            }
+        }
+        wants
+    }
+}
+
+fn has_room_ref(has_room: &impl Fn(&Pool) -> bool) -> impl FnMut(&Pool) -> bool {
+    move |pool| has_room(pool)
+}
+
+fn key_of(net: &NetworkId, prefix: Prefix) -> (NetworkId, Prefix) {
+    (net.clone(), prefix)
+}
+
+fn put(stations: &mut BTreeMap<StationKey, Station>, key: StationKey, station: Option<Station>) {
+    match station {
+        Some(station) => stations.insert(key, station),
+        None => stations.remove(&key),
+    };
+}
+
+fn ask(net: &Net, wants: Vec<Want>) -> Option<Ask> {
+    (!wants.is_empty()).then(|| Ask {
+        network: net.record.id.clone(),
+        name: net.record.name.clone(),
+        wants,
+    })
+}
+
+/// What of a subnet a pool gives out.
+pub(super) fn range_of(pool: &Pool) -> Prefix {
+    Prefix::from(pool.range())
+}
+
+/// Whether a pool decides on an address.
+pub(super) fn holds(pool: &Pool, ip: IpAddr) -> bool {
+    range_of(pool).contains(ip)
+}
+
+fn overlay_pool(network: &Network, prefix: Prefix, own: &[IpAddr]) -> Result<Pool> {
+    let subnet = network
+        .subnet(prefix.family())
+        .filter(|s| s.subnet.covers(prefix));
+    let Some(subnet) = subnet else {
+        return Err(Error::new(
+            Code::InvalidSubnet,
+            format!("{prefix} is no part of network {}", network.name),
+        ));
+    };
+    let own: Vec<ipnetwork::IpNetwork> = own.iter().map(|ip| (*ip).into()).collect();
+    let gateway = Some(subnet.gateway);
+    Pool::new(
+        subnet.subnet.network(),
+        Some(prefix.network()),
+        gateway,
+        &own,
+    )
+    .map_err(ipam_error)
+}
+
+/// Whether a network is one that hosts share.
+pub(crate) fn is_overlay(network: &Network) -> bool {
+    network.driver == Driver::Overlay
+}

@@ -1,0 +1,292 @@
+//! Overlay networks: three hosts, a real etcd, containers on each that are on one network.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "test code: a panic is how a test fails"
+)]
+
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use netd_tests::cluster::{Cluster, addresses};
+use netd_tests::host::{Host, PROGRAMS};
+use netd_tests::lab::{self, Netns, PATIENCE, Proto, Transport};
+
+fn main() -> std::process::ExitCode {
+    lab::dispatch(PROGRAMS);
+    lab::enter();
+    lab::main(vec![
+        lab::test("every_pair_talks", every_pair_talks),
+        lab::test("with_bridge_netfilter_too", with_bridge_netfilter_too),
+        lab::test("a_network_comes_and_goes", a_network_comes_and_goes),
+        lab::test("out_and_in_as_on_a_bridge", out_and_in_as_on_a_bridge),
+        lab::test("strangers_are_not_heard", strangers_are_not_heard),
+    ])
+}
+
+/// A container, its addresses, and servers in it.
+struct Box_ {
+    netns: Netns,
+    ips: Vec<IpAddr>,
+    _servers: Vec<lab::Server>,
+}
+
+fn container(host: &Host, name: &str, args: &[&str]) -> Box_ {
+    let netns = Netns::new(name);
+    let attached = host.attach(&netns, args);
+    let ips = addresses(&attached);
+    let servers = vec![netns.tcp_server(name, 80), netns.udp_server(name, 80)];
+    Box_ {
+        netns,
+        ips,
+        _servers: servers,
+    }
+}
+
+fn every_pair_talks() {
+    let cluster = Cluster::start(&["h1", "h2", "h3"], 1);
+    talk(&cluster);
+    for host in &cluster.hosts {
+        host.assert_healthy();
+    }
+}
+
+/// What bridged frames pass depends on a setting that other programs switch on.
+fn with_bridge_netfilter_too() {
+    let cluster = Cluster::prepare(&["h1", "h2", "h3"], 1);
+    let key = "net/bridge/bridge-nf-call-iptables";
+    let Some(now) = cluster.hosts[0].netns.sysctl(key) else {
+        lab::skip("this kernel has no br_netfilter");
+    };
+    let other = if now == "1" { "0" } else { "1" };
+    for host in &cluster.hosts {
+        for key in [key, "net/bridge/bridge-nf-call-ip6tables"] {
+            host.netns.set_sysctl(key, other);
+        }
+    }
+    let mut cluster = cluster;
+    cluster.start_daemons();
+    talk(&cluster);
+}
+
+fn talk(cluster: &Cluster) {
+    let network = cluster.network("web", &["--ipv6"]);
+    assert_eq!(network["driver"], "overlay");
+    assert_eq!(network["mtu"], 1450);
+    assert!(network["vni"].as_u64().unwrap() > 0);
+    let names = ["a1", "a2", "b1", "c1"];
+    let places = [0, 0, 1, 2];
+    let boxes: Vec<Box_> = names
+        .iter()
+        .zip(places)
+        .map(|(name, at)| container(&cluster.hosts[at], name, &["--network", "web"]))
+        .collect();
+    let all: Vec<IpAddr> = boxes.iter().flat_map(|one| one.ips.clone()).collect();
+    let mut unique = all.clone();
+    unique.sort();
+    unique.dedup();
+    assert_eq!(unique.len(), all.len(), "no address twice: {all:?}");
+    for (from, name) in boxes.iter().zip(names) {
+        for (to, other) in boxes.iter().zip(names) {
+            if name == other {
+                continue;
+            }
+            for ip in &to.ips {
+                let at = SocketAddr::new(*ip, 80);
+                for proto in [Proto::Tcp, Proto::Udp] {
+                    let reached = from.netns.probe(proto, at, PATIENCE);
+                    assert_eq!(
+                        reached.name(),
+                        Some(other),
+                        "{name} {proto:?} {at}: {reached:?}"
+                    );
+                }
+                assert!(from.netns.ping(*ip, PATIENCE), "{name} pings {ip}");
+                sizes(&from.netns, &to.netns, *ip);
+            }
+            resolves(&from.netns, other, &to.ips);
+        }
+    }
+    // The host itself, to a container of its own and to those of others, by its own address.
+    for (host, netns) in cluster.hosts.iter().zip(["h1", "h2", "h3"]) {
+        for (to, other) in boxes.iter().zip(names) {
+            for ip in &to.ips {
+                let at = SocketAddr::new(*ip, 80);
+                let reached = host.netns.probe(Proto::Tcp, at, PATIENCE);
+                assert_eq!(reached.name(), Some(other), "{netns} to {at}: {reached:?}");
+            }
+        }
+    }
+}
+
+/// Datagrams of 1 byte up to what the MTU takes arrive as they are.
+fn sizes(from: &Netns, to: &Netns, ip: IpAddr) {
+    let headers = if ip.is_ipv4() { 28 } else { 48 };
+    let receiver = to.run(|| UdpSocket::bind(SocketAddr::new(ip, 9000)).unwrap());
+    receiver.set_read_timeout(Some(PATIENCE)).unwrap();
+    let sender = from.run(|| {
+        let any: SocketAddr = if ip.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }
+            .parse()
+            .unwrap();
+        UdpSocket::bind(any).unwrap()
+    });
+    for size in [1, 100, 1400 - headers, 1450 - headers] {
+        let bytes = vec![7_u8; size];
+        sender.send_to(&bytes, SocketAddr::new(ip, 9000)).unwrap();
+        let mut buffer = vec![0; 2000];
+        let got = receiver.recv(&mut buffer);
+        assert_eq!(got.ok(), Some(size), "{size} bytes to {ip}");
+    }
+}
+
+fn resolves(from: &Netns, name: &str, ips: &[IpAddr]) {
+    use lab::hickory_proto::rr::RecordType::{A, AAAA};
+    for (kind, ip) in [A, AAAA].into_iter().zip(ips) {
+        let what = format!("{} resolves {name}", from.name());
+        lab::wait_for(&what, PATIENCE, || {
+            let reply =
+                from.dns_query("127.0.0.11:53".parse().unwrap(), name, kind, Transport::Udp);
+            reply.is_ok_and(|reply| reply.ips() == [*ip])
+        });
+    }
+}
+
+fn devices(host: &Host) -> Vec<String> {
+    host.new_links().into_iter().map(|link| link.name).collect()
+}
+
+fn a_network_comes_and_goes() {
+    let cluster = Cluster::start(&["h1", "h2"], 1);
+    let [h1, h2] = &cluster.hosts[..] else {
+        unreachable!()
+    };
+    cluster.network("web", &[]);
+    assert_eq!(
+        devices(h1),
+        Vec::<String>::new(),
+        "nothing before the first container"
+    );
+    let a = container(h1, "a", &["--network", "web"]);
+    assert!(devices(h1).iter().any(|name| name.starts_with("ndx-")));
+    assert_eq!(devices(h2), Vec::<String>::new());
+    let b = container(h2, "b", &["--network", "web"]);
+    assert_eq!(
+        a.netns
+            .probe(Proto::Tcp, SocketAddr::new(b.ips[0], 80), PATIENCE)
+            .name(),
+        Some("b")
+    );
+    assert_eq!(h1.refused(&["network", "rm", "web"]), "network_in_use");
+    // Another host's containers keep it too, and its name is one for all.
+    h1.ok(&["detach", "a"]);
+    assert_eq!(devices(h1), Vec::<String>::new(), "nothing after the last");
+    assert_eq!(h1.refused(&["network", "rm", "web"]), "network_in_use");
+    assert_eq!(
+        h2.refused(&["network", "create", "web", "--driver", "overlay"]),
+        "network_exists"
+    );
+    h2.ok(&["detach", "b"]);
+    lab::wait_for("h1 hears that it is free", PATIENCE, || {
+        h1.netctl(&["network", "rm", "web"]).code == 0
+    });
+    lab::wait_for("h2 hears that it is gone", PATIENCE, || {
+        h2.netctl(&["network", "inspect", "web"]).code != 0
+    });
+    for host in &cluster.hosts {
+        host.assert_clean();
+    }
+}
+
+fn out_and_in_as_on_a_bridge() {
+    let cluster = Cluster::start(&["h1", "h2"], 1);
+    let outside = &cluster.store[0].netns;
+    let _server = outside.tcp_server("outside", 8000);
+    cluster.network("web", &["--ipv6"]);
+    cluster.network("inner", &["--internal"]);
+    let a = container(
+        &cluster.hosts[0],
+        "a",
+        &["--network", "web", "--publish", "8080:80"],
+    );
+    let b = container(&cluster.hosts[1], "b", &["--network", "web"]);
+    for one in [&a, &b] {
+        let reached = one.netns.probe(Proto::Tcp, ("192.0.2.100", 8000), PATIENCE);
+        assert_eq!(
+            reached.name(),
+            Some("outside"),
+            "egress of {}",
+            one.netns.name()
+        );
+    }
+    // Published on its own host; reached from outside, from the other host and from a container there.
+    for from in [outside, &cluster.hosts[1].netns, &b.netns, &a.netns] {
+        let reached = from.probe(Proto::Tcp, ("192.0.2.1", 8080), PATIENCE);
+        assert_eq!(reached.name(), Some("a"), "{}", from.name());
+    }
+    // Nobody outside reaches a container's own address, though the host forwards.
+    outside.add_route("172.16.0.0/12", "192.0.2.2");
+    let closed = outside.probe(
+        Proto::Tcp,
+        SocketAddr::new(a.ips[0], 80),
+        Duration::from_millis(500),
+    );
+    assert!(!closed.reached(), "{closed:?}");
+    let c = container(&cluster.hosts[0], "c", &["--network", "inner"]);
+    let d = container(&cluster.hosts[1], "d", &["--network", "inner"]);
+    assert_eq!(
+        c.netns
+            .probe(Proto::Tcp, SocketAddr::new(d.ips[0], 80), PATIENCE)
+            .name(),
+        Some("d")
+    );
+    let closed = c.netns.probe(
+        Proto::Tcp,
+        ("192.0.2.100", 8000),
+        Duration::from_millis(500),
+    );
+    assert!(
+        !closed.reached(),
+        "an internal network leads nowhere: {closed:?}"
+    );
+}
+
+/// A VXLAN packet with a datagram for a container in it, from an address that is no host's.
+fn strangers_are_not_heard() {
+    let cluster = Cluster::start(&["h1", "h2"], 1);
+    let network = cluster.network("web", &[]);
+    let a = container(&cluster.hosts[0], "a", &["--network", "web"]);
+    let _b = container(&cluster.hosts[1], "b", &["--network", "web"]);
+    let vni = u32::try_from(network["vni"].as_u64().unwrap()).unwrap();
+    let listener = a.netns.run(|| UdpSocket::bind((a.ips[0], 7777)).unwrap());
+    listener
+        .set_read_timeout(Some(Duration::from_millis(500)))
+        .unwrap();
+    let IpAddr::V4(to) = a.ips[0] else {
+        unreachable!()
+    };
+    let [w, x, y, z] = to.octets();
+    let inner = |payload: &[u8]| {
+        let builder =
+            lab::etherparse::PacketBuilder::ethernet2([2, 0, 0, 0, 0, 9], [2, 0x6e, w, x, y, z])
+                .ipv4([w, x, y, z ^ 1], [w, x, y, z], 64)
+                .udp(7777, 7777);
+        let mut bytes = Vec::new();
+        builder.write(&mut bytes, payload).unwrap();
+        let mut vxlan = vec![8, 0, 0, 0];
+        vxlan.extend_from_slice(&(vni << 8).to_be_bytes());
+        vxlan.extend_from_slice(&bytes);
+        vxlan
+    };
+    let send = |from: &Netns, what: &[u8]| {
+        let socket = from.run(|| UdpSocket::bind("0.0.0.0:0").unwrap());
+        socket.send_to(&inner(what), "192.0.2.1:4789").unwrap();
+    };
+    let mut buffer = [0; 100];
+    // A known host's is taken: the packet itself is right.
+    send(&cluster.hosts[1].netns, b"peer");
+    assert_eq!(listener.recv(&mut buffer).ok(), Some(4));
+    for _ in 0..5 {
+        send(&cluster.store[0].netns, b"stranger");
+    }
+    assert!(listener.recv(&mut buffer).is_err(), "a stranger was heard");
+}

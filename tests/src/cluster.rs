@@ -1,0 +1,238 @@
+//! Hosts that share networks: namespaces on one Ethernet, with Debian's etcd in namespaces beside them.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::host::Host;
+use crate::lab::{self, Netns, Process};
+
+/// The underlay of a laboratory.
+/// How long hosts may take to know each other.
+const SETTLES: Duration = Duration::from_secs(30);
+const UNDERLAY4: &str = "192.0.2";
+const UNDERLAY6: &str = "fd02:";
+
+/// An etcd member in a namespace of its own.
+#[derive(Debug)]
+pub struct Member {
+    /// Its namespace.
+    pub netns: Netns,
+    /// Its address.
+    pub address: String,
+    name: String,
+    dir: PathBuf,
+    peers: String,
+    /// Its certificate, its key, and what clients have to show; with them it speaks TLS to clients.
+    pub tls: Option<[PathBuf; 3]>,
+    process: Option<Process>,
+}
+
+impl Member {
+    /// Starts it, again if it was there before, and does not wait.
+    pub fn start(&mut self) {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        let client = format!("{scheme}://{}:2379", self.address);
+        let url = |port: u16| format!("http://{}:{port}", self.address);
+        let mut args = vec![
+            "--name".to_owned(),
+            self.name.clone(),
+            "--data-dir".to_owned(),
+            self.dir.to_string_lossy().into_owned(),
+            "--listen-client-urls".to_owned(),
+            client.clone(),
+            "--advertise-client-urls".to_owned(),
+            client,
+            "--listen-peer-urls".to_owned(),
+            url(2380),
+            "--initial-advertise-peer-urls".to_owned(),
+            url(2380),
+            "--initial-cluster".to_owned(),
+            self.peers.clone(),
+            "--log-level".to_owned(),
+            "error".to_owned(),
+        ];
+        if let Some([certificate, key, clients]) = &self.tls {
+            let files = [
+                ("--cert-file", certificate),
+                ("--key-file", key),
+                ("--trusted-ca-file", clients),
+            ];
+            for (flag, path) in files {
+                args.extend([flag.to_owned(), path.to_string_lossy().into_owned()]);
+            }
+            args.push("--client-cert-auth".to_owned());
+        }
+        let command = self.netns.command(etcd(), &args);
+        self.process = Some(self.netns.start("etcd", command));
+    }
+
+    /// kill -9.
+    pub fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill();
+        }
+    }
+
+    /// Everything it holds is gone.
+    pub fn wipe(&mut self) {
+        self.kill();
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+
+    /// Where its data is.
+    pub fn dir(&self) -> &std::path::Path {
+        &self.dir
+    }
+}
+
+/// A laboratory: hosts, a switch between them, a store.
+#[derive(Debug)]
+pub struct Cluster {
+    /// The hosts.
+    pub hosts: Vec<Host>,
+    /// The Ethernet between them: port N leads to host N, those behind to the members of the store.
+    pub switch: Netns,
+    /// The members of the store.
+    pub store: Vec<Member>,
+}
+
+/// The program; without it the test is skipped, and fails where nothing may be missing.
+fn etcd() -> PathBuf {
+    let path = std::env::var("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path)
+        .map(|dir| dir.join("etcd"))
+        .chain([PathBuf::from("/usr/bin/etcd")])
+        .find(|program| program.is_file());
+    found.unwrap_or_else(|| {
+        let text = "etcd is not installed: apt-get install etcd-server";
+        assert!(std::env::var_os("NETD_CI").is_none(), "{text}");
+        lab::skip(text)
+    })
+}
+
+impl Cluster {
+    /// Hosts of these names, with a store of so many members. Their daemons run and have reached the store.
+    pub fn start(names: &[&str], members: usize) -> Self {
+        let mut cluster = Self::prepare(names, members);
+        cluster.start_daemons();
+        cluster
+    }
+
+    /// The same before the daemons are started.
+    pub fn prepare(names: &[&str], members: usize) -> Self {
+        etcd();
+        let hosts: Vec<Netns> = names.iter().map(|name| Netns::host(name)).collect();
+        let stores: Vec<Netns> = (0..members)
+            .map(|n| Netns::host(&format!("etcd{n}")))
+            .collect();
+        let address = |n: usize| {
+            [
+                format!("{UNDERLAY4}.{n}/24"),
+                format!("{UNDERLAY6}:{n:x}/64"),
+            ]
+        };
+        let mut addresses: Vec<[String; 2]> = (1..=hosts.len()).map(address).collect();
+        addresses.extend((0..members).map(|n| address(100 + n)));
+        let words: Vec<[&str; 2]> = addresses
+            .iter()
+            .map(|[v4, v6]| [v4.as_str(), v6.as_str()])
+            .collect();
+        let all = hosts.iter().chain(&stores);
+        let ends: Vec<_> = all
+            .zip(&words)
+            .map(|(netns, words)| netns.end("eth0", words))
+            .collect();
+        let switch = lab::lan(&ends);
+        let peers: Vec<String> = (0..members)
+            .map(|n| format!("etcd{n}=http://{UNDERLAY4}.{}:2380", 100 + n))
+            .collect();
+        let store: Vec<Member> = stores
+            .into_iter()
+            .enumerate()
+            .map(|(n, netns)| {
+                let mut member = Member {
+                    address: format!("{UNDERLAY4}.{}", 100 + n),
+                    name: format!("etcd{n}"),
+                    dir: lab::scratch("etcd").join("data"),
+                    peers: peers.join(","),
+                    process: None,
+                    tls: None,
+                    netns,
+                };
+                member.start();
+                member
+            })
+            .collect();
+        let endpoints: Vec<String> = store
+            .iter()
+            .map(|member| format!("{}:2379", member.address))
+            .collect();
+        let hosts = hosts.into_iter().map(|netns| {
+            let name = netns.name().to_owned();
+            let mut host = Host::prepare(netns);
+            host.set_resolvers("");
+            host.add_args(&[
+                &format!("--store=etcd://{}", endpoints.join(",")),
+                &format!("--node-name={name}"),
+            ]);
+            host
+        });
+        Self {
+            hosts: hosts.collect(),
+            switch,
+            store,
+        }
+    }
+
+    /// Starts the daemons and waits until each has reached the store and is known to all others.
+    pub fn start_daemons(&mut self) {
+        for host in &mut self.hosts {
+            host.start_daemon();
+        }
+        self.settle();
+    }
+
+    /// Waits until every host is connected and sees all others alive.
+    pub fn settle(&self) {
+        for host in &self.hosts {
+            let what = format!("{} sees all hosts", host.netns.name());
+            lab::wait_for(&what, SETTLES, || {
+                let nodes = host.api("GET", "/v1/nodes", "").body;
+                let nodes = nodes.as_array().cloned().unwrap_or_default();
+                let alive = nodes.iter().filter(|node| node["state"] == "alive");
+                alive.count() == self.hosts.len()
+            });
+        }
+    }
+
+    /// Creates an overlay network on the first host and waits until all see it.
+    pub fn network(&self, name: &str, args: &[&str]) -> serde_json::Value {
+        let mut words = vec!["network", "create", name, "--driver", "overlay"];
+        words.extend(args);
+        let made = self.hosts[0].ok(&words);
+        for host in &self.hosts {
+            let what = format!("{} sees network {name}", host.netns.name());
+            lab::wait_for(&what, SETTLES, || {
+                host.netctl(&["network", "inspect", name]).code == 0
+            });
+        }
+        made
+    }
+
+    /// The underlay's address of the n-th host, counted from 0.
+    pub fn address(&self, n: usize) -> IpAddr {
+        format!("{UNDERLAY4}.{}", n + 1)
+            .parse()
+            .expect("an address")
+    }
+}
+
+/// The addresses of the first endpoint in the answer to an attach.
+pub fn addresses(attached: &serde_json::Value) -> Vec<IpAddr> {
+    let endpoint = &attached["endpoints"][0];
+    [&endpoint["ipv4"], &endpoint["ipv6"]]
+        .into_iter()
+        .filter_map(|text| text.as_str()?.split('/').next()?.parse().ok())
+        .collect()
+}
