@@ -171,6 +171,7 @@ fn restarts_under_load() {
     let loads = Loads::start(&stage);
     // As many rounds without restarts: what this machine does by itself.
     loads.go_on(1);
+    loads.queries.settle();
     loads.pauses();
     loads.go_on(5 * BETWEEN);
     let calm = loads.pauses();
@@ -192,6 +193,8 @@ fn restarts_under_load() {
             }
             down.push(all);
             loads.go_on(BETWEEN);
+            // A repetition must not meet the next restart: two restarts within a second are not one.
+            loads.queries.settle();
         }
     }
     let restarts = loads.pauses();

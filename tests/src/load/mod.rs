@@ -53,6 +53,7 @@ struct Meter {
     end: AtomicBool,
     done: AtomicU64,
     worst: AtomicU64,
+    waiting: AtomicU64,
 }
 
 impl Meter {
@@ -111,6 +112,13 @@ impl Load {
                 done(load) >= goal || load.thread.is_finished()
             });
         }
+    }
+
+    /// Waits until nothing of it waits for an answer: what was asked while nobody listened has been repeated by then.
+    pub fn settle(&self) {
+        wait_for(&format!("{} to settle", self.name), PATIENCE, || {
+            self.meter.waiting.load(Ordering::Relaxed) == 0 || self.thread.is_finished()
+        });
     }
 
     /// Ends it.

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use hickory_proto::op::{Message, Query, ResponseCode};
@@ -42,6 +43,7 @@ pub fn queries(netns: &Netns, name: &str, host: &str, expected: IpAddr) -> Load 
         let mut heard = Instant::now();
         let mut id = 0_u16;
         while meter.goes_on() || !waiting.is_empty() {
+            meter.waiting.store(waiting.len() as u64, Ordering::Relaxed);
             if meter.goes_on() {
                 id = id.wrapping_add(1);
                 match ask(&question, id) {
