@@ -21,7 +21,7 @@ pub struct NetworkCreate {
     /// `bridge`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub driver: Option<String>,
-    /// Prefixes, at most one per family; a family without one gets an automatic subnet.
+    /// Prefixes, those of one family in the order in which they are used up; a family without one gets an automatic subnet.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub subnets: Vec<String>,
     /// Where automatic addresses come from.

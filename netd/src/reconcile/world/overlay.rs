@@ -11,7 +11,7 @@ use netd_model::error::{Code, Error, Result};
 use netd_model::id::{ContainerId, Name, NetworkId};
 use netd_model::net::{Family, Mac, Prefix};
 use netd_model::overlay::{self, Place};
-use netd_model::record::{Driver, Network};
+use netd_model::record::{Driver, Network, Subnet};
 use netd_model::request::Join;
 
 use super::World;
@@ -149,8 +149,8 @@ impl World {
     fn clash(&self, network: &Network, station: &Station) -> Option<String> {
         let net = self.networks.get(&network.id)?;
         let outside = station.ips.iter().find(|ip| {
-            let subnet = network.subnet(Family::of(**ip));
-            !subnet.is_some_and(|s| s.subnet.contains(**ip) && s.gateway != **ip)
+            let subnet = network.subnet_of(**ip);
+            subnet.is_none_or(|s| s.gateway == **ip)
         });
         if let Some(ip) = outside {
             return Some(format!(
@@ -347,14 +347,13 @@ impl World {
             .take_while(|((of, _), _)| of == id)
             .map(|((_, prefix), claim)| (*prefix, claim.router))
             .collect();
-        let routers = |family: Family| {
-            let subnet = net.record.subnet(family)?;
+        let router = |subnet: &Subnet| {
             let (from, _) = own
                 .iter()
-                .find(|(prefix, router)| *router && prefix.family() == family)?;
+                .find(|(prefix, router)| *router && subnet.subnet.covers(*prefix))?;
             router_address(subnet.subnet, subnet.gateway, *from)
         };
-        let ips: Vec<IpAddr> = FAMILIES.into_iter().filter_map(routers).collect();
+        let ips: Vec<IpAddr> = net.record.subnets.iter().filter_map(router).collect();
         let address = shared.node.address;
         let whole = ips.len() == net.record.subnets.len() && !address.is_unspecified();
         let place = ips.first().filter(|_| whole).map(|first| Place {
@@ -532,10 +531,8 @@ pub(super) fn holds(pool: &Pool, ip: IpAddr) -> bool {
 }
 
 fn overlay_pool(network: &Network, prefix: Prefix, own: &[IpAddr]) -> Result<Pool> {
-    let subnet = network
-        .subnet(prefix.family())
-        .filter(|s| s.subnet.covers(prefix));
-    let Some(subnet) = subnet else {
+    let mut subnets = network.subnets.iter();
+    let Some(subnet) = subnets.find(|s| s.subnet.covers(prefix)) else {
         return Err(Error::new(
             Code::InvalidSubnet,
             format!("{prefix} is no part of network {}", network.name),
