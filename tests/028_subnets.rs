@@ -140,7 +140,7 @@ fn assert_refused(from: &Netns, to: SocketAddr) {
 /// The first subnet is used up, then the second; an address that was asked for is from the subnet that has it, whatever
 /// is free elsewhere. What is shown is what was asked for, over a restart too.
 fn used_up_in_turn() {
-    let (mut host, ..) = world();
+    let (mut host, _outside, _servers) = world();
     let made = create(&host, "web", &[]);
     let shown = |at: usize| {
         (
@@ -353,7 +353,7 @@ fn names(a: &Member, b: &Member) {
 
 /// Another network's containers, and with `icc=false` the neighbours in the other subnet, stay away from both.
 fn kept_apart() {
-    let (host, ..) = world();
+    let (host, _outside, _servers) = world();
     create(&host, "web", &["--icc=false"]);
     host.ok(&["network", "create", "other", "--ipv6"]);
     let a = Member::new(&host, "a", "web", &[]);
@@ -446,7 +446,7 @@ fn modes() {
 /// the guard is off it arrives.
 fn a_liar_in_the_second_subnet() {
     const TIMES: u64 = 3;
-    let (host, ..) = world();
+    let (host, _outside, _servers) = world();
     for (options, passes) in [(&["--opt=antispoof=off"][..], true), (&[], false)] {
         let web = create(&host, "web", options);
         let victim = Member::new(&host, "victim", "web", &[]);
@@ -492,7 +492,7 @@ fn a_liar_in_the_second_subnet() {
 
 /// Reservations in either subnet, and networks of files: the order of the subnets counts.
 fn kept_and_declared() {
-    let (mut host, ..) = world();
+    let (mut host, _outside, _servers) = world();
     let file = |subnets: &str| {
         let path = host.dir().join("web.toml");
         std::fs::write(

@@ -83,8 +83,11 @@ impl Net {
 
     /// One particular address, from the pool it belongs to.
     fn claim(&mut self, ip: IpAddr) -> Result<IpAddr> {
-        let Some(pool) = self.pool_of(ip) else {
+        if self.record.subnet_of(ip).is_none() {
             return Err(self.not_on(ip));
+        }
+        let Some(pool) = self.pool_of(ip) else {
+            return Err(self.no_block());
         };
         let claimed = pool.claim(ip);
         claimed.map_err(|error| in_network(ipam_error(error), &self.record.name))?;
@@ -99,9 +102,10 @@ impl Net {
         };
         let rested = first(&|pool| pool.has_rested(now));
         let Some(at) = rested.or_else(|| first(&has_room)) else {
-            return match first(&|_| true) {
-                Some(_) => Err(self.exhausted(family)),
-                None => Ok(None),
+            return match (first(&|_| true), self.record.has(family)) {
+                (Some(_), _) => Err(self.exhausted(family)),
+                (None, true) => Err(self.no_block()),
+                (None, false) => Ok(None),
             };
         };
         let allocated = self.pools[at].allocate(now).map(Some);
@@ -144,6 +148,15 @@ impl Net {
                  subnet or more of them",
                 list(&ranges)
             ),
+        )
+    }
+
+    /// The pools of an overlay are what this host has claimed of it.
+    fn no_block(&self) -> Error {
+        let name = &self.record.name;
+        Error::new(
+            Code::PoolExhausted,
+            format!("network {name}: this host holds no block of its addresses: try again"),
         )
     }
 
