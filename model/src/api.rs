@@ -201,6 +201,9 @@ pub struct Network {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub reservations: BTreeMap<String, Reservation>,
     pub endpoints: Vec<NetworkEndpoint>,
+    /// Packets that were dropped at it, by reason; only where one network is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drops: Option<Drops>,
 }
 
 const fn yes() -> bool {

@@ -191,6 +191,7 @@ pub fn network(network: &Network, facts: &HostFacts) -> Vec<Object> {
     {
         objects.extend(subnets::family(network, family, &owner));
     }
+    objects.extend(subnets::counted(network, &owner));
     objects
 }
 

@@ -2,13 +2,15 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::{element, interval};
+use super::{FAMILIES, element, interval};
 use crate::net::{Family, IfName, Prefix};
 use crate::nft::{Datum, ElementData, Verdict};
 use crate::object::{Address, Ns, Object, Owner, Route, family_key};
 use crate::overlay;
 use crate::record::{Mode, Network, Subnet};
-use crate::skeleton::{self, DIRECT, EGRESS, GUARD, MASQ, NOHOST, OWN, PEERS, Reason, SNAT, TO};
+use crate::skeleton::{
+    self, DIRECT, DIRECT_AT, EGRESS, GUARD, MASQ, NOHOST, OWN, PEERS, Reason, SNAT, TO,
+};
 
 /// What a network wants in one family; nothing where it has no subnet.
 pub(super) fn family(network: &Network, family: Family, owner: &Owner) -> Vec<Object> {
@@ -59,6 +61,8 @@ fn subnet(network: &Network, held: &Subnet, owner: &Owner) -> Vec<Object> {
         objects.extend(without(prefix, gateway).into_iter().map(|(first, last)| {
             interval(GUARD, family, vec![first.into()], vec![last.into()], owner)
         }));
+        let (first, last) = (vec![prefix.base().into()], vec![prefix.last().into()]);
+        objects.push(interval(DIRECT_AT, family, first, last, owner));
     }
     if network.is_open(family) {
         let peers = network.policy.non_masquerade.iter();
@@ -107,6 +111,25 @@ fn verdicts(network: &Network, family: Family, owner: &Owner) -> Vec<Object> {
         }));
     }
     objects
+}
+
+/// The elements that count what is dropped at a network, for the reasons that there are on it.
+pub(super) fn counted(network: &Network, owner: &Owner) -> Vec<Object> {
+    let mut families = FAMILIES.into_iter().filter(|family| network.has(*family));
+    let has_open = families.clone().any(|family| network.is_open(family));
+    let has_closed = families.any(|family| !network.is_open(family));
+    let occurs = |reason: &Reason| match reason {
+        Reason::Icc => !network.policy.icc,
+        Reason::HostAccess => has_closed || !network.policy.host_access,
+        Reason::Internal => has_closed,
+        Reason::Unpublished => has_open,
+        _ => true,
+    };
+    let sets = Reason::HOST.into_iter().filter(occurs);
+    let bridge = || vec![Datum::Ifname(network.interface.clone())];
+    sets.filter_map(Reason::set_at)
+        .map(|set| element(&set, None, bridge(), ElementData::None, owner))
+        .collect()
 }
 
 /// `::1` published: the reply's address is looked up on the bridge, so the bridge needs a local route to it, each

@@ -51,6 +51,7 @@ pub(crate) fn network(record: &Network) -> Arc<api::Network> {
             .map(|(name, kept)| (name.to_string(), reservation(kept)))
             .collect(),
         endpoints: Vec::new(),
+        drops: None,
     })
 }
 
