@@ -10,6 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use netd_tests::cni::{self, Cni, Sandbox};
 use netd_tests::host::{Host, PROGRAMS, assert_same};
 use netd_tests::lab::hickory_proto::rr::RecordType;
 use netd_tests::lab::{self, Netns, Outcome, PATIENCE, Proto, Server, Transport, frame};
@@ -17,6 +18,7 @@ use netd_tests::reach::{has_ipv6, host_netns, wire};
 use serde_json::{Value, json};
 
 fn main() -> ExitCode {
+    cni::dispatch();
     lab::dispatch(PROGRAMS);
     lab::enter();
     lab::main(vec![
@@ -27,6 +29,7 @@ fn main() -> ExitCode {
         lab::test("modes", modes),
         lab::test("a_liar_in_the_second_subnet", a_liar_in_the_second_subnet),
         lab::test("kept_and_declared", kept_and_declared),
+        lab::test("pools_of_cni", pools_of_cni),
     ])
 }
 
@@ -360,7 +363,7 @@ fn kept_apart() {
     let b = Member::in_second(&host, "b", "web", &["--publish=8080:80"]);
     let other = Member::new(&host, "other", "other", &["--publish=8090:80"]);
     let _answering = [a.serve(), b.serve(), other.serve()];
-    for family in 0..families() {
+    for (family, wan) in WAN.into_iter().enumerate().take(families()) {
         let at = |member: &Member| SocketAddr::new(member.ips[family], 80);
         for (from, to) in [
             (&a, &b),
@@ -373,7 +376,7 @@ fn kept_apart() {
             assert_refused(&from.netns, at(to));
         }
         // What is published is for all.
-        let wan = |port| SocketAddr::new(WAN[family].parse().unwrap(), port);
+        let wan = |port| SocketAddr::new(wan.parse().unwrap(), port);
         for (from, port, name) in [(&a, 8080, "b"), (&other, 8080, "b"), (&b, 8090, "other")] {
             let answer = from.netns.tcp_probe(wan(port), PATIENCE);
             assert_eq!(answer.name(), Some(name), "{answer:?}");
@@ -540,5 +543,51 @@ fn kept_and_declared() {
         );
     }
     host.assert_healthy();
+    host.done();
+}
+
+/// Several pools in one of the lists that host-local calls ranges: the next one where those before it are full.
+fn pools_of_cni() {
+    let host = Host::start("h1");
+    let plugin = Cni::new(&host);
+    let pools = json!({"ranges": [[{"subnet": "10.1.0.0/30"}, {"subnet": "10.2.0.0/30", "gateway": "10.2.0.2"}]]});
+    let config = plugin.config("1.1.0", "pods", pools);
+    let pods = ["a", "b", "c"].map(Netns::new);
+    let [a, b, _] = &pods;
+    let sandboxes = pods.each_ref().map(Sandbox::of);
+    let expected = [("10.1.0.2/30", "10.1.0.1"), ("10.2.0.1/30", "10.2.0.2")];
+    for (sandbox, (address, gateway)) in sandboxes.iter().zip(expected) {
+        assert_eq!(plugin.call("STATUS", None, &config).ok(), Value::Null);
+        let made = plugin.add(sandbox, &config);
+        let first = &made["ips"][0];
+        assert_eq!(
+            (&first["address"], &first["gateway"]),
+            (&json!(address), &json!(gateway))
+        );
+        let mut check = config.clone();
+        check["prevResult"] = made;
+        plugin.call("CHECK", Some(sandbox), &check).ok();
+    }
+    let servers = [a, b].map(|pod| pod.tcp_server(pod.name(), 80));
+    for (from, to, name) in [(a, "10.2.0.1:80", "b"), (b, "10.1.0.2:80", "a")] {
+        assert_eq!(from.tcp_probe(to, PATIENCE).name(), Some(name));
+    }
+    drop(servers);
+    let full = plugin.call("STATUS", None, &config).error();
+    assert_eq!(
+        (&full["code"], &full["details"]),
+        (&json!(50), &json!("pool_exhausted"))
+    );
+    let refused = plugin.call("ADD", Some(&sandboxes[2]), &config).error();
+    assert!(
+        refused["msg"]
+            .as_str()
+            .unwrap()
+            .contains("10.1.0.0/30, 10.2.0.0/30"),
+        "{refused}"
+    );
+    for sandbox in &sandboxes[..2] {
+        plugin.del(sandbox, &config);
+    }
     host.done();
 }
