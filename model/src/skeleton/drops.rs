@@ -187,19 +187,14 @@ pub(super) fn chains(reasons: &[Reason]) -> Vec<Chain> {
             map: reason.set(),
         };
         let mut rules: Rules = Vec::new();
-        for (side, set) in reason
-            .sides()
-            .iter()
-            .zip(std::iter::repeat(reason.set_at()))
-        {
-            rules.extend(set.map(|set| vec![within(&[*side], &set), counted()]));
+        if let Some(set) = reason.set_at() {
+            let at = |side: &Expr| vec![within(&[*side], &set), counted()];
+            rules.extend(reason.sides().iter().map(at));
         }
         if *reason == Reason::Direct {
             rules.extend([Family::V4, Family::V6].map(|family| {
-                vec![within(
-                    &[Expr::Daddr(family)],
-                    &of_family(DIRECT_AT, family),
-                )]
+                let key = [Expr::Daddr(family)];
+                vec![within(&key, &of_family(DIRECT_AT, family))]
             }));
         }
         // It drops without its element too.
