@@ -546,9 +546,9 @@ fn remedy(text: &str) -> &'static str {
     let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
     if says(&["UnknownIssuer", "BadSignature"]) {
         "; its certificate is not signed by what etcd-ca holds"
-    } else if says(&["NotValidForName"]) {
+    } else if says(&["certificate not valid for name"]) {
         "; its certificate is not for that name or address"
-    } else if says(&["Expired", "NotValidYet"]) {
+    } else if says(&["certificate expired", "certificate not valid yet"]) {
         "; look at the validity of its certificate, and at the clock"
     } else if says(&[
         "CertificateRequired",
