@@ -59,8 +59,8 @@ pub(crate) struct Cluster {
 /// Who waits for an answer of the store.
 #[derive(Debug)]
 enum Waiting {
-    /// A request that needs addresses.
-    Message(Box<Message>, Vec<Subject>),
+    /// A request that needs addresses, with how often it has waited for some.
+    Message(Box<Message>, Vec<Subject>, usize),
     /// A new network.
     Network(Box<CreateNetwork>, NetworkId, u32, Reply),
     /// The end of a network.
@@ -378,7 +378,7 @@ impl Owner {
         self.zone.update(|zone| {
             zone.remove_names(net, &holder);
             if let Some((names, ips)) = names {
-                zone.add_names(net, names, &ips, &holder);
+                zone.add_names_elsewhere(net, names, &ips, &holder);
             }
         });
     }
@@ -486,15 +486,16 @@ impl Owner {
 
     // ---- requests -------------------------------------------------------------------------------------------------
 
-    /// Has a request wait for addresses, if it needs some that are not this host's yet.
-    pub(crate) fn claim_first(&mut self, message: Message) -> Option<Message> {
+    /// Has a request wait for addresses, if it needs some that are not this host's yet: of one network after the other.
+    pub(crate) fn claim_first(&mut self, message: Message, waited: usize) -> Option<Message> {
         let joins: &[Join] = match &message.request {
             Request::Attach { attach, .. } => &attach.networks,
             Request::CniAdd { request, .. } => &request.attach.networks,
             Request::Connect { join, .. } => std::slice::from_ref(join),
             _ => return Some(message),
         };
-        if self.world.shared.is_none() {
+        // Others may take what was claimed for it, but not for ever.
+        if self.world.shared.is_none() || waited > joins.len() + TRIES as usize {
             return Some(message);
         }
         match self.world.lacking(joins) {
@@ -502,7 +503,8 @@ impl Owner {
             Ok(Some(ask)) => {
                 let takes = self.needs(&message.request);
                 self.busy.extend(takes.iter().cloned());
-                self.wish(Wish::Claim(ask), Waiting::Message(Box::new(message), takes));
+                let waiting = Waiting::Message(Box::new(message), takes, waited + 1);
+                self.wish(Wish::Claim(ask), waiting);
                 None
             }
             Err(error) => {
@@ -583,12 +585,16 @@ impl Owner {
             return;
         };
         match waiting {
-            Waiting::Message(message, takes) => {
+            Waiting::Message(message, takes, waited) => {
                 for subject in &takes {
                     self.busy.remove(subject);
                 }
                 match replied {
-                    Ok(()) => self.begin_claimed(*message),
+                    Ok(()) => {
+                        if let Some(message) = self.claim_first(*message, waited) {
+                            self.begin_claimed(message);
+                        }
+                    }
                     Err(error) => answer(message.reply, Err(error)),
                 }
                 self.wake();
