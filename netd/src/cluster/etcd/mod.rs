@@ -557,7 +557,7 @@ fn remedy(text: &str) -> &'static str {
         "HandshakeFailure",
     ]) {
         "; it wants a certificate of this host that it trusts: look at etcd-cert and etcd-key"
-    } else if says(&["InvalidContentType", "InvalidMessage"]) {
+    } else if says(&["InvalidContentType", "InvalidMessage", "tls handshake eof"]) {
         "; it does not speak TLS: leave etcd-ca out, or switch TLS on there"
     } else {
         ""
