@@ -126,6 +126,26 @@ impl Member {
         assert!(answer["header"]["revision"].is_string(), "{answer}");
     }
 
+    /// Writes many keys, so many at once as etcd takes.
+    pub fn put_all(&self, pairs: &[(String, String)]) {
+        for part in pairs.chunks(100) {
+            let put = |(key, value): &(String, String)| {
+                let key = base64(format!("{PREFIX}{key}").as_bytes());
+                json!({"requestPut": {"key": key, "value": base64(value.as_bytes())}})
+            };
+            let puts: Vec<Value> = part.iter().map(put).collect();
+            let answer = self.ask("/v3/kv/txn", "", &json!({"success": puts}));
+            assert_eq!(answer["succeeded"], true, "{answer}");
+        }
+    }
+
+    /// The revision of the store: how often it was written.
+    pub fn revision(&self) -> u64 {
+        let answer = self.ask("/v3/kv/range", "", &json!({"key": base64(b"x")}));
+        let text = answer["header"]["revision"].as_str();
+        text.and_then(|text| text.parse().ok()).expect("a revision")
+    }
+
     /// The same with a user's token: etcd's answer, whatever it is.
     pub fn put_as(&self, token: &str, key: &str, value: &[u8]) -> Value {
         let key = base64(format!("{PREFIX}{key}").as_bytes());

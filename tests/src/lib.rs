@@ -35,3 +35,4 @@ pub mod load;
 pub mod overlay;
 pub mod reach;
 pub mod soak;
+pub mod turns;
