@@ -31,6 +31,7 @@ fn main() -> std::process::ExitCode {
         lab::test("each_way_a_certificate_is_wrong", wrong_certificates),
         lab::test("a_store_from_an_older_copy", older_copy),
         lab::test("hostile_records_stay_out", hostile_records),
+        lab::test("the_guide_works_as_it_is_written", guide),
     ])
 }
 
@@ -478,4 +479,105 @@ fn hostile_records() {
         });
     }
     stream.end();
+}
+
+const GUIDE: &str = include_str!("../docs/overlay.md");
+
+/// The lines of the guide that are commands, `host$ command`: who runs them, and the words.
+fn commands() -> Vec<(&'static str, Vec<&'static str>)> {
+    let line = |line: &'static str| {
+        let (who, command) = line.strip_prefix("    ")?.split_once("$ ")?;
+        Some((who, command.split(' ').collect()))
+    };
+    GUIDE.lines().filter_map(line).collect()
+}
+
+/// Every command of the guide, from nothing to a working overlay and back. Only the containers' process ids are others.
+fn guide() {
+    let mut cluster = Cluster::prepare(&["h1", "h2"], 1);
+    cluster.store[0].wipe();
+    for host in &mut cluster.hosts {
+        host.clear_args();
+    }
+    let containers = [Netns::process("a"), Netns::process("b")];
+    let pids = containers
+        .each_ref()
+        .map(|one| format!("pid:{}", one.pid()));
+    let mut ran = 0;
+    let mut etcd = None;
+    for (who, words) in commands() {
+        let [program, args @ ..] = &words[..] else {
+            panic!("{who} runs nothing")
+        };
+        let args: Vec<String> = args
+            .iter()
+            .map(|word| {
+                word.replace("pid:4711", &pids[0])
+                    .replace("pid:4712", &pids[1])
+            })
+            .collect();
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        if who == "etcd" {
+            let mut command = cluster.store[0].netns.command(program, &args);
+            command.current_dir(lab::scratch("guide"));
+            etcd = Some(cluster.store[0].netns.start("etcd", command));
+            cluster.store[0].until_ready();
+        } else {
+            let host = &mut cluster.hosts[usize::from(who == "h2")];
+            assert_eq!(host.netns.name(), who);
+            match (*program, &args[..]) {
+                ("netd", args) => {
+                    host.add_args(args);
+                    host.start_daemon();
+                }
+                ("netctl", args) => step(&cluster, usize::from(who == "h2"), args, &containers),
+                other => panic!("the guide has {other:?}"),
+            }
+        }
+        ran += 1;
+    }
+    assert!(ran >= 12, "{ran} commands were found in the guide");
+    assert!(etcd.is_some());
+    for host in &cluster.hosts {
+        host.assert_clean();
+    }
+}
+
+/// A command of the guide, with what it says of it.
+fn step(cluster: &Cluster, at: usize, args: &[&str], containers: &[Netns; 2]) {
+    let host = &cluster.hosts[at];
+    match args {
+        ["node", "ls"] => {
+            cluster.settle();
+            let nodes = host.ok(args);
+            let alive = nodes.as_array().unwrap().iter();
+            assert!(
+                alive
+                    .map(|node| &node["state"])
+                    .all(|state| state == "alive"),
+                "{nodes}"
+            );
+        }
+        ["network", "ls"] => lab::wait_for("the network is there too", PATIENCE, || {
+            let networks = host.ok(args);
+            networks
+                .as_array()
+                .unwrap()
+                .iter()
+                .any(|net| net["name"] == "web")
+        }),
+        ["dns", ..] => {
+            lab::wait_for("the name is known", PATIENCE, || {
+                !host.ok(args)["answers"].as_array().unwrap().is_empty()
+            });
+            let ip = addresses(&cluster.hosts[1].ok(&["inspect", "b"]))[0];
+            let _server = containers[1].tcp_server("b", 80);
+            let reached = containers[0].probe(Proto::Tcp, (ip, 80), PATIENCE);
+            assert_eq!(reached.name(), Some("b"), "{reached:?}");
+        }
+        ["network", "rm", ..] => lab::wait_for("the other host has heard", PATIENCE, || {
+            host.netctl(args).code == 0
+        }),
+        _ => drop(host.ok(args)),
+    }
 }

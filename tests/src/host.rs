@@ -145,6 +145,11 @@ impl Host {
         self.args.extend(args.iter().map(ToString::to_string));
     }
 
+    /// Forgets the arguments that were added.
+    pub fn clear_args(&mut self) {
+        self.args.clear();
+    }
+
     fn daemon_args(&self) -> Vec<String> {
         let dir = |name: &str| self.dir.join(name).to_string_lossy().into_owned();
         let own = [
