@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use netd_tests::cluster::Cluster;
 use netd_tests::host::{Host, PROGRAMS};
-use netd_tests::lab::{self, Netns, PATIENCE, Proto};
+use netd_tests::lab::{self, Netns, PATIENCE, Proto, Transport};
 use netd_tests::overlay::{self, Guest};
 
 fn main() -> std::process::ExitCode {

@@ -58,7 +58,7 @@ fn losses() {
         .run(|| std::net::TcpStream::connect((b.ips[0], 7000)));
     let stream = stream.unwrap();
     let mut sender = stream.try_clone().unwrap();
-    let sent: Vec<u8> = (0..BYTES).map(|n| (n % 251) as u8).collect();
+    let sent: Vec<u8> = (0..=250).cycle().take(BYTES).collect();
     let copy = sent.clone();
     let sending = std::thread::spawn(move || std::io::Write::write_all(&mut sender, &copy));
     let mut back = vec![0; BYTES];

@@ -302,11 +302,14 @@ fn base64(bytes: &[u8]) -> String {
 }
 
 fn from_base64(text: &str) -> Vec<u8> {
-    let digit = |c: u8| DIGITS.iter().position(|d| *d == c).unwrap_or(0) as u32;
+    let digit = |c: u8| {
+        let mut digits = (0_u32..).zip(DIGITS);
+        digits.find(|(_, d)| **d == c).map_or(0, |(n, _)| n)
+    };
     let mut bytes = Vec::new();
     for part in text.as_bytes().chunks(4) {
         let number = part.iter().fold(0_u32, |sum, c| sum << 6 | digit(*c));
-        let padding = part.iter().filter(|c| **c == b'=').count();
+        let padding = part.iter().rev().take_while(|c| **c == b'=').count();
         bytes.extend_from_slice(&number.to_be_bytes()[1..4 - padding]);
     }
     bytes
