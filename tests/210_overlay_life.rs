@@ -131,6 +131,7 @@ fn daemons_restart_under_traffic() {
     stream.go_on();
     cluster.store[0].start();
     until_store_is(&cluster.hosts[1], "connected");
+    until_store_is(&cluster.hosts[2], "connected");
     // Others come and go.
     for n in 0..100 {
         let netns = Netns::new(&format!("y{n}"));
