@@ -8,9 +8,10 @@
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use netd_tests::cluster::{Cluster, addresses};
+use netd_tests::cluster::Cluster;
 use netd_tests::host::{Host, PROGRAMS};
 use netd_tests::lab::{self, Netns, PATIENCE, Proto, Transport};
+use netd_tests::overlay::{self, Guest};
 
 fn main() -> std::process::ExitCode {
     lab::dispatch(PROGRAMS);
@@ -28,28 +29,9 @@ fn main() -> std::process::ExitCode {
     ])
 }
 
-/// A container, its addresses, and servers in it.
-struct Box_ {
-    netns: Netns,
-    ips: Vec<IpAddr>,
-    _servers: Vec<lab::Server>,
-}
-
-fn container(host: &Host, name: &str, args: &[&str]) -> Box_ {
-    let netns = Netns::new(name);
-    let attached = host.attach(&netns, args);
-    let ips = addresses(&attached);
-    let servers = vec![netns.tcp_server(name, 80), netns.udp_server(name, 80)];
-    Box_ {
-        netns,
-        ips,
-        _servers: servers,
-    }
-}
-
 fn every_pair_talks() {
     let cluster = Cluster::start(&["h1", "h2", "h3"], 1);
-    talk(&cluster);
+    overlay::every_pair_talks(&cluster, 1450);
     for host in &cluster.hosts {
         host.assert_healthy();
     }
@@ -70,89 +52,7 @@ fn with_bridge_netfilter_too() {
     }
     let mut cluster = cluster;
     cluster.start_daemons();
-    talk(&cluster);
-}
-
-fn talk(cluster: &Cluster) {
-    let network = cluster.network("web", &["--ipv6"]);
-    assert_eq!(network["driver"], "overlay");
-    assert_eq!(network["mtu"], 1450);
-    assert!(network["vni"].as_u64().unwrap() > 0);
-    let names = ["a1", "a2", "b1", "c1"];
-    let places = [0, 0, 1, 2];
-    let boxes: Vec<Box_> = names
-        .iter()
-        .zip(places)
-        .map(|(name, at)| container(&cluster.hosts[at], name, &["--network", "web"]))
-        .collect();
-    let all: Vec<IpAddr> = boxes.iter().flat_map(|one| one.ips.clone()).collect();
-    let mut unique = all.clone();
-    unique.sort();
-    unique.dedup();
-    assert_eq!(unique.len(), all.len(), "no address twice: {all:?}");
-    for (from, name) in boxes.iter().zip(names) {
-        for (to, other) in boxes.iter().zip(names) {
-            if name == other {
-                continue;
-            }
-            for ip in &to.ips {
-                let at = SocketAddr::new(*ip, 80);
-                for proto in [Proto::Tcp, Proto::Udp] {
-                    let reached = from.netns.probe(proto, at, PATIENCE);
-                    assert_eq!(
-                        reached.name(),
-                        Some(other),
-                        "{name} {proto:?} {at}: {reached:?}"
-                    );
-                }
-                assert!(from.netns.ping(*ip, PATIENCE), "{name} pings {ip}");
-                sizes(&from.netns, &to.netns, *ip);
-            }
-            resolves(&from.netns, other, &to.ips);
-        }
-    }
-    // The host itself, to a container of its own and to those of others, by its own address.
-    for (host, netns) in cluster.hosts.iter().zip(["h1", "h2", "h3"]) {
-        for (to, other) in boxes.iter().zip(names) {
-            for ip in &to.ips {
-                let at = SocketAddr::new(*ip, 80);
-                let reached = host.netns.probe(Proto::Tcp, at, PATIENCE);
-                assert_eq!(reached.name(), Some(other), "{netns} to {at}: {reached:?}");
-            }
-        }
-    }
-}
-
-/// Datagrams of 1 byte up to what the MTU takes arrive as they are.
-fn sizes(from: &Netns, to: &Netns, ip: IpAddr) {
-    let headers = if ip.is_ipv4() { 28 } else { 48 };
-    let receiver = to.run(|| UdpSocket::bind(SocketAddr::new(ip, 9000)).unwrap());
-    receiver.set_read_timeout(Some(PATIENCE)).unwrap();
-    let sender = from.run(|| {
-        let any: SocketAddr = if ip.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }
-            .parse()
-            .unwrap();
-        UdpSocket::bind(any).unwrap()
-    });
-    for size in [1, 100, 1400 - headers, 1450 - headers] {
-        let bytes = vec![7_u8; size];
-        sender.send_to(&bytes, SocketAddr::new(ip, 9000)).unwrap();
-        let mut buffer = vec![0; 2000];
-        let got = receiver.recv(&mut buffer);
-        assert_eq!(got.ok(), Some(size), "{size} bytes to {ip}");
-    }
-}
-
-fn resolves(from: &Netns, name: &str, ips: &[IpAddr]) {
-    use lab::hickory_proto::rr::RecordType::{A, AAAA};
-    for (kind, ip) in [A, AAAA].into_iter().zip(ips) {
-        let what = format!("{} resolves {name}", from.name());
-        lab::wait_for(&what, PATIENCE, || {
-            let reply =
-                from.dns_query("127.0.0.11:53".parse().unwrap(), name, kind, Transport::Udp);
-            reply.is_ok_and(|reply| reply.ips() == [*ip])
-        });
-    }
+    overlay::every_pair_talks(&cluster, 1450);
 }
 
 /// `dns_order=local`: of several holders of a name those on the asker's host stand first, in turn; the others follow.
@@ -212,10 +112,10 @@ fn a_network_comes_and_goes() {
         Vec::<String>::new(),
         "nothing before the first container"
     );
-    let a = container(h1, "a", &["--network", "web"]);
+    let a = Guest::attach(h1, "a", &["--network", "web"]);
     assert!(devices(h1).iter().any(|name| name.starts_with("ndx-")));
     assert_eq!(devices(h2), Vec::<String>::new());
-    let b = container(h2, "b", &["--network", "web"]);
+    let b = Guest::attach(h2, "b", &["--network", "web"]);
     assert_eq!(
         a.netns
             .probe(Proto::Tcp, SocketAddr::new(b.ips[0], 80), PATIENCE)
@@ -249,12 +149,12 @@ fn out_and_in_as_on_a_bridge() {
     let _server = outside.tcp_server("outside", 8000);
     cluster.network("web", &["--ipv6"]);
     cluster.network("inner", &["--internal"]);
-    let a = container(
+    let a = Guest::attach(
         &cluster.hosts[0],
         "a",
         &["--network", "web", "--publish", "8080:80"],
     );
-    let b = container(&cluster.hosts[1], "b", &["--network", "web"]);
+    let b = Guest::attach(&cluster.hosts[1], "b", &["--network", "web"]);
     for one in [&a, &b] {
         let reached = one.netns.probe(Proto::Tcp, ("192.0.2.100", 8000), PATIENCE);
         assert_eq!(
@@ -277,8 +177,8 @@ fn out_and_in_as_on_a_bridge() {
         Duration::from_millis(500),
     );
     assert!(!closed.reached(), "{closed:?}");
-    let c = container(&cluster.hosts[0], "c", &["--network", "inner"]);
-    let d = container(&cluster.hosts[1], "d", &["--network", "inner"]);
+    let c = Guest::attach(&cluster.hosts[0], "c", &["--network", "inner"]);
+    let d = Guest::attach(&cluster.hosts[1], "d", &["--network", "inner"]);
     assert_eq!(
         c.netns
             .probe(Proto::Tcp, SocketAddr::new(d.ips[0], 80), PATIENCE)
@@ -300,8 +200,8 @@ fn out_and_in_as_on_a_bridge() {
 fn strangers_are_not_heard() {
     let cluster = Cluster::start(&["h1", "h2"], 1);
     let network = cluster.network("web", &[]);
-    let a = container(&cluster.hosts[0], "a", &["--network", "web"]);
-    let _b = container(&cluster.hosts[1], "b", &["--network", "web"]);
+    let a = Guest::attach(&cluster.hosts[0], "a", &["--network", "web"]);
+    let _b = Guest::attach(&cluster.hosts[1], "b", &["--network", "web"]);
     let vni = u32::try_from(network["vni"].as_u64().unwrap()).unwrap();
     let listener = a.netns.run(|| UdpSocket::bind((a.ips[0], 7777)).unwrap());
     listener

@@ -13,7 +13,7 @@ use std::time::Duration;
 use netd_tests::cluster::{Cluster, addresses};
 use netd_tests::host::{Host, PROGRAMS};
 use netd_tests::lab::{self, Netns, PATIENCE, Proto};
-use netd_tests::load::{self, DatagramServer, Load};
+use netd_tests::overlay::{Stream, until_store_is};
 
 /// How long the store is away. `NETD_OUTAGE_SECONDS=600` for the long form.
 fn outage() -> Duration {
@@ -50,63 +50,6 @@ fn main() -> std::process::ExitCode {
             bad_records_disable_themselves,
         ),
     ])
-}
-
-/// Two containers on two hosts, and a stream of datagrams from one to the other and back.
-struct Stream {
-    _a: Netns,
-    b: Netns,
-    _server: DatagramServer,
-    load: Load,
-}
-
-impl Stream {
-    fn start(cluster: &Cluster, network: &str) -> Self {
-        let (a, b) = (Netns::new("a"), Netns::new("b"));
-        cluster.hosts[0].attach(&a, &["--network", network]);
-        let attached = cluster.hosts[1].attach(&b, &["--network", network]);
-        let to = SocketAddr::new(addresses(&attached)[0], 7000);
-        let server = DatagramServer::start(&b, 7000);
-        let answers = b.udp_server("b", 7001);
-        let probe = SocketAddr::new(to.ip(), 7001);
-        assert!(a.probe(Proto::Udp, probe, PATIENCE).reached());
-        drop(answers);
-        let load = load::datagrams(&a, "datagrams between hosts", to, u64::MAX);
-        Load::go_on(std::iter::once(&load), 100);
-        Self {
-            _a: a,
-            b,
-            _server: server,
-            load,
-        }
-    }
-
-    fn go_on(&self) {
-        Load::go_on(std::iter::once(&self.load), 300);
-    }
-
-    /// Ends it: nothing was lost.
-    fn end(self) {
-        let figures = self.load.end();
-        eprintln!(
-            "datagrams between hosts: {} answered, {} lost",
-            figures.done, figures.lost
-        );
-        assert!(figures.done > 500, "{figures:?}");
-        assert_eq!(figures.lost, 0, "{figures:?}");
-    }
-}
-
-fn store_is(host: &Host, word: &str) -> bool {
-    let status = host.api("GET", "/v1/status", "").body;
-    status["store"]
-        .as_str()
-        .is_some_and(|text| text.starts_with(word))
-}
-
-fn until_store_is(host: &Host, word: &str) {
-    let what = format!("the store of {} is {word}", host.netns.name());
-    lab::wait_for(&what, Duration::from_secs(60), || store_is(host, word));
 }
 
 fn an_outage_loses_no_packet() {
@@ -188,8 +131,9 @@ fn daemons_restart_under_traffic() {
     stream.go_on();
     cluster.store[0].start();
     until_store_is(&cluster.hosts[1], "connected");
+    until_store_is(&cluster.hosts[2], "connected");
     // Others come and go.
-    for n in 0..20 {
+    for n in 0..100 {
         let netns = Netns::new(&format!("y{n}"));
         cluster.hosts[2].attach(&netns, &["--network", "web"]);
         cluster.hosts[2].ok(&["detach", netns.name()]);
@@ -396,18 +340,7 @@ fn bad_records_disable_themselves() {
     let mut cluster = Cluster::start(&["h1", "h2"], 1);
     cluster.network("web", &[]);
     let stream = Stream::start(&cluster, "web");
-    let put = |key: &str, value: &str| {
-        let encode = |text: &str| base64(text.as_bytes());
-        let body = format!(
-            "{{\"key\":\"{}\",\"value\":\"{}\"}}",
-            encode(&format!("/netd/v1/default/{key}")),
-            encode(value)
-        );
-        let answer = cluster.store[0]
-            .netns
-            .run(|| http_post("192.0.2.100:2379", "/v3/kv/put", &body));
-        assert!(answer.contains("revision"), "{answer}");
-    };
+    let put = |key: &str, value: &str| cluster.store[0].put(key, value.as_bytes());
     let net = cluster.hosts[0].ok(&["network", "inspect", "web"])["id"]
         .as_str()
         .unwrap()
@@ -440,38 +373,4 @@ fn bad_records_disable_themselves() {
     cluster.hosts[0].assert_healthy();
     stream.go_on();
     stream.end();
-}
-
-fn http_post(to: &str, path: &str, body: &str) -> String {
-    use std::io::{Read, Write};
-    let mut stream = std::net::TcpStream::connect(to).unwrap();
-    let length = body.len();
-    write!(
-        stream,
-        "POST {path} HTTP/1.1\r\nhost: etcd\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
-    )
-    .unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer
-}
-
-fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::new();
-    for part in bytes.chunks(3) {
-        let number = part
-            .iter()
-            .fold(0_u32, |sum, byte| sum << 8 | u32::from(*byte))
-            << (8 * (3 - part.len()));
-        for n in 0..4 {
-            let digit = DIGITS[(number >> (18 - 6 * n)) as usize & 63];
-            text.push(if n <= part.len() {
-                char::from(digit)
-            } else {
-                '='
-            });
-        }
-    }
-    text
 }

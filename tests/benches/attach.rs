@@ -109,7 +109,7 @@ fn measure(host: &Host, existing: &mut Vec<Netns>, size: usize) -> Figures {
     Figures {
         attach,
         floor: floor_attach,
-        rules: rules(host),
+        rules: host.count_rules(),
     }
 }
 
@@ -349,23 +349,4 @@ fn resident(pid: u32) -> u64 {
         .trim()
         .parse()
         .expect("a number")
-}
-
-fn rules(host: &Host) -> usize {
-    host.netns.run(|| {
-        let mut socket = netd::kernel::nft::NftSocket::open().expect("the rules can be read");
-        let objects = socket
-            .observe(&netd_model::Ns::Host)
-            .expect("the rules can be read");
-        let count = |object: &Object| match object {
-            Object::Ruleset(rules) => rules
-                .chains
-                .iter()
-                .filter_map(|chain| chain.rules.as_ref())
-                .map(Vec::len)
-                .sum(),
-            _ => 0,
-        };
-        objects.iter().map(count).sum()
-    })
 }

@@ -21,8 +21,7 @@ use std::time::Instant;
 
 use netd_tests::host::{Host, PROGRAMS};
 use netd_tests::lab::{self, Netns};
-use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
-use nix::unistd::Pid;
+use netd_tests::turns::{pin, quantile, ratio};
 
 /// Rounds of one turn for each path and kind of traffic.
 const ROUNDS: usize = 1000;
@@ -71,7 +70,7 @@ fn main() {
         let [hand, few, many] = [0, 1, 2].map(|path| &rates[path][kind]);
         println!(
             "  {name:<26} by hand {:>9.1}   10 ports {}   10,000 ports {}",
-            quantile(hand.clone(), 0.5),
+            quantile(hand, 0.5),
             ratio(few, hand),
             ratio(many, hand),
         );
@@ -294,31 +293,3 @@ fn by_netd(name: &str, ports: u16) -> Path {
 
 /// Ports of one container of those that nobody asks.
 const EACH: u16 = 2_000;
-
-/// Keeps this thread, and all that it starts, on one processor.
-fn pin() {
-    let this = Pid::from_raw(0);
-    let allowed = sched_getaffinity(this).expect("the processors");
-    let is_allowed = |cpu: &usize| allowed.is_set(*cpu).unwrap_or(false);
-    let last = (0..CpuSet::count()).rfind(is_allowed).expect("a processor");
-    let mut one = CpuSet::new();
-    one.set(last).expect("a processor");
-    sched_setaffinity(this, &one).expect("a thread may stay where it is");
-}
-
-fn ratio(of: &[f64], to: &[f64]) -> String {
-    let ratios: Vec<f64> = of.iter().zip(to).map(|(of, to)| of / to).collect();
-    let [low, middle, high] = [0.25, 0.5, 0.75].map(|q| quantile(ratios.clone(), q));
-    format!("{middle:.3} [{low:.2}..{high:.2}]")
-}
-
-fn quantile(mut values: Vec<f64>, q: f64) -> f64 {
-    values.sort_by(f64::total_cmp);
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "a place in the list"
-    )]
-    let place = (q * (values.len() - 1) as f64).round() as usize;
-    values[place]
-}

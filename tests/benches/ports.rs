@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use netd::kernel::nft::NftSocket;
 use netd_model::api::DryRun;
-use netd_model::{ContainerId, Ns, Object, Op};
+use netd_model::{ContainerId, Object, Op};
 use netd_tests::host::{Host, PROGRAMS};
 use netd_tests::lab::{self, Netns};
 use serde_json::json;
@@ -48,7 +48,7 @@ fn main() {
     for ((what, first), (_, last)) in first.iter().zip(&last) {
         println!("  {what:<32} {:.2}", last / first);
     }
-    println!("nft rules: {}", rules(&host));
+    println!("nft rules: {}", host.count_rules());
     let begin = Instant::now();
     assert_eq!(host.plan(), Vec::<String>::new());
     println!(
@@ -183,22 +183,6 @@ fn kilobytes(text: &str) -> f64 {
         .trim()
         .parse()
         .expect("a number")
-}
-
-fn rules(host: &Host) -> usize {
-    host.netns.run(|| {
-        let mut socket = NftSocket::open().expect("nftables answers");
-        let objects = socket.observe(&Ns::Host).expect("the rules can be read");
-        let rules = objects.iter().filter_map(|object| match object {
-            Object::Ruleset(rules) => Some(rules),
-            _ => None,
-        });
-        let chains = rules.flat_map(|rules| &rules.chains);
-        chains
-            .filter_map(|chain| chain.rules.as_ref())
-            .map(Vec::len)
-            .sum()
-    })
 }
 
 fn timed(work: impl FnOnce()) -> f64 {

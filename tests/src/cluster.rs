@@ -1,90 +1,17 @@
 //! Hosts that share networks: namespaces on one Ethernet, with Debian's etcd in namespaces beside them.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::etcd::{self, Member};
 use crate::host::Host;
-use crate::lab::{self, Netns, Process};
+use crate::lab::{self, Netns};
 
-/// The underlay of a laboratory.
 /// How long hosts may take to know each other.
 const SETTLES: Duration = Duration::from_secs(30);
+/// The underlay of a laboratory.
 const UNDERLAY4: &str = "192.0.2";
 const UNDERLAY6: &str = "fd02:";
-
-/// An etcd member in a namespace of its own.
-#[derive(Debug)]
-pub struct Member {
-    /// Its namespace.
-    pub netns: Netns,
-    /// Its address.
-    pub address: String,
-    name: String,
-    dir: PathBuf,
-    peers: String,
-    /// Its certificate, its key, and what clients have to show; with them it speaks TLS to clients.
-    pub tls: Option<[PathBuf; 3]>,
-    process: Option<Process>,
-}
-
-impl Member {
-    /// Starts it, again if it was there before, and does not wait.
-    pub fn start(&mut self) {
-        let scheme = if self.tls.is_some() { "https" } else { "http" };
-        let client = format!("{scheme}://{}:2379", self.address);
-        let url = |port: u16| format!("http://{}:{port}", self.address);
-        let mut args = vec![
-            "--name".to_owned(),
-            self.name.clone(),
-            "--data-dir".to_owned(),
-            self.dir.to_string_lossy().into_owned(),
-            "--listen-client-urls".to_owned(),
-            client.clone(),
-            "--advertise-client-urls".to_owned(),
-            client,
-            "--listen-peer-urls".to_owned(),
-            url(2380),
-            "--initial-advertise-peer-urls".to_owned(),
-            url(2380),
-            "--initial-cluster".to_owned(),
-            self.peers.clone(),
-            "--log-level".to_owned(),
-            "error".to_owned(),
-        ];
-        if let Some([certificate, key, clients]) = &self.tls {
-            let files = [
-                ("--cert-file", certificate),
-                ("--key-file", key),
-                ("--trusted-ca-file", clients),
-            ];
-            for (flag, path) in files {
-                args.extend([flag.to_owned(), path.to_string_lossy().into_owned()]);
-            }
-            args.push("--client-cert-auth".to_owned());
-        }
-        let command = self.netns.command(etcd(), &args);
-        self.process = Some(self.netns.start("etcd", command));
-    }
-
-    /// kill -9.
-    pub fn kill(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            process.kill();
-        }
-    }
-
-    /// Everything it holds is gone.
-    pub fn wipe(&mut self) {
-        self.kill();
-        let _ = std::fs::remove_dir_all(&self.dir);
-    }
-
-    /// Where its data is.
-    pub fn dir(&self) -> &std::path::Path {
-        &self.dir
-    }
-}
 
 /// A laboratory: hosts, a switch between them, a store.
 #[derive(Debug)]
@@ -97,20 +24,6 @@ pub struct Cluster {
     pub store: Vec<Member>,
 }
 
-/// The program; without it the test is skipped, and fails where nothing may be missing.
-fn etcd() -> PathBuf {
-    let path = std::env::var("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path)
-        .map(|dir| dir.join("etcd"))
-        .chain([PathBuf::from("/usr/bin/etcd")])
-        .find(|program| program.is_file());
-    found.unwrap_or_else(|| {
-        let text = "etcd is not installed: apt-get install etcd-server";
-        assert!(std::env::var_os("NETD_CI").is_none(), "{text}");
-        lab::skip(text)
-    })
-}
-
 impl Cluster {
     /// Hosts of these names, with a store of so many members. Their daemons run and have reached the store.
     pub fn start(names: &[&str], members: usize) -> Self {
@@ -121,7 +34,7 @@ impl Cluster {
 
     /// The same before the daemons are started.
     pub fn prepare(names: &[&str], members: usize) -> Self {
-        etcd();
+        etcd::program();
         let hosts: Vec<Netns> = names.iter().map(|name| Netns::host(name)).collect();
         let stores: Vec<Netns> = (0..members)
             .map(|n| Netns::host(&format!("etcd{n}")))
@@ -151,15 +64,8 @@ impl Cluster {
             .into_iter()
             .enumerate()
             .map(|(n, netns)| {
-                let mut member = Member {
-                    address: format!("{UNDERLAY4}.{}", 100 + n),
-                    name: format!("etcd{n}"),
-                    dir: lab::scratch("etcd").join("data"),
-                    peers: peers.join(","),
-                    process: None,
-                    tls: None,
-                    netns,
-                };
+                let address = format!("{UNDERLAY4}.{}", 100 + n);
+                let mut member = Member::new(netns, address, &format!("etcd{n}"), &peers);
                 member.start();
                 member
             })
@@ -220,11 +126,25 @@ impl Cluster {
         made
     }
 
-    /// The underlay's address of the n-th host, counted from 0.
-    pub fn address(&self, n: usize) -> IpAddr {
-        format!("{UNDERLAY4}.{}", n + 1)
-            .parse()
-            .expect("an address")
+    /// The underlay's addresses of the n-th host, counted from 0.
+    pub fn address(&self, n: usize) -> [IpAddr; 2] {
+        let texts = [
+            format!("{UNDERLAY4}.{}", n + 1),
+            format!("{UNDERLAY6}:{:x}", n + 1),
+        ];
+        texts.map(|text| text.parse().expect("an address"))
+    }
+
+    /// Sets the MTU of all of the underlay.
+    pub fn set_mtu(&self, mtu: u32) {
+        let all = self.hosts.iter().map(|host| &host.netns);
+        let all = all.chain(self.store.iter().map(|member| &member.netns));
+        for (n, netns) in all.enumerate() {
+            netns.set_link("eth0", |link| link.mtu(mtu));
+            self.switch
+                .set_link(&format!("port{n}"), |link| link.mtu(mtu));
+        }
+        self.switch.set_link("lan", |link| link.mtu(mtu));
     }
 }
 

@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use netd_model::Object;
 use serde_json::Value;
 
 use crate::lab::{self, LinkInfo, Netns, PATIENCE, Process, Signal};
@@ -142,6 +143,11 @@ impl Host {
     /// Adds arguments for the daemons that are started from now on.
     pub fn add_args(&mut self, args: &[&str]) {
         self.args.extend(args.iter().map(ToString::to_string));
+    }
+
+    /// Forgets the arguments that were added.
+    pub fn clear_args(&mut self) {
+        self.args.clear();
     }
 
     fn daemon_args(&self) -> Vec<String> {
@@ -283,13 +289,10 @@ impl Host {
     pub fn assert_clean(&self) {
         self.assert_healthy();
         assert_eq!(self.new_links(), Vec::new());
-        let rules = self
-            .netns
-            .run(|| netd::kernel::nft::NftSocket::open()?.observe(&netd_model::Ns::Host));
-        let left: Vec<String> = rules
-            .expect("the rules can be read")
+        let left: Vec<String> = self
+            .nft_objects()
             .iter()
-            .filter(|object| !matches!(object, netd_model::Object::Ruleset(_)))
+            .filter(|object| !matches!(object, Object::Ruleset(_)))
             .filter(|object| *object.owner() != netd_model::Owner::Host)
             .map(ToString::to_string)
             .collect();
@@ -454,15 +457,33 @@ impl Host {
         text
     }
 
-    /// What nftables holds of netd's on the host, a line for each object.
-    pub fn rules(&self) -> Vec<String> {
-        let rules = self
+    /// What nftables holds of netd's on the host.
+    fn nft_objects(&self) -> Vec<Object> {
+        let objects = self
             .netns
             .run(|| netd::kernel::nft::NftSocket::open()?.observe(&netd_model::Ns::Host));
-        let objects = rules.expect("the rules can be read");
+        objects.expect("the rules can be read")
+    }
+
+    /// The same, a line for each object.
+    pub fn rules(&self) -> Vec<String> {
+        let objects = self.nft_objects();
         let mut lines: Vec<_> = objects.iter().map(|object| format!("{object:?}")).collect();
         lines.sort();
         lines
+    }
+
+    /// How many rules there are in all of netd's chains on the host.
+    pub fn count_rules(&self) -> usize {
+        let count = |object: &Object| match object {
+            Object::Ruleset(rules) => {
+                let chains = rules.chains.iter();
+                let lists = chains.filter_map(|chain| chain.rules.as_ref());
+                lists.map(Vec::len).sum()
+            }
+            _ => 0,
+        };
+        self.nft_objects().iter().map(count).sum()
     }
 
     /// The records of containers, a line for each file.

@@ -28,8 +28,11 @@
 pub mod cluster;
 pub mod cni;
 pub mod cri;
+pub mod etcd;
 pub mod host;
 pub mod lab;
 pub mod load;
+pub mod overlay;
 pub mod reach;
 pub mod soak;
+pub mod turns;

@@ -22,7 +22,9 @@ use super::claims::Ask;
 use super::keys::{Key, META};
 use super::mirror::{Mirror, News};
 use super::records::Node;
-use super::store::{Event, Events, Lease, Listing, Revision, StoreError, Txn, TxnEnd, Write};
+use super::store::{
+    Event, Events, Known, Lease, Listing, Revision, StoreError, Txn, TxnEnd, Write,
+};
 
 /// The life of a lease: how long after its host fell silent it is suspect.
 pub const LEASE: Duration = Duration::from_secs(15);
@@ -32,6 +34,9 @@ const KEEP: Duration = Duration::from_secs(5);
 const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
 /// Between two lists while all is well: what a watch may have lost.
 const RELIST: Duration = Duration::from_mins(5);
+/// After a store was emptied or restored: a host whose sign of life is still there then has listed that store and written
+/// what it has. The lease of one that has not is over.
+const SPOKEN: Duration = Duration::from_secs(2 * LEASE.as_secs());
 /// How often a claim or a network is tried against others who want the same.
 const TRIES: u32 = 16;
 
@@ -84,8 +89,8 @@ pub enum Wish {
 /// What the core wants.
 #[derive(Debug)]
 pub enum Output {
-    /// List the store.
-    List,
+    /// List the store, and see whether it has a write that was seen before.
+    List(Option<Known>),
     /// Watch it from a revision on, instead of what is watched now.
     Watch(Revision),
     /// A transaction, under a number.
@@ -128,6 +133,8 @@ pub struct Safeguards {
     pub relist: bool,
     /// A store that was emptied or restored takes nothing away.
     pub distrust_reset: bool,
+    /// A store is asked whether it has the last write that was seen in it.
+    pub ask_history: bool,
     /// A claim is made only where nobody has one.
     pub create_if_absent: bool,
     /// Pauses grow while the store does not answer.
@@ -140,6 +147,7 @@ impl Default for Safeguards {
             republish: true,
             relist: true,
             distrust_reset: true,
+            ask_history: true,
             create_if_absent: true,
             backoff: true,
         }
@@ -187,6 +195,8 @@ pub struct Core {
     failures: u32,
     next: Duration,
     relist: Duration,
+    /// When what alive hosts have not written again is believed gone.
+    spoken: Option<Duration>,
     lease: Option<Lease>,
     /// When the lease was granted or kept last, and when the next sign is due.
     kept: Duration,
@@ -219,6 +229,7 @@ impl Core {
             failures: 0,
             next: Duration::ZERO,
             relist: Duration::ZERO,
+            spoken: None,
             lease: None,
             kept: Duration::ZERO,
             asking_lease: false,
@@ -263,7 +274,10 @@ impl Core {
     pub fn due(&self) -> Duration {
         match self.phase {
             Phase::Waiting => self.next,
-            Phase::Online => self.relist.min(self.kept + KEEP),
+            Phase::Online => {
+                let spoken = self.spoken.unwrap_or(Duration::MAX);
+                self.relist.min(self.kept + KEEP).min(spoken)
+            }
             // The store answers or fails by itself.
             Phase::Listing | Phase::Opening => Duration::MAX,
         }
@@ -320,6 +334,10 @@ impl Core {
         match self.phase {
             Phase::Waiting if now >= self.next => self.list(),
             Phase::Online => {
+                if self.spoken.take_if(|at| now >= *at).is_some() {
+                    let (news, saved) = self.mirror.lay_alive();
+                    self.tell(news, saved);
+                }
                 if now >= self.relist {
                     self.list();
                 } else if let Some(lease) = self.lease.filter(|_| now >= self.kept + KEEP) {
@@ -338,7 +356,9 @@ impl Core {
 
     fn list(&mut self) {
         self.phase = Phase::Listing;
-        self.out.push(Output::List);
+        let asks = self.safeguards.ask_history;
+        let known = self.mirror.latest.clone().filter(|_| asks);
+        self.out.push(Output::List(known));
     }
 
     /// The store does not answer as it should: once more, after a while that grows.
@@ -389,6 +409,7 @@ impl Core {
         let safeguards = self.safeguards;
         let (news, saved, reset) = self.mirror.replace(listing, safeguards);
         if reset {
+            self.spoken = Some(now + SPOKEN);
             self.alarm(
                 "the store was emptied or restored: hosts write their records again".to_owned(),
             );
@@ -440,6 +461,13 @@ impl Core {
         }
         if !saved.is_empty() {
             self.out.push(Output::Save(saved));
+        }
+        for key in self.mirror.contested.clone() {
+            self.alarm(format!(
+                "key {} of the shared store was written over by somebody else: this host holds those addresses and goes on \
+                 using them; look who writes there",
+                key.text()
+            ));
         }
     }
 

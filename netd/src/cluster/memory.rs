@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::store::{
-    Compare, Event, Events, KeyValue, Lease, Listing, Revision, StoreError, Txn, TxnEnd, Write,
+    Compare, Event, Events, KeyValue, Known, Lease, Listing, Revision, StoreError, Txn, TxnEnd,
+    Write,
 };
 
 #[derive(Clone, Debug)]
@@ -42,17 +43,31 @@ impl Default for Memory {
 }
 
 impl Memory {
-    /// All keys.
-    pub(super) fn list(&self) -> Listing {
+    /// All keys, and whether a write was made.
+    pub(super) fn list(&self, known: Option<&Known>) -> Listing {
         let kv = |(key, held): (&String, &Held)| KeyValue {
             key: key.clone(),
             value: held.value.clone(),
             revision: held.revision,
         };
-        Listing {
+        let mut listing = Listing {
             revision: self.revision,
             kvs: self.keys.iter().map(kv).collect(),
+            knows: None,
+        };
+        listing.knows =
+            known.and_then(|known| listing.knows(known).or_else(|| self.has_written(known)));
+        listing
+    }
+
+    fn has_written(&self, known: &Known) -> Option<bool> {
+        if known.revision <= self.compacted {
+            return None;
         }
+        let is_it = |(revision, event): &(Revision, Event)| {
+            *revision == known.revision && matches!(event, Event::Put(kv) if kv.key == known.key)
+        };
+        Some(self.history.iter().any(is_it))
     }
 
     /// The value of a key.
@@ -65,10 +80,10 @@ impl Memory {
         if from <= self.compacted {
             return Err(StoreError::Compacted);
         }
-        let events = self
+        let first = self
             .history
-            .iter()
-            .filter(|(revision, _)| *revision >= from);
+            .partition_point(|(revision, _)| *revision < from);
+        let events = self.history[first..].iter();
         Ok(events.map(|(_, event)| event.clone()).collect())
     }
 
@@ -163,6 +178,14 @@ impl Memory {
         let (life, end) = self.leases.get_mut(&lease).ok_or(StoreError::LeaseGone)?;
         *end = now + *life;
         Ok(())
+    }
+
+    /// A start of the store: all leases run from here on, as they do under a new leader.
+    pub(super) fn started(mut self, now: Duration) -> Self {
+        for (life, end) in self.leases.values_mut() {
+            *end = now + *life;
+        }
+        self
     }
 
     /// Ends the leases whose time is over, and the keys bound to them.

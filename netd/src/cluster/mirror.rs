@@ -11,10 +11,14 @@ use netd_model::{NetworkId, Prefix};
 use super::core::{Link, Safeguards};
 use super::keys::Key;
 use super::records::{self, Claim, Meta, Node, Record, Station};
-use super::store::{Event, Events, KeyValue, Lease, Listing, Revision, Write};
+use super::store::{Event, Events, KeyValue, Known, Lease, Listing, Revision, Write};
 
 /// Where the revision is kept, beside the keys of the store.
 const REVISION: &str = "@revision";
+/// Beside it the last write that was seen: its revision and its key.
+const LATEST: &str = "@latest";
+/// And, if it is so, that not all of what is kept is in the store.
+const UNSETTLED: &str = "@unsettled";
 
 /// One thing that changed.
 #[derive(Clone, Debug, PartialEq)]
@@ -54,6 +58,10 @@ pub struct Mirror {
     entries: BTreeMap<Key, Entry>,
     /// The revision of the store that this is the state of.
     pub revision: Revision,
+    /// Whether there is something that the store does not hold any more, and that is not believed.
+    unsettled: bool,
+    /// The last write that was seen.
+    pub latest: Option<Known>,
     /// Which cluster it is.
     pub cluster: Option<String>,
     /// Lists taken.
@@ -79,6 +87,15 @@ impl Mirror {
             if text == REVISION {
                 let text = String::from_utf8_lossy(&value);
                 mirror.revision = text.parse().unwrap_or(0);
+            } else if text == UNSETTLED {
+                mirror.unsettled = true;
+            } else if text == LATEST {
+                let text = String::from_utf8_lossy(&value);
+                mirror.latest = text.split_once(' ').and_then(|(revision, key)| {
+                    let revision = revision.parse().ok()?;
+                    let key = key.to_owned();
+                    Some(Known { key, revision })
+                });
             } else if let Some(key) = Key::parse(&text) {
                 let record = records::read(&key, &value).ok();
                 if let Some(Record::Meta(meta)) = &record {
@@ -264,7 +281,16 @@ impl Mirror {
             _ => None,
         });
         let known = self.cluster.is_some();
-        let reset = known && (id != self.cluster || listing.revision < self.revision);
+        let is_older = listing.revision < self.revision || listing.knows == Some(false);
+        // One that ended before all owners had spoken knows no better at its next start.
+        let is_unsettled = self.lists == 0 && self.unsettled;
+        let reset = known && (id != self.cluster || is_older || is_unsettled);
+        if reset {
+            // Revisions of another history say nothing about this one.
+            self.latest = None;
+            let entries = self.entries.values_mut();
+            entries.for_each(|entry| entry.revision = 0);
+        }
         let distrust = reset && safeguards.distrust_reset;
         self.lists += 1;
         self.revision = listing.revision;
@@ -272,6 +298,10 @@ impl Mirror {
             self.cluster = id;
         }
         let mut change = Change::default();
+        if distrust {
+            self.unsettled = true;
+            change.saved.push((UNSETTLED.to_owned(), Some(Vec::new())));
+        }
         let mut seen = BTreeSet::new();
         for kv in listing.kvs {
             if let Some(key) = Key::parse(&kv.key) {
@@ -310,6 +340,9 @@ impl Mirror {
                     self.revision = self.revision.max(kv.revision);
                     if let Some(key) = Key::parse(&kv.key) {
                         self.put(&key, kv, &mut change);
+                        if let Key::Alive(node) = &key {
+                            self.lay(node, &mut change);
+                        }
                     }
                 }
                 Event::Delete { key, revision } => {
@@ -378,23 +411,30 @@ impl Mirror {
         if !change.saved.is_empty() {
             let revision = self.revision.to_string().into_bytes();
             change.saved.push((REVISION.to_owned(), Some(revision)));
+            let latest = self.latest.as_ref();
+            let latest = latest.map(|known| format!("{} {}", known.revision, known.key).into());
+            change.saved.push((LATEST.to_owned(), latest));
         }
         (change.news, change.saved)
     }
 
     fn put(&mut self, key: &Key, kv: KeyValue, change: &mut Change) {
+        let latest = self.latest.as_ref();
+        if latest.is_none_or(|latest| latest.revision <= kv.revision) {
+            self.latest = Some(Known {
+                key: kv.key.clone(),
+                revision: kv.revision,
+            });
+        }
         if let Some(held) = self.entries.get_mut(key) {
             if held.revision > kv.revision && !held.ghost {
                 return;
             }
             if held.value == kv.value {
                 held.revision = kv.revision;
-                let was_ghost = std::mem::take(&mut held.ghost);
+                held.ghost = false;
                 self.lost_claims.remove(key);
                 self.contested.remove(key);
-                if let (Key::Alive(node), true) = (key, was_ghost) {
-                    self.lay(&node.clone(), change);
-                }
                 return;
             }
         }
@@ -428,9 +468,6 @@ impl Mirror {
             ghost: false,
         };
         self.entries.insert(key.clone(), entry);
-        if let Key::Alive(node) = key {
-            self.lay(node, change);
-        }
     }
 
     /// Notes a claim of this host, or that somebody else wrote over one; then nothing changes here.
@@ -453,6 +490,24 @@ impl Mirror {
             self.contested.insert(key.clone());
         }
         foreign
+    }
+
+    /// The hosts that are alive have written again what they have: what the store forgot of them is gone.
+    pub fn lay_alive(&mut self) -> (Vec<News>, Saved) {
+        let alive = |(key, _): (&Key, &Entry)| match key {
+            Key::Alive(node) => Some(node.clone()),
+            _ => None,
+        };
+        let nodes: Vec<Name> = self.entries.iter().filter_map(alive).collect();
+        let mut change = Change::default();
+        for node in nodes {
+            self.lay(&node, &mut change);
+        }
+        self.unsettled = self.entries.values().any(|entry| entry.ghost);
+        if !self.unsettled {
+            change.saved.push((UNSETTLED.to_owned(), None));
+        }
+        self.told(change)
     }
 
     /// A host that writes its sign of life has written everything else before: what the store forgot of it is gone.
@@ -488,6 +543,10 @@ impl Mirror {
         self.faults.remove(&text);
         change.news.extend(news(key, None));
         change.saved.push((text, None));
+        if let Key::Node(node) = key {
+            // Nobody else says any more what the store forgot of it.
+            self.lay(node, change);
+        }
     }
 }
 

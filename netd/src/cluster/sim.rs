@@ -7,24 +7,25 @@
 //! - what a host believes of another's containers is only ever taken back by their owner, or with the owner;
 //! - once all is well again every host believes exactly what is.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use netd_model::id::{ContainerId, Name, NetworkId};
-use netd_model::net::{IfName, Mac, Prefix};
-use netd_model::overlay::Overlay;
-use netd_model::record::{Driver, Mode, Network, Policy, Subnet, Unknown};
+use netd_model::id::{ContainerId, Name};
+use netd_model::net::IfName;
+use netd_model::record::{Network, Unknown};
 
-use super::claims::{Ask, Want, router_address};
+use super::claims::{Ask, Want};
 use super::core::{Core, Input, Link, Output, Safeguards, Token, Wish};
-use super::keys::Key;
 use super::memory::Memory;
 use super::mirror::News;
-use super::records::{self, Claim, Node, Station};
-use super::store::{Events, Revision, StoreError};
+use super::records::{self, Claim, Station};
+use super::store::{Events, StoreError, Txn};
+use host::{Host, Mail, Watch, network};
 
+mod host;
 mod scenarios;
+mod size;
 
 /// A source of numbers that a seed determines.
 #[derive(Clone, Debug)]
@@ -49,178 +50,80 @@ impl Dice {
     }
 }
 
-/// A watch that was opened.
-#[derive(Debug)]
-struct Watch {
-    next: Revision,
+/// Rules that a scenario takes away one at a time, to see that each is needed. All are on.
+#[derive(Clone, Copy, Debug)]
+struct Rules {
+    core: Safeguards,
+    /// The owner's: a host that gives no sign of life keeps its containers.
+    silence_is_a_hint: bool,
+    /// The owner's: a claim belongs to who has its id, whatever that one is called.
+    claims_go_by_id: bool,
 }
 
-/// One host.
-#[derive(Debug)]
-struct Host {
-    name: Name,
-    node: Node,
-    core: Option<Core>,
-    /// What its disk holds of the cluster.
-    disk: BTreeMap<String, Vec<u8>>,
-    /// Answers on their way: when they arrive.
-    mail: VecDeque<(Duration, Mail)>,
-    watch: Option<Watch>,
-    /// Its containers and their addresses: what runs there, whether a daemon does or not.
-    containers: BTreeMap<ContainerId, IpAddr>,
-    /// What it has claimed, as its core told it.
-    claims: BTreeMap<Prefix, bool>,
-    /// What it believes of others' containers.
-    believed: BTreeMap<(Name, ContainerId), IpAddr>,
-    /// Whether a network is between it and the store.
-    connected: bool,
-    link: Option<Link>,
-    waiting: BTreeMap<Token, ContainerId>,
-    token: Token,
-    alarms: Vec<String>,
-    lists: usize,
+impl Default for Rules {
+    fn default() -> Self {
+        Self {
+            core: Safeguards::default(),
+            silence_is_a_hint: true,
+            claims_go_by_id: true,
+        }
+    }
 }
 
-/// What arrives at a host.
-#[derive(Debug)]
-enum Mail {
-    Input(Input),
-    /// A watch was opened from here on.
-    Watch(Revision),
+/// What is measured of attaches, from the first step on the host to the moment when another believes in it.
+#[derive(Debug, Default)]
+struct Watched {
+    since: BTreeMap<ContainerId, Duration>,
+    /// In simulated time.
+    delays: Vec<Duration>,
+    /// How long this machine worked on each step that took in what a watch told.
+    steps: Vec<Duration>,
+    /// The same of lists.
+    lists: Vec<Duration>,
 }
 
 struct World {
     dice: Dice,
     now: Duration,
+    /// How far the clock goes at once.
+    tick: Duration,
+    /// One answer to a transaction in so many is lost.
+    loses: Option<u64>,
     store: Memory,
     /// Whether the store answers anybody.
     up: bool,
     hosts: Vec<Host>,
     network: Network,
-    safeguards: Safeguards,
+    rules: Rules,
     next_container: u64,
+    /// How many containers got an address.
+    given: u64,
+    watched: Option<Watched>,
     /// Every address that was given to a container, and by whom it is held now.
     held: BTreeMap<IpAddr, (usize, ContainerId)>,
     failures: Vec<String>,
 }
 
-fn network() -> Network {
-    let id = NetworkId::from_bytes([9; 16]);
-    let subnet: Prefix = "10.0.0.0/24".parse().unwrap();
-    Network {
-        interface: Network::default_interface(&id),
-        name: Name::parse("web").unwrap(),
-        driver: Driver::Overlay,
-        subnets: vec![Subnet {
-            subnet,
-            gateway: IpAddr::from([10, 0, 0, 1]),
-            ip_range: None,
-        }],
-        internal: false,
-        mode: Mode::Nat,
-        mode6: None,
-        policy: Policy::default(),
-        mtu: 1450,
-        dns: Vec::new(),
-        naming: netd_model::naming::Naming::default(),
-        labels: BTreeMap::new(),
-        routes: Vec::new(),
-        access: netd_model::access::Access::default(),
-        reservations: BTreeMap::new(),
-        overlay: Some(Overlay {
-            vni: 42,
-            port: 4789,
-            router: None,
-        }),
-        unknown: Unknown::new(),
-        id,
-    }
-}
-
-impl Host {
-    fn new(n: usize) -> Self {
-        let name = Name::parse(&format!("h{n}")).unwrap();
-        let node = Node {
-            id: format!("{n:032x}"),
-            incarnation: "0".to_owned(),
-            address: IpAddr::from([192, 0, 2, u8::try_from(n % 250).unwrap() + 1]),
-            mtu: 1500,
-            software: String::new(),
-            unknown: Unknown::new(),
-        };
-        Self {
-            name,
-            node,
-            core: None,
-            disk: BTreeMap::new(),
-            mail: VecDeque::new(),
-            watch: None,
-            containers: BTreeMap::new(),
-            claims: BTreeMap::new(),
-            believed: BTreeMap::new(),
-            connected: true,
-            link: None,
-            waiting: BTreeMap::new(),
-            token: 0,
-            alarms: Vec::new(),
-            lists: 0,
-        }
-    }
-
-    /// The addresses that it may give out.
-    fn free(&self, network: &Network) -> Option<IpAddr> {
-        let subnet = &network.subnets[0];
-        let used: BTreeSet<IpAddr> = self.containers.values().copied().collect();
-        let claims = self.claims.iter();
-        let router = claims.clone().find(|(_, router)| **router);
-        let router =
-            router.and_then(|(prefix, _)| router_address(subnet.subnet, subnet.gateway, *prefix));
-        let all = claims.flat_map(|(prefix, _)| addresses(*prefix));
-        all.into_iter().find(|ip| {
-            !used.contains(ip)
-                && Some(*ip) != router
-                && *ip != subnet.gateway
-                && *ip != subnet.subnet.base()
-                && *ip != subnet.subnet.last()
-        })
-    }
-
-    fn station(ip: IpAddr) -> Station {
-        Station {
-            mac: Mac::of_address(ip),
-            ips: vec![ip],
-            name: None,
-            hostname: None,
-            aliases: Vec::new(),
-            unknown: Unknown::new(),
-        }
-    }
-
-    fn key(&self, net: &NetworkId, id: &ContainerId) -> Key {
-        Key::Endpoint(self.name.clone(), net.clone(), id.clone())
-    }
-}
-
-fn addresses(prefix: Prefix) -> Vec<IpAddr> {
-    let (IpAddr::V4(first), IpAddr::V4(last)) = (prefix.base(), prefix.last()) else {
-        return Vec::new();
-    };
-    (first.to_bits()..=last.to_bits())
-        .map(|bits| IpAddr::V4(bits.into()))
-        .collect()
-}
-
 impl World {
-    fn new(seed: u64, hosts: usize, safeguards: Safeguards) -> Self {
+    fn new(seed: u64, hosts: usize) -> Self {
+        Self::on("10.0.0.0/24", seed, hosts)
+    }
+
+    /// Hosts that share a network of this subnet.
+    fn on(subnet: &str, seed: u64, hosts: usize) -> Self {
         let mut world = Self {
             dice: Dice(seed),
             now: Duration::from_secs(1),
+            tick: Duration::from_millis(5),
+            loses: Some(50),
             store: Memory::default(),
             up: true,
             hosts: (0..hosts).map(Host::new).collect(),
-            network: network(),
-            safeguards,
+            network: network(subnet),
+            rules: Rules::default(),
             next_container: 1,
+            given: 0,
+            watched: None,
             held: BTreeMap::new(),
             failures: Vec::new(),
         };
@@ -234,10 +137,19 @@ impl World {
         world
     }
 
+    /// Takes rules away.
+    fn weaken(&mut self, without: impl FnOnce(&mut Rules)) {
+        without(&mut self.rules);
+        for host in &mut self.hosts {
+            let core = host.core.take();
+            host.core = core.map(|core| core.without(self.rules.core));
+        }
+    }
+
     /// Starts the daemon of a host: with what its disk holds, and the containers that run on it.
     fn start(&mut self, n: usize) {
         let seed = self.dice.draw();
-        let safeguards = self.safeguards;
+        let safeguards = self.rules.core;
         let host = &mut self.hosts[n];
         host.node.incarnation = format!("{seed:x}");
         let view = host
@@ -247,6 +159,7 @@ impl World {
             .collect();
         let core = Core::new(host.name.clone(), host.node.clone(), view, seed).without(safeguards);
         host.claims.clear();
+        host.spare.clear();
         host.believed.clear();
         let restored = core.restored();
         host.core = Some(core);
@@ -314,17 +227,24 @@ impl World {
     }
 
     fn give(&mut self, n: usize, id: &ContainerId) -> bool {
-        let host = &self.hosts[n];
-        let Some(ip) = host.free(&self.network).filter(|_| host.core.is_some()) else {
+        let host = &mut self.hosts[n];
+        if host.core.is_none() {
+            return false;
+        }
+        let Some(ip) = host.spare.pop_first() else {
             return false;
         };
+        self.given += 1;
+        if let Some(watched) = &mut self.watched {
+            watched.since.insert(id.clone(), self.now);
+        }
         if let Some((other, theirs)) = self.held.insert(ip, (n, id.clone())) {
             let now = self.now;
             self.failures.push(format!(
                 "{now:?}: h{n} gives {ip} to {id}, which h{other} gave to {theirs}"
             ));
         }
-        let key = host.key(&self.network.id, id);
+        let key = self.hosts[n].key(&self.network.id, id);
         self.hosts[n].containers.insert(id.clone(), ip);
         self.step(
             n,
@@ -343,6 +263,7 @@ impl World {
         let id = self.hosts[n].containers.keys().nth(at).unwrap().clone();
         let ip = self.hosts[n].containers.remove(&id).unwrap();
         self.held.remove(&ip);
+        self.hosts[n].settle_one(ip);
         let key = self.hosts[n].key(&self.network.id, &id);
         self.step(n, Input::Own(vec![(key, None)]));
     }
@@ -361,9 +282,13 @@ impl World {
     }
 
     fn answer(&mut self, n: usize, mail: Mail) {
-        let delay = Duration::from_micros(200 + self.dice.draw() % 20_000);
-        let at = self.now + delay;
+        let at = self.now + self.way();
         self.hosts[n].mail.push_back((at, mail));
+    }
+
+    /// How long something is on its way between a host and the store.
+    fn way(&mut self) -> Duration {
+        Duration::from_micros(200 + self.dice.draw() % 10_000)
     }
 
     fn reaches(&self, n: usize) -> bool {
@@ -378,11 +303,11 @@ impl World {
         let reached = self.reaches(n);
         let now = self.now;
         match output {
-            Output::List => {
+            Output::List(known) => {
                 self.hosts[n].watch = None;
                 self.hosts[n].lists += 1;
                 let listing = if reached {
-                    Ok(self.store.list())
+                    Ok(self.store.list(known.as_ref()))
                 } else {
                     Err(Self::dead())
                 };
@@ -395,16 +320,12 @@ impl World {
                     self.answer(n, Mail::Input(Input::Watching(Err(Self::dead()))));
                 }
             }
-            Output::Txn(number, txn) => {
-                let end = if reached {
-                    self.store.txn(&txn)
-                } else {
-                    Err(Self::dead())
-                };
-                // Done, but nobody heard of it.
-                let lost = self.dice.one_in(50);
-                let end = if lost { Err(Self::dead()) } else { end };
-                self.answer(n, Mail::Input(Input::Ended(number, end)));
+            Output::Txn(number, txn) if reached => {
+                let at = now + self.way();
+                self.hosts[n].sent.push_back((at, number, txn));
+            }
+            Output::Txn(number, _) => {
+                self.answer(n, Mail::Input(Input::Ended(number, Err(Self::dead()))));
             }
             Output::Grant => {
                 let lease = if reached {
@@ -441,27 +362,46 @@ impl World {
     }
 
     fn news(&mut self, n: usize, news: Vec<News>) {
+        let mut claims = false;
         for one in news {
             match one {
                 News::Endpoint(node, _, id, station) if node != self.hosts[n].name => {
                     self.believe(n, (node, id), station.as_ref());
                 }
+                News::Alive(node, false) if !self.rules.silence_is_a_hint => {
+                    let keys = self.hosts[n].believed.keys();
+                    let gone: Vec<_> = keys.filter(|(of, _)| *of == node).cloned().collect();
+                    gone.into_iter().for_each(|key| self.believe(n, key, None));
+                }
                 News::Claim(_, prefix, claim) => {
-                    let me = &self.hosts[n].node.id;
-                    let mine = |claim: &Claim| claim.node.is_some() && claim.id == *me;
-                    match claim.filter(mine) {
-                        Some(claim) => self.hosts[n].claims.insert(prefix, claim.router),
-                        None => self.hosts[n].claims.remove(&prefix),
+                    let by_id = self.rules.claims_go_by_id;
+                    let host = &mut self.hosts[n];
+                    let mine = |claim: &Claim| {
+                        let named = claim.node.as_ref() == Some(&host.name);
+                        claim.node.is_some() && (claim.id == host.node.id || named && !by_id)
                     };
+                    match claim.filter(mine) {
+                        Some(claim) => host.claims.insert(prefix, claim.router),
+                        None => host.claims.remove(&prefix),
+                    };
+                    claims = true;
                 }
                 News::Link(link) => self.hosts[n].link = Some(link),
                 _ => {}
             }
         }
+        if claims {
+            self.hosts[n].settle(&self.network);
+        }
     }
 
     fn believe(&mut self, n: usize, key: (Name, ContainerId), station: Option<&Station>) {
         if let Some(station) = station {
+            if let Some(watched) = &mut self.watched
+                && let Some(since) = watched.since.get(&key.1)
+            {
+                watched.delays.push(self.now.saturating_sub(*since));
+            }
             self.hosts[n].believed.insert(key, station.ips[0]);
             return;
         }
@@ -479,7 +419,7 @@ impl World {
     fn run(&mut self, time: Duration) {
         let end = self.now + time;
         while self.now < end {
-            self.now += Duration::from_millis(5);
+            self.now += self.tick;
             self.store.expire(self.now);
             for n in 0..self.hosts.len() {
                 self.deliver(n);
@@ -494,15 +434,40 @@ impl World {
         }
     }
 
+    /// Transactions that have come to the store. One that was sent before the network broke may come after it.
+    fn carry(&mut self, n: usize) {
+        let now = self.now;
+        let is_there = |(at, ..): &mut (Duration, u64, Txn)| *at <= now;
+        while let Some((_, number, txn)) = self.hosts[n].sent.pop_front_if(is_there) {
+            let end = if self.up {
+                self.store.txn(&txn)
+            } else {
+                Err(Self::dead())
+            };
+            // Done, but nobody heard of it.
+            let lost = self.loses.is_some_and(|n| self.dice.one_in(n));
+            let end = if lost { Err(Self::dead()) } else { end };
+            self.answer(n, Mail::Input(Input::Ended(number, end)));
+        }
+    }
+
     fn deliver(&mut self, n: usize) {
+        self.carry(n);
         while let Some((at, _)) = self.hosts[n].mail.front() {
             if *at > self.now {
                 break;
             }
             match self.hosts[n].mail.pop_front() {
-                Some((_, Mail::Input(input))) => self.step(n, input),
+                Some((_, Mail::Input(input))) => {
+                    let listed = matches!(input, Input::Listed(Ok(_)));
+                    let begin = Instant::now();
+                    self.step(n, input);
+                    if let (true, Some(watched)) = (listed, &mut self.watched) {
+                        watched.lists.push(begin.elapsed());
+                    }
+                }
                 Some((_, Mail::Watch(next))) => {
-                    self.hosts[n].watch = Some(Watch { next });
+                    self.hosts[n].watch = Some(Watch { next, ready: None });
                     self.step(n, Input::Watching(Ok(())));
                 }
                 None => {}
@@ -516,14 +481,27 @@ impl World {
         if !self.reaches(n) {
             return;
         }
-        let Some(watch) = &mut self.hosts[n].watch else {
+        let (now, way) = (self.now, self.way());
+        let last = self.store.revision();
+        let has_news = |watch: &&mut Watch| watch.next <= last;
+        let Some(watch) = self.hosts[n].watch.as_mut().filter(has_news) else {
             return;
         };
+        let ready = *watch.ready.get_or_insert(now + way);
+        if now < ready {
+            return;
+        }
+        watch.ready = None;
         let told: Result<Events, StoreError> = self.store.since(watch.next);
-        watch.next = self.store.revision() + 1;
+        watch.next = last + 1;
         match told {
-            Ok(events) if events.is_empty() => {}
-            Ok(events) => self.step(n, Input::Watched(Ok(events))),
+            Ok(events) => {
+                let begin = Instant::now();
+                self.step(n, Input::Watched(Ok(events)));
+                if let Some(watched) = &mut self.watched {
+                    watched.steps.push(begin.elapsed());
+                }
+            }
             Err(error) => {
                 self.hosts[n].watch = None;
                 self.step(n, Input::Watched(Err(error)));
@@ -548,6 +526,27 @@ impl World {
                 self.start(n);
             }
         }
+    }
+
+    /// The store comes back as it was once: whoever was connected has lost its connection, and finds it so.
+    fn restore(&mut self, snapshot: &Memory) {
+        let connected: Vec<bool> = self.hosts.iter().map(|host| host.connected).collect();
+        for (n, connected) in connected.into_iter().enumerate() {
+            self.cut(n);
+            self.hosts[n].connected = connected;
+        }
+        self.store = snapshot.clone().started(self.now);
+    }
+
+    /// All is well in the end.
+    #[track_caller]
+    fn judge(mut self, seed: u64) {
+        self.check();
+        assert!(
+            self.failures.is_empty(),
+            "seed {seed}: {:#?}",
+            self.failures
+        );
     }
 
     /// Once all is well every host believes exactly what is.
@@ -587,5 +586,8 @@ impl World {
 
 #[test]
 fn the_interface_of_the_simulated_network_is_derived() {
-    assert_eq!(network().interface, IfName::parse("nd-09090909").unwrap());
+    assert_eq!(
+        network("10.0.0.0/24").interface,
+        IfName::parse("nd-09090909").unwrap()
+    );
 }

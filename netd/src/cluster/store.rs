@@ -23,6 +23,16 @@ pub struct KeyValue {
     pub revision: Revision,
 }
 
+/// A write that was seen in the store. A store whose history has it not is not the one that was known: it was restored from an
+/// older copy, even if its revision is as high again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// The key, without the cluster's prefix.
+    pub key: String,
+    /// When it was written.
+    pub revision: Revision,
+}
+
 /// All keys of the cluster at one revision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listing {
@@ -30,6 +40,20 @@ pub struct Listing {
     pub revision: Revision,
     /// The keys.
     pub kvs: Vec<KeyValue>,
+    /// Whether the history has the write that was asked for; none, if nobody asked or the history does not reach back that far.
+    pub knows: Option<bool>,
+}
+
+impl Listing {
+    /// Whether the list itself says that a write was made, or never was; none: only the history can tell.
+    pub fn knows(&self, known: &Known) -> Option<bool> {
+        let held = self.kvs.iter().find(|kv| kv.key == known.key);
+        match held {
+            Some(kv) if kv.revision == known.revision => Some(true),
+            _ if self.revision < known.revision => Some(false),
+            _ => None,
+        }
+    }
 }
 
 /// A condition of a transaction.
@@ -147,8 +171,9 @@ pub type Answer<T> = BoxFuture<'static, Result<T, StoreError>>;
 
 /// A shared store. Every call ends within a few seconds, answered or not.
 pub trait Store: fmt::Debug + Send + Sync {
-    /// All keys of the cluster. Leaves a connection that does not work any more behind.
-    fn list(&self) -> Answer<Listing>;
+    /// All keys of the cluster, and whether it has a write that was seen before. Leaves a connection that does not work any
+    /// more behind.
+    fn list(&self, known: Option<Known>) -> Answer<Listing>;
 
     /// A transaction.
     fn txn(&self, txn: Txn) -> Answer<TxnEnd>;

@@ -193,9 +193,9 @@ impl Task {
 
     fn carry_out(&mut self, output: Output) {
         match output {
-            Output::List => {
+            Output::List(known) => {
                 self.watch = None;
-                let list = self.store.list();
+                let list = self.store.list(known);
                 self.call(async { Input::Listed(list.await) });
             }
             Output::Watch(from) => {

@@ -8,7 +8,7 @@ use netd_model::record::Network;
 
 use super::super::claims::{self, Ask, Choice};
 use super::super::keys::{Key, NETWORKS};
-use super::super::records::{self, Claim};
+use super::super::records::{self, Claim, Record};
 use super::super::store::{Compare, TXN_WRITES, Txn, Write};
 use super::{Core, Output, Pending, Phase, Token, Wish};
 
@@ -173,6 +173,14 @@ impl Core {
             .of_node(name)
             .map(|key| Write::Delete(key.text()))
             .collect();
+        let node = Key::Node(name.clone());
+        if let (None, Some(Record::Node(record))) =
+            (self.mirror.raw(&node), self.mirror.record(&node))
+        {
+            // The store has forgotten it, and tells nobody of the removal of what it does not have: first it is written
+            // once more.
+            then.push(Write::put(node.text(), records::write(record)));
+        }
         let held = self.mirror.claims_of(name);
         let free = held.map(|key| Write::put(key.text(), records::write(&claims::free())));
         then.extend(free);

@@ -19,8 +19,8 @@ use tonic::{Code, Request, Status};
 use tonic_prost::ProstCodec;
 
 use super::store::{
-    Answer, Compare, Event, Events, KeyValue, Lease, Listing, Revision, Store, StoreError, Txn,
-    TxnEnd, Write,
+    Answer, Compare, Event, Events, KeyValue, Known, Lease, Listing, Revision, Store, StoreError,
+    Txn, TxnEnd, Write,
 };
 
 mod proto;
@@ -240,7 +240,7 @@ impl Caller {
             .ok_or_else(|| StoreError::Unavailable("there is no connection to etcd".to_owned()))
     }
 
-    async fn list(&self) -> Result<Listing, StoreError> {
+    async fn list(&self, known: Option<Known>) -> Result<Listing, StoreError> {
         let connection = self.connect().await?;
         let prefix = self.prefix().into_bytes();
         let end = after(&prefix);
@@ -271,10 +271,42 @@ impl Caller {
                 None => break,
             }
         }
-        Ok(Listing {
+        let mut listing = Listing {
             revision: request.revision,
             kvs,
-        })
+            knows: None,
+        };
+        if let Some(known) = known {
+            listing.knows = match listing.knows(&known) {
+                Some(knows) => Some(knows),
+                None => self.has_written(&connection, &known).await?,
+            };
+        }
+        Ok(listing)
+    }
+
+    /// Whether the history has a write; none, when that part of it was compacted.
+    async fn has_written(
+        &self,
+        connection: &Connection,
+        known: &Known,
+    ) -> Result<Option<bool>, StoreError> {
+        let request = proto::RangeRequest {
+            key: self.key(&known.key),
+            range_end: Vec::new(),
+            limit: 1,
+            revision: known.revision,
+        };
+        let answer = call(connection, "/etcdserverpb.KV/Range", request).await;
+        match answer {
+            Ok(answer) => {
+                let answer: proto::RangeResponse = answer;
+                let mut kvs = answer.kvs.iter();
+                Ok(Some(kvs.any(|kv| kv.mod_revision == known.revision)))
+            }
+            Err(StoreError::Compacted) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// A connection that ends without a word may be one that the other end wants otherwise: TLS 1.3 says so only after it
@@ -514,9 +546,9 @@ fn remedy(text: &str) -> &'static str {
     let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
     if says(&["UnknownIssuer", "BadSignature"]) {
         "; its certificate is not signed by what etcd-ca holds"
-    } else if says(&["NotValidForName"]) {
+    } else if says(&["certificate not valid for name"]) {
         "; its certificate is not for that name or address"
-    } else if says(&["Expired", "NotValidYet"]) {
+    } else if says(&["certificate expired", "certificate not valid yet"]) {
         "; look at the validity of its certificate, and at the clock"
     } else if says(&[
         "CertificateRequired",
@@ -525,7 +557,7 @@ fn remedy(text: &str) -> &'static str {
         "HandshakeFailure",
     ]) {
         "; it wants a certificate of this host that it trusts: look at etcd-cert and etcd-key"
-    } else if says(&["InvalidContentType", "InvalidMessage"]) {
+    } else if says(&["InvalidContentType", "InvalidMessage", "tls handshake eof"]) {
         "; it does not speak TLS: leave etcd-ca out, or switch TLS on there"
     } else {
         ""
@@ -546,9 +578,9 @@ fn causes(error: &dyn std::error::Error) -> String {
 }
 
 impl Store for Etcd {
-    fn list(&self) -> Answer<Listing> {
+    fn list(&self, known: Option<Known>) -> Answer<Listing> {
         let caller = self.caller();
-        async move { caller.list().await }.boxed()
+        async move { caller.list(known).await }.boxed()
     }
 
     fn txn(&self, txn: Txn) -> Answer<TxnEnd> {

@@ -47,6 +47,8 @@ pub(crate) struct Shared {
     stations: BTreeMap<StationKey, Station>,
     /// What this host has claimed.
     claims: BTreeMap<(NetworkId, Prefix), Claim>,
+    /// What others have, and who.
+    holders: BTreeMap<(NetworkId, Prefix), Name>,
     /// Networks that the store does not have any more, but this host's containers are on.
     pub(crate) removed: BTreeSet<NetworkId>,
     /// Networks and stations that cannot be as their records say, with the reason.
@@ -73,6 +75,7 @@ impl Shared {
             hosts: BTreeMap::new(),
             stations: BTreeMap::new(),
             claims: BTreeMap::new(),
+            holders: BTreeMap::new(),
             removed: BTreeSet::new(),
             conflicts: BTreeMap::new(),
         }
@@ -111,8 +114,24 @@ impl Shared {
                 let all = self.stations.keys();
                 all.filter(|(_, of, _)| of == node).cloned().collect()
             }
+            // Whose they are may be another.
+            News::Claim(net, prefix, _) => self
+                .stations_of(net)
+                .filter(|(_, station)| station.ips.iter().any(|ip| prefix.contains(*ip)))
+                .map(|(key, _)| key.clone())
+                .collect(),
             _ => Vec::new(),
         }
+    }
+
+    /// Another host than this one's that has claimed an address: alone, or with its block.
+    fn holder(&self, network: &Network, ip: IpAddr) -> Option<&Name> {
+        let subnet = network.subnet(Family::of(ip))?.subnet;
+        let lens = [overlay::block_len(subnet), overlay::whole(subnet.family())];
+        let mut claims = lens
+            .map(|len| (network.id.clone(), Prefix::holding(ip, len)))
+            .into_iter();
+        claims.find_map(|claim| self.holders.get(&claim))
     }
 }
 
@@ -135,7 +154,7 @@ impl World {
         else {
             return Vec::new();
         };
-        if self.clash(network, station).is_some() {
+        if self.clash(network, node, station).is_some() {
             return Vec::new();
         }
         let place = station.at(host);
@@ -145,9 +164,17 @@ impl World {
         }
     }
 
-    /// Why a station cannot be believed, if it cannot: what this host itself has, nobody else has.
-    fn clash(&self, network: &Network, station: &Station) -> Option<String> {
+    /// Why a station of a host cannot be believed, if it cannot: what this host itself has, nobody else has, and what another has
+    /// claimed is that one's.
+    fn clash(&self, network: &Network, node: &Name, station: &Station) -> Option<String> {
         let net = self.networks.get(&network.id)?;
+        let claimed = station.ips.iter().find_map(|ip| {
+            let holder = self.shared.as_ref()?.holder(network, *ip)?;
+            (holder != node).then_some((ip, holder))
+        });
+        if let Some((ip, holder)) = claimed {
+            return Some(format!("its address {ip} belongs to host {holder}"));
+        }
         let outside = station.ips.iter().find(|ip| {
             let subnet = network.subnet_of(**ip);
             subnet.is_none_or(|s| s.gateway == **ip)
@@ -273,8 +300,13 @@ impl World {
         let Some(shared) = &mut self.shared else {
             return;
         };
-        let mine = claim.filter(|claim| claim.node.is_some() && claim.id == shared.node.id);
         let key = (net.clone(), prefix);
+        let holder = claim.as_ref().filter(|claim| claim.id != shared.node.id);
+        match holder.and_then(|claim| claim.node.clone()) {
+            Some(holder) => shared.holders.insert(key.clone(), holder),
+            None => shared.holders.remove(&key),
+        };
+        let mine = claim.filter(|claim| claim.node.is_some() && claim.id == shared.node.id);
         let had = shared.claims.contains_key(&key);
         match mine {
             Some(claim) => shared.claims.insert(key, claim),

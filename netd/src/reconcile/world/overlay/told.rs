@@ -190,7 +190,7 @@ impl World {
         let (net, node, id) = key;
         let (shared, id) = (self.shared.as_ref()?, id.as_ref()?);
         let station = shared.stations.get(key).filter(|_| *node != shared.name)?;
-        self.clash(self.network(net)?, station)
+        self.clash(self.network(net)?, node, station)
             .is_none()
             .then_some(())?;
         let is_alive = |node: &Name| shared.hosts.get(node).is_some_and(|host| host.alive);
@@ -274,7 +274,7 @@ impl World {
         for (key, station) in &shared.stations {
             let clash = self
                 .network(&key.0)
-                .and_then(|net| self.clash(net, station));
+                .and_then(|net| self.clash(net, &key.1, station));
             if let Some(why) = clash.filter(|_| key.1 != shared.name) {
                 warnings.push(format!("a record of host {} is not used: {why}", key.1));
             }
