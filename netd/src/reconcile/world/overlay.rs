@@ -126,7 +126,7 @@ impl Shared {
 
     /// Another host than this one's that has claimed an address: alone, or with its block.
     fn holder(&self, network: &Network, ip: IpAddr) -> Option<&Name> {
-        let subnet = network.subnet(Family::of(ip))?.subnet;
+        let subnet = network.subnet_of(ip)?.subnet;
         let lens = [overlay::block_len(subnet), overlay::whole(subnet.family())];
         let mut claims = lens
             .map(|len| (network.id.clone(), Prefix::holding(ip, len)))
