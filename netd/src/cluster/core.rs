@@ -177,9 +177,8 @@ pub struct Core {
     node: Node,
     name: Name,
     mirror: Mirror,
-    /// What this host wants of its own keys.
+    /// What this host wants of its own keys. Those that shall not be there are not here.
     own: BTreeMap<Key, Vec<u8>>,
-    /// Own keys that the store was told to remove, or that were never there, are not here.
     phase: Phase,
     /// Whether a list has ended since the start, well or not.
     tried: bool,
@@ -281,21 +280,21 @@ impl Core {
                         None => self.own.remove(&key),
                     };
                 }
-                self.publish(now);
+                self.publish();
             }
             Input::Self_(node) => {
                 self.node = node;
-                self.publish(now);
+                self.publish();
             }
             Input::Listed(Ok(listing)) => self.listed(listing, now),
-            Input::Watching(Ok(())) => self.online(now),
-            Input::Watched(Ok(events)) => self.watched(events, now),
+            Input::Watching(Ok(())) => self.online(),
+            Input::Watched(Ok(events)) => self.watched(events),
             Input::Ended(number, end) => self.ended(number, end, now),
             Input::Granted(Ok(lease)) => {
                 self.asking_lease = false;
                 self.lease = Some(lease);
                 self.kept = now;
-                self.publish(now);
+                self.publish();
             }
             Input::Kept(Ok(())) => self.kept = now,
             Input::Kept(Err(StoreError::LeaseGone)) => self.lease = None,
@@ -399,7 +398,7 @@ impl Core {
         self.out.push(Output::Watch(revision + 1));
     }
 
-    fn online(&mut self, now: Duration) {
+    fn online(&mut self) {
         if self.phase != Phase::Opening {
             return;
         }
@@ -407,14 +406,14 @@ impl Core {
         self.failures = 0;
         self.why.clear();
         self.out.push(Output::News(vec![News::Link(Link::Online)]));
-        self.publish(now);
+        self.publish();
         for (token, wish) in std::mem::take(&mut self.early) {
             self.wish(token, wish, 0);
         }
         self.retry();
     }
 
-    fn watched(&mut self, events: Events, now: Duration) {
+    fn watched(&mut self, events: Events) {
         if self.phase != Phase::Online {
             return;
         }
@@ -429,7 +428,7 @@ impl Core {
         let (news, saved) = self.mirror.apply(events);
         self.tell(news, saved);
         if is_own || !self.mirror.lost_claims.is_empty() {
-            self.publish(now);
+            self.publish();
         }
         self.retry();
     }
@@ -464,7 +463,7 @@ impl Core {
             Ok(end) => end,
             Err(StoreError::LeaseGone) => {
                 self.lease = None;
-                return self.publish(now);
+                return self.publish();
             }
             Err(error) => {
                 self.pending.insert(number, pending);
@@ -475,18 +474,18 @@ impl Core {
             // Another host may have been first: then a watch tells which cluster it is.
             Pending::Meta(_) if !end.done => {}
             Pending::Meta(writes) => {
-                let (news, saved) = self.mirror.wrote(writes, end.revision, &self.node.id);
+                let (news, saved) = self.mirror.wrote(writes, end.revision);
                 self.tell(news, saved);
             }
             Pending::Own(writes) if end.done => {
-                let (news, saved) = self.mirror.wrote(writes, end.revision, &self.node.id);
+                let (news, saved) = self.mirror.wrote(writes, end.revision);
                 self.tell(news, saved);
             }
             Pending::Own(writes) => {
                 // Somebody else holds what this host says is its own.
                 for write in &writes {
                     if let Some(key @ Key::Claim(..)) = Key::parse(write.key()) {
-                        self.mirror.contested(&key);
+                        self.mirror.contested.insert(key);
                     }
                 }
                 self.list();
@@ -496,7 +495,7 @@ impl Core {
             }
             Pending::Wish(token, wish, tries, writes) => {
                 if end.done {
-                    let (news, saved) = self.mirror.wrote(writes, end.revision, &self.node.id);
+                    let (news, saved) = self.mirror.wrote(writes, end.revision);
                     self.tell(news, saved);
                     if let Wish::RemoveNode(name) = &wish
                         && (self.mirror.of_node(name).next().is_some()
@@ -515,7 +514,7 @@ impl Core {
                 }
             }
         }
-        self.publish(now);
+        self.publish();
     }
 
     fn retry(&mut self) {

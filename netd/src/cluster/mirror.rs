@@ -68,6 +68,8 @@ pub struct Mirror {
     held: BTreeMap<Key, Vec<u8>>,
     /// Own claims that somebody else wrote over.
     pub contested: BTreeSet<Key>,
+    /// Claims that the store ascribes to this host and that it gives back: it does not hold them any more.
+    returning: BTreeSet<Key>,
     me: Option<(Name, String)>,
 }
 
@@ -215,16 +217,38 @@ impl Mirror {
         })
     }
 
-    /// Whether nobody holds these addresses, as far as is known.
+    /// Whether nobody holds these addresses, as far as is known. Those that this host gives back are among them: a claim by
+    /// compare makes a removal that is still on its way fail.
     pub fn is_free(&self, net: &NetworkId, prefix: Prefix) -> bool {
         let key = Key::Claim(net.clone(), prefix);
         match self.entries.get(&key) {
             None => !self.held.contains_key(&key),
-            Some(entry) => {
-                matches!(&entry.record, Some(Record::Claim(claim)) if claim.node.is_none())
-                    && !entry.ghost
-            }
+            Some(entry) => !entry.ghost && (is_free(entry) || self.returning.contains(&key)),
         }
+    }
+
+    /// Whether this host decides on these addresses.
+    pub fn holds(&self, net: &NetworkId, prefix: Prefix) -> bool {
+        self.held.contains_key(&Key::Claim(net.clone(), prefix))
+    }
+
+    /// Claims to be given back, as they were written last. Not those with an address that the store still says is in use
+    /// here: who claims them next must not find it told twice.
+    pub fn returning(&self) -> Vec<(Key, Revision)> {
+        let told = |prefix: Prefix| {
+            let me = self.me.iter().flat_map(|(name, _)| self.of_node(name));
+            let mut ips = me.filter_map(|key| match self.record(key) {
+                Some(Record::Station(station)) => Some(&station.ips),
+                _ => None,
+            });
+            ips.any(|ips| ips.iter().any(|ip| prefix.contains(*ip)))
+        };
+        let keys = self.returning.iter().filter_map(|key| match key {
+            Key::Claim(_, prefix) if !told(*prefix) => Some(key),
+            _ => None,
+        });
+        keys.filter_map(|key| Some((key.clone(), self.revision_of(key)?)))
+            .collect()
     }
 
     /// Who holds these addresses; one that cannot be read is somebody.
@@ -328,13 +352,9 @@ impl Mirror {
         self.told(change)
     }
 
-    /// Takes in what a transaction of this host wrote, before a watch tells it.
-    pub fn wrote(
-        &mut self,
-        writes: Vec<Write>,
-        revision: Revision,
-        _id: &str,
-    ) -> (Vec<News>, Saved) {
+    /// Takes in what a transaction of this host wrote, before a watch tells it. Claims in it are this host's from now on:
+    /// what only a list ascribes to it may be older than what it gave back.
+    pub fn wrote(&mut self, writes: Vec<Write>, revision: Revision) -> (Vec<News>, Saved) {
         let mut change = Change::default();
         for write in writes {
             let Some(key) = Key::parse(write.key()) else {
@@ -349,6 +369,9 @@ impl Mirror {
                         value,
                         revision,
                     };
+                    if is_claim_of(&key, &kv.value, self.me.as_ref()) {
+                        self.adopt(&key, &kv.value, &mut change);
+                    }
                     self.put(&key, kv, &mut change);
                 }
                 Write::Delete(_) => self.remove(&key, &mut change),
@@ -357,16 +380,31 @@ impl Mirror {
         self.told(change)
     }
 
-    /// A claim is not this host's any more.
+    /// A claim is not this host's any more: it is given back as soon as the store takes it.
     pub fn let_go(&mut self, net: &NetworkId, prefix: Prefix) {
         let key = Key::Claim(net.clone(), prefix);
-        self.held.remove(&key);
-        self.lost_claims.remove(&key);
+        if self.held.remove(&key).is_none() {
+            return;
+        }
+        let lost = self.lost_claims.remove(&key) | self.contested.remove(&key);
+        if lost {
+            // The store does not have it as this host's: what it has is not this host's to change.
+            self.entries.retain(|of, entry| *of != key || !entry.ghost);
+        } else {
+            self.returning.insert(key);
+        }
     }
 
-    /// Somebody else holds what this host has claimed.
-    pub fn contested(&mut self, key: &Key) {
-        self.contested.insert(key.clone());
+    /// A claim that this host has just made.
+    fn adopt(&mut self, key: &Key, value: &[u8], change: &mut Change) {
+        self.returning.remove(key);
+        if self.held.insert(key.clone(), value.to_vec()).is_none()
+            && let Some(entry) = self.entries.get(key).filter(|entry| entry.value == value)
+        {
+            // Told by the watch, or by a list, before the transaction's own answer.
+            change.news.extend(news(key, entry.record.as_ref()));
+            change.saved.push((key.text(), Some(value.to_vec())));
+        }
     }
 
     fn is_mine(&self, key: &Key) -> bool {
@@ -413,11 +451,14 @@ impl Mirror {
             self.cluster = Some(meta.id.clone());
         }
         let good = record.is_some();
+        let known = self.entries.get(key).map(is_free);
         let record = record.or_else(|| self.entries.remove(key).and_then(|old| old.record));
-        if good && !self.claimed(key, record.as_ref(), &kv.value) {
+        let silent = good && self.claimed(key, record.as_ref(), known);
+        if good && !silent {
             change.news.extend(news(key, record.as_ref()));
         }
-        if good {
+        // Of what this host is said to hold and does not, its disk keeps what it knew.
+        if good && (!silent || self.held.contains_key(key)) {
             // What is kept for the next start is the last good one too.
             change.saved.push((kv.key, Some(kv.value.clone())));
         }
@@ -433,8 +474,11 @@ impl Mirror {
         }
     }
 
-    /// Notes a claim of this host, or that somebody else wrote over one; then nothing changes here.
-    fn claimed(&mut self, key: &Key, record: Option<&Record>, value: &[u8]) -> bool {
+    /// Notes what a claim means for this host, and whether nobody is to be told of it: of one that somebody else wrote over
+    /// a claim of this host, for then nothing changes here; and of one that the store ascribes to this host, which does not
+    /// hold it. That one is given back, if it was nobody's as far as this host knew (`known`: none, it knew nothing): a claim
+    /// whose answer was lost, or one that was being given back. If it was somebody else's, the store is older than that.
+    fn claimed(&mut self, key: &Key, record: Option<&Record>, known: Option<bool>) -> bool {
         let Some(Record::Claim(claim)) = record else {
             return false;
         };
@@ -442,17 +486,28 @@ impl Mirror {
             .me
             .as_ref()
             .is_some_and(|(_, id)| claim.node.is_some() && *id == claim.id);
-        if mine {
-            self.held.insert(key.clone(), value.to_vec());
-            self.lost_claims.remove(key);
-            self.contested.remove(key);
-            return false;
+        let held = self.held.contains_key(key);
+        match (mine, held) {
+            (true, true) => {
+                self.lost_claims.remove(key);
+                self.contested.remove(key);
+                false
+            }
+            (true, false) => {
+                if known.unwrap_or(true) {
+                    self.returning.insert(key.clone());
+                }
+                true
+            }
+            (false, true) => {
+                self.contested.insert(key.clone());
+                true
+            }
+            (false, false) => {
+                self.returning.remove(key);
+                false
+            }
         }
-        let foreign = self.held.contains_key(key);
-        if foreign {
-            self.contested.insert(key.clone());
-        }
-        foreign
     }
 
     /// A host that writes its sign of life has written everything else before: what the store forgot of it is gone.
@@ -473,6 +528,17 @@ impl Mirror {
     }
 
     fn remove(&mut self, key: &Key, change: &mut Change) {
+        self.returning.remove(key);
+        if let Key::Network(id) = key {
+            // With it all that was claimed on it.
+            let on = |key: &Key| matches!(key, Key::Claim(of, _) if of == id);
+            let lost = std::mem::take(&mut self.lost_claims);
+            let (gone, lost) = lost.into_iter().partition(on);
+            self.lost_claims = lost;
+            let gone: BTreeSet<Key> = gone;
+            self.held.retain(|key, _| !on(key));
+            self.entries.retain(|key, _| !gone.contains(key));
+        }
         if self.held.contains_key(key) {
             // Only this host gives it back.
             self.lost_claims.insert(key.clone());
@@ -489,6 +555,19 @@ impl Mirror {
         change.news.extend(news(key, None));
         change.saved.push((text, None));
     }
+}
+
+/// Whether it is a claim that was given back.
+fn is_free(entry: &Entry) -> bool {
+    matches!(&entry.record, Some(Record::Claim(claim)) if claim.node.is_none())
+}
+
+/// Whether a value is a claim of a host of this name and id.
+fn is_claim_of(key: &Key, value: &[u8], me: Option<&(Name, String)>) -> bool {
+    let Ok(Record::Claim(claim)) = records::read(key, value) else {
+        return false;
+    };
+    me.is_some_and(|(name, id)| claim.node.as_ref() == Some(name) && claim.id == *id)
 }
 
 #[derive(Debug, Default)]

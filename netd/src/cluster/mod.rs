@@ -12,7 +12,6 @@ pub mod core;
 pub mod etcd;
 pub mod keys;
 #[cfg(test)]
-#[cfg(test)]
 mod memory;
 pub mod mirror;
 pub mod records;

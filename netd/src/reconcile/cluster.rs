@@ -8,29 +8,26 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Instant;
 
-use netd_model::api::DryRun;
-use netd_model::error::{Code, Error, Result};
-use netd_model::id::{ContainerId, NetworkId};
-use netd_model::request::{CreateNetwork, Join};
+use netd_model::id::{ContainerId, Name, NetworkId};
+use netd_model::request::CreateNetwork;
 use netd_model::{Ns, Object, Op, Owner as ObjectOwner};
 use tokio::sync::mpsc;
 
 use crate::cluster::core::{Input, Link, Token, Wish};
 use crate::cluster::keys::Key;
+use crate::cluster::mirror::News;
 use crate::cluster::{Ends, Told};
 use crate::kernel::Noticed;
-use crate::reconcile::handle::{Answer, Message, Request};
+use crate::reconcile::handle::Message;
 use crate::reconcile::job::{Outcome, Work};
 use crate::reconcile::journal::Entry;
 use crate::reconcile::naming;
 use crate::reconcile::outcomes::failure;
-use crate::reconcile::owner::{Owner, Reply, Then, Touches, random};
+use crate::reconcile::owner::{Owner, Reply, Then, Touches};
 use crate::reconcile::queue::Subject;
-use crate::reconcile::requests::answer;
 use crate::reconcile::world::overlay::{Shared, StationKey, is_overlay};
 
-/// How often a network is planned anew because another host was faster.
-const TRIES: u32 = 8;
+mod requests;
 
 /// What this host shares, and waits for.
 #[derive(Debug, Default)]
@@ -86,9 +83,7 @@ impl Owner {
         if shared.node.address.is_unspecified() {
             // Until the store is reached it is where it was.
             let earlier = restored.iter().find_map(|news| match news {
-                crate::cluster::mirror::News::Node(of, Some(node)) if *of == shared.name => {
-                    Some((node.address, node.mtu))
-                }
+                News::Node(of, Some(node)) if *of == shared.name => Some((node.address, node.mtu)),
                 _ => None,
             });
             if let Some((address, mtu)) = earlier {
@@ -176,8 +171,7 @@ impl Owner {
     }
 
     /// Networks whose own part news may change.
-    fn changing(&self, news: &[crate::cluster::mirror::News]) -> BTreeSet<NetworkId> {
-        use crate::cluster::mirror::News;
+    fn changing(&self, news: &[News]) -> BTreeSet<NetworkId> {
         let id = |news: &News| match news {
             News::Claim(id, ..) => Some(id.clone()),
             _ => None,
@@ -272,18 +266,14 @@ impl Owner {
         let mut touched: BTreeSet<NetworkId> = networks.keys().cloned().collect();
         let mut before: Vec<Object> = networks.values().flatten().cloned().collect();
         let mut after = self.world.objects(networks.keys(), []);
-        for ((id, ..), held) in stations
-            .iter()
+        // Those of networks that are done as a whole are among their objects.
+        for (key, held) in stations
+            .into_iter()
             .filter(|((id, ..), _)| !networks.contains_key(id))
         {
-            touched.insert(id.clone());
-            before.extend(held.iter().cloned());
-        }
-        for key in stations
-            .keys()
-            .filter(|(id, ..)| !networks.contains_key(id))
-        {
-            after.extend(self.world.station_objects(key));
+            after.extend(self.world.station_objects(&key));
+            before.extend(held);
+            touched.insert(key.0);
         }
         // A job that brings the host's share along is planned from what was before: what changed since comes after it.
         let is_brought = self.pending.values().any(|pending| pending.touches.host);
@@ -373,7 +363,7 @@ impl Owner {
         let Some(id) = id.as_ref().filter(|_| self.cluster.named.contains(net)) else {
             return;
         };
-        let holder = format!("{node}/{id}");
+        let holder = holder(node, id);
         let names = self.world.names_elsewhere(key);
         self.zone.update(|zone| {
             zone.remove_names(net, &holder);
@@ -398,7 +388,7 @@ impl Owner {
             self.zone.update(|zone| {
                 for (net, node, container) in &keys {
                     if let Some(container) = container {
-                        zone.remove_names(net, &format!("{node}/{container}"));
+                        zone.remove_names(net, &holder(node, container));
                     }
                 }
             });
@@ -409,17 +399,13 @@ impl Owner {
 
     /// Tells the cluster what a container has now; nothing, when it is leaving.
     pub(crate) fn tell_cluster(&mut self, id: &ContainerId, leaving: bool) {
-        let Some(shared) = &self.world.shared else {
+        if self.world.shared.is_none() {
             return;
-        };
-        let name = shared.name.clone();
-        let own = if leaving {
+        }
+        let own: BTreeMap<Key, Vec<u8>> = if leaving {
             BTreeMap::new()
         } else {
-            self.world
-                .own_stations(id)
-                .into_iter()
-                .collect::<BTreeMap<_, _>>()
+            self.world.own_stations(id).into_iter().collect()
         };
         let told = self
             .cluster
@@ -436,7 +422,6 @@ impl Owner {
         if networks.is_empty() {
             return;
         }
-        debug_assert!(told.iter().all(|key| key.node() == Some(&name)));
         // The host's part before what stands on it.
         let gone_from = leaving.then_some(id);
         networks
@@ -484,160 +469,6 @@ impl Owner {
         }
     }
 
-    // ---- requests -------------------------------------------------------------------------------------------------
-
-    /// Has a request wait for addresses, if it needs some that are not this host's yet.
-    pub(crate) fn claim_first(&mut self, message: Message) -> Option<Message> {
-        let joins: &[Join] = match &message.request {
-            Request::Attach { attach, .. } => &attach.networks,
-            Request::CniAdd { request, .. } => &request.attach.networks,
-            Request::Connect { join, .. } => std::slice::from_ref(join),
-            _ => return Some(message),
-        };
-        if self.world.shared.is_none() {
-            return Some(message);
-        }
-        match self.world.lacking(joins) {
-            Ok(None) => Some(message),
-            Ok(Some(ask)) => {
-                let takes = self.needs(&message.request);
-                self.busy.extend(takes.iter().cloned());
-                self.wish(Wish::Claim(ask), Waiting::Message(Box::new(message), takes));
-                None
-            }
-            Err(error) => {
-                answer(message.reply, Err(error));
-                None
-            }
-        }
-    }
-
-    /// Creates a network for all hosts.
-    pub(crate) fn share_network(
-        &mut self,
-        request: CreateNetwork,
-        dry_run: bool,
-        tries: u32,
-        reply: Reply,
-    ) {
-        let planned = random().and_then(|bytes: [u8; 20]| {
-            let (id, rest) = bytes.split_at(16);
-            let id = NetworkId::from_bytes(id.try_into().unwrap_or_default());
-            let random = u32::from_le_bytes(rest.try_into().unwrap_or_default());
-            self.world.plan_network(&request, id, random)
-        });
-        match planned {
-            Err(error) => answer(reply, Err(error)),
-            // Nothing is made on any host before a container comes.
-            Ok(_) if dry_run => answer(reply, Ok(Answer::DryRun(DryRun::new(Vec::new())))),
-            Ok(record) => {
-                self.busy.insert(Subject::Network(request.name.clone()));
-                let id = record.id.clone();
-                let waiting = Waiting::Network(Box::new(request), id, tries, reply);
-                self.wish(Wish::CreateNetwork(Box::new(record)), waiting);
-            }
-        }
-    }
-
-    /// Removes a network from all hosts.
-    pub(crate) fn unshare_network(&mut self, id: NetworkId, dry_run: bool, reply: Option<Reply>) {
-        match reply {
-            Some(reply) if dry_run => answer(reply, Ok(Answer::DryRun(DryRun::new(Vec::new())))),
-            reply => self.wish(Wish::RemoveNetwork(id), Waiting::Removal(reply)),
-        }
-    }
-
-    /// Removes a host that is gone.
-    pub(crate) fn remove_node(&mut self, reference: &str, dry_run: bool, reply: Reply) {
-        let Some(shared) = &self.world.shared else {
-            let text =
-                "this host is in no cluster: netd was started without --store etcd://HOST:PORT";
-            return answer(reply, Err(Error::new(Code::NodeNotFound, text)));
-        };
-        let found = shared.hosts.iter().find(|(name, host)| {
-            let id = host.record.as_ref().map(|record| record.id.as_str());
-            name.as_str() == reference || id == Some(reference)
-        });
-        let Some(name) = found.map(|(name, _)| name.clone()) else {
-            let text = format!(
-                "no host has the name or id {:?}: `netctl node ls` lists them",
-                netd_model::id::shorten(reference)
-            );
-            return answer(reply, Err(Error::new(Code::NodeNotFound, text)));
-        };
-        if name == shared.name {
-            let text = format!("host {name} is this one: stop its netd, and remove it on another");
-            return answer(reply, Err(Error::new(Code::NodeInUse, text)));
-        }
-        if dry_run {
-            return answer(reply, Ok(Answer::DryRun(DryRun::new(Vec::new()))));
-        }
-        self.wish(
-            Wish::RemoveNode(name.clone()),
-            Waiting::Node(name.to_string(), reply),
-        );
-    }
-
-    fn replied(&mut self, token: Token, replied: Result<()>) {
-        let Some(waiting) = self.cluster.waiting.remove(&token) else {
-            return;
-        };
-        match waiting {
-            Waiting::Message(message, takes) => {
-                for subject in &takes {
-                    self.busy.remove(subject);
-                }
-                match replied {
-                    Ok(()) => self.begin_claimed(*message),
-                    Err(error) => answer(message.reply, Err(error)),
-                }
-                self.wake();
-            }
-            Waiting::Network(request, id, tries, reply) => {
-                self.busy.remove(&Subject::Network(request.name.clone()));
-                match replied {
-                    Ok(()) => {
-                        let view = self.network_views.get(&id).cloned();
-                        let made = view.map(|view| {
-                            Answer::Network(Box::new(netd_model::api::Network::clone(&view)))
-                        });
-                        let missing = || {
-                            let text = format!(
-                                "network {} was created, but cannot be used here: see netctl status",
-                                request.name
-                            );
-                            Error::new(Code::Conflict, text)
-                        };
-                        answer(reply, made.ok_or_else(missing));
-                    }
-                    Err(error) if error.code == Code::Conflict && tries < TRIES => {
-                        self.share_network(*request, false, tries + 1, reply);
-                    }
-                    Err(error) => answer(reply, Err(error)),
-                }
-                self.wake();
-            }
-            Waiting::Removal(reply) => {
-                if let Some(reply) = reply {
-                    answer(reply, replied.map(|()| Answer::Done));
-                }
-            }
-            Waiting::Ahead(net) => {
-                self.cluster.ahead.remove(&net);
-                if let Err(error) = replied {
-                    tracing::info!(%error, "no addresses were claimed ahead");
-                }
-            }
-            Waiting::Node(name, reply) => {
-                if replied.is_ok() {
-                    self.journal
-                        .add(Entry::new("node_removed", name, String::new()));
-                }
-                answer(reply, replied.map(|()| Answer::Done));
-            }
-        }
-    }
-
     /// A job that brought the host's share along has ended: what the kernel holds of it is what was wanted before the changes
     /// that are not carried out yet.
     pub(crate) fn host_share_is_held(&mut self) {
@@ -654,4 +485,9 @@ impl Owner {
             Some(Link::Offline(why)) => format!("unavailable: {why}"),
         }
     }
+}
+
+/// Who holds a name in the zone, for a container elsewhere: a container's own id may be that of another on another host.
+fn holder(node: &Name, container: &ContainerId) -> String {
+    format!("{node}/{container}")
 }

@@ -4,7 +4,7 @@
 use netd_model::NetworkId;
 use netd_model::error::{Code, Error, Result};
 use netd_model::id::Name;
-use netd_model::record::Network;
+use netd_model::record::{Network, Unknown};
 
 use super::super::claims::{self, Ask, Choice};
 use super::super::keys::{Key, NETWORKS};
@@ -114,7 +114,7 @@ impl Core {
                 node: Some(self.name.clone()),
                 id: self.node.id.clone(),
                 router,
-                unknown: netd_model::record::Unknown::new(),
+                unknown: Unknown::new(),
             };
             if self.safeguards.create_if_absent {
                 txn.when.push(match self.mirror.revision_of(&key) {

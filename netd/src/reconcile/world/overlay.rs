@@ -83,6 +83,15 @@ impl Shared {
         Some(self.hosts.get(name)?.record.as_ref()?.address)
     }
 
+    /// What this host has claimed on a network.
+    fn claims_on<'a>(&'a self, net: &'a NetworkId) -> impl Iterator<Item = (Prefix, &'a Claim)> {
+        let first = (net.clone(), Prefix::default_route(Family::V4));
+        self.claims
+            .range(first..)
+            .take_while(move |((of, _), _)| of == net)
+            .map(|((_, prefix), claim)| (*prefix, claim))
+    }
+
     fn stations_of<'a>(
         &'a self,
         net: &'a NetworkId,
@@ -275,13 +284,12 @@ impl World {
         };
         let mine = claim.filter(|claim| claim.node.is_some() && claim.id == shared.node.id);
         let key = (net.clone(), prefix);
-        let had = shared.claims.contains_key(&key);
-        match mine {
+        let has = mine.is_some();
+        let had = match mine {
             Some(claim) => shared.claims.insert(key, claim),
             None => shared.claims.remove(&key),
         };
-        let has = shared.claims.contains_key(&key_of(&net, prefix));
-        if had != has && self.networks.contains_key(&net) {
+        if had.is_some() != has && self.networks.contains_key(&net) {
             self.settle(&net);
             effects.networks.insert(net);
         }
@@ -340,12 +348,9 @@ impl World {
         let Some(net) = self.networks.get_mut(id) else {
             return;
         };
-        let range = (id.clone(), Prefix::default_route(Family::V4))..;
         let own: Vec<(Prefix, bool)> = shared
-            .claims
-            .range(range)
-            .take_while(|((of, _), _)| of == id)
-            .map(|((_, prefix), claim)| (*prefix, claim.router))
+            .claims_on(id)
+            .map(|(prefix, claim)| (prefix, claim.router))
             .collect();
         let routers = |family: Family| {
             let subnet = net.record.subnet(family)?;
@@ -470,10 +475,8 @@ impl World {
             };
             let pools = || net.pools.iter().filter(|p| range_of(p).family() == family);
             let claimed = self.shared.as_ref().is_some_and(|shared| {
-                let mut claims = shared.claims.iter();
-                claims.any(|((of, prefix), claim)| {
-                    *of == net.record.id && prefix.family() == family && claim.router
-                })
+                let mut claims = shared.claims_on(&net.record.id);
+                claims.any(|(prefix, claim)| prefix.family() == family && claim.router)
             });
             let want = |ip, router| Want {
                 subnet: subnet.subnet,
@@ -488,7 +491,7 @@ impl World {
                 Some(ip) if subnet.subnet.contains(ip) && !pools().any(|p| holds(p, ip)) => {
                     wants.push(want(Some(ip), false));
                 }
-                None if claimed && !pools().any(has_room_ref(&has_room)) => {
+                None if claimed && !pools().any(&has_room) => {
                     wants.push(want(None, false));
                 }
                 _ => {}
@@ -496,14 +499,6 @@ impl World {
         }
         wants
     }
-}
-
-fn has_room_ref(has_room: &impl Fn(&Pool) -> bool) -> impl FnMut(&Pool) -> bool {
-    move |pool| has_room(pool)
-}
-
-fn key_of(net: &NetworkId, prefix: Prefix) -> (NetworkId, Prefix) {
-    (net.clone(), prefix)
 }
 
 fn put(stations: &mut BTreeMap<StationKey, Station>, key: StationKey, station: Option<Station>) {

@@ -8,7 +8,7 @@ use netd_model::error::{Code, Error, Result};
 use netd_model::id::{ContainerId, Name, NetworkId};
 use netd_model::net::Family;
 use netd_model::overlay::{self, Overlay};
-use netd_model::record::{Network, Phase};
+use netd_model::record::{Network, Phase, Unknown};
 use netd_model::request::CreateNetwork;
 
 use super::super::World;
@@ -120,12 +120,10 @@ impl World {
         let mut keys = vec![node];
         for network in overlays {
             keys.push((Key::Network(network.id.clone()), records::write(network)));
-            let claims = shared
-                .claims
-                .iter()
-                .filter(|((of, _), _)| *of == network.id);
-            keys.extend(claims.map(|((of, prefix), claim)| {
-                (Key::Claim(of.clone(), *prefix), records::write(claim))
+            let claims = shared.claims_on(&network.id);
+            keys.extend(claims.map(|(prefix, claim)| {
+                let key = Key::Claim(network.id.clone(), prefix);
+                (key, records::write(claim))
             }));
         }
         let keys = keys.into_iter();
@@ -151,7 +149,7 @@ impl World {
                 name: Some(container.name.clone()),
                 hostname: Some(container.hostname.clone()),
                 aliases: endpoint.aliases.clone(),
-                unknown: netd_model::record::Unknown::new(),
+                unknown: Unknown::new(),
             };
             let key = Key::Endpoint(shared.name.clone(), network.id.clone(), id.clone());
             own.push((key, records::write(&station)));
@@ -179,7 +177,7 @@ impl World {
             name: None,
             hostname: None,
             aliases: Vec::new(),
-            unknown: netd_model::record::Unknown::new(),
+            unknown: Unknown::new(),
         });
         Some((key, station.map(|station| records::write(&station))))
     }
