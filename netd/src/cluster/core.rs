@@ -36,6 +36,7 @@ const RELIST: Duration = Duration::from_mins(5);
 const TRIES: u32 = 16;
 
 mod publish;
+mod returns;
 mod wishes;
 
 /// Names a request of the owner.
@@ -50,6 +51,9 @@ pub enum Input {
     Ask(Token, Wish),
     /// The owner wants this of its own keys: a value, or that there is none.
     Own(Vec<(Key, Option<Vec<u8>>)>),
+    /// The owner does not use these addresses any more, which it has claimed: they are given back when the store can be
+    /// reached.
+    Release(NetworkId, Prefix),
     /// Who this host is, and where.
     Self_(Node),
     /// The answer to a list.
@@ -77,8 +81,6 @@ pub enum Wish {
     RemoveNetwork(NetworkId),
     /// That a host's records are gone.
     RemoveNode(Name),
-    /// That addresses are given back.
-    Release(NetworkId, Prefix),
 }
 
 /// What the core wants.
@@ -90,6 +92,9 @@ pub enum Output {
     Watch(Revision),
     /// A transaction, under a number.
     Txn(u64, Txn),
+    /// The same, when these keys of the view are kept for the next start, and not before. If they cannot be kept it has
+    /// failed.
+    TxnAfter(u64, Vec<(String, Option<Vec<u8>>)>, Txn),
     /// A lease of [`LEASE`].
     Grant,
     /// A sign of life.
@@ -132,6 +137,8 @@ pub struct Safeguards {
     pub create_if_absent: bool,
     /// Pauses grow while the store does not answer.
     pub backoff: bool,
+    /// A claim is forgotten by the disk before it is given back.
+    pub forget_first: bool,
 }
 
 impl Default for Safeguards {
@@ -142,6 +149,7 @@ impl Default for Safeguards {
             distrust_reset: true,
             create_if_absent: true,
             backoff: true,
+            forget_first: true,
         }
     }
 }
@@ -155,6 +163,8 @@ enum Pending {
     Own(Vec<Write>),
     /// The sign that all of them are written.
     Alive,
+    /// A claim that is given back.
+    Return(Key, Vec<Write>),
     /// A wish, how often it was tried, and what it writes.
     Wish(Token, Wish, u32, Vec<Write>),
 }
@@ -282,6 +292,7 @@ impl Core {
                 }
                 self.publish();
             }
+            Input::Release(network, prefix) => self.release(&network, prefix),
             Input::Self_(node) => {
                 self.node = node;
                 self.publish();
@@ -309,6 +320,7 @@ impl Core {
             | Input::Granted(Err(error))
             | Input::Kept(Err(error)) => self.lost(&error, now),
         }
+        self.give_back();
         self.tick(now);
         std::mem::take(&mut self.out)
     }
@@ -361,8 +373,10 @@ impl Core {
         self.next = now + pause / 2 + pause * thousandth / 1000;
         // Whether they were done is seen in the next list.
         for (_, pending) in std::mem::take(&mut self.pending) {
-            if let Pending::Wish(token, wish, ..) = pending {
-                self.reply(token, Err(self.offline(&wish)));
+            match pending {
+                Pending::Wish(token, wish, ..) => self.reply(token, Err(self.offline(&wish))),
+                Pending::Return(key, _) => self.mirror.give_back(&key, false),
+                Pending::Meta(_) | Pending::Own(_) | Pending::Alive => {}
             }
         }
         for (token, wish) in std::mem::take(&mut self.early) {
@@ -440,6 +454,13 @@ impl Core {
         if !saved.is_empty() {
             self.out.push(Output::Save(saved));
         }
+        for key in self.mirror.contested.clone() {
+            self.alarm(format!(
+                "{} is this host's and was written over in the shared store: it is used here as before; see who else may \
+                 write there",
+                key.text()
+            ));
+        }
     }
 
     fn alarm(&mut self, text: String) {
@@ -489,6 +510,16 @@ impl Core {
                     }
                 }
                 self.list();
+            }
+            Pending::Return(key, writes) => {
+                self.mirror.give_back(&key, false);
+                if end.done {
+                    let (news, saved) = self.mirror.wrote(writes, end.revision);
+                    self.tell(news, saved);
+                } else {
+                    // It was written since, or could not be kept: the next list shows.
+                    self.relist = self.relist.min(now + RETRY.1);
+                }
             }
             Pending::Alive => {
                 self.mirror.alive_lease = self.lease;

@@ -69,7 +69,8 @@ pub struct Mirror {
     /// Own claims that somebody else wrote over.
     pub contested: BTreeSet<Key>,
     /// Claims that the store ascribes to this host and that it gives back: it does not hold them any more.
-    returning: BTreeSet<Key>,
+    /// The value: whether that is under way.
+    returning: BTreeMap<Key, bool>,
     me: Option<(Name, String)>,
 }
 
@@ -217,13 +218,14 @@ impl Mirror {
         })
     }
 
-    /// Whether nobody holds these addresses, as far as is known. Those that this host gives back are among them: a claim by
-    /// compare makes a removal that is still on its way fail.
+    /// Whether nobody holds these addresses, as far as is known. Those that this host has yet to give back are among them.
     pub fn is_free(&self, net: &NetworkId, prefix: Prefix) -> bool {
         let key = Key::Claim(net.clone(), prefix);
         match self.entries.get(&key) {
             None => !self.held.contains_key(&key),
-            Some(entry) => !entry.ghost && (is_free(entry) || self.returning.contains(&key)),
+            Some(entry) => {
+                !entry.ghost && (is_free(entry) || self.returning.get(&key) == Some(&false))
+            }
         }
     }
 
@@ -243,10 +245,13 @@ impl Mirror {
             });
             ips.any(|ips| ips.iter().any(|ip| prefix.contains(*ip)))
         };
-        let keys = self.returning.iter().filter_map(|key| match key {
-            Key::Claim(_, prefix) if !told(*prefix) => Some(key),
-            _ => None,
-        });
+        let keys = self
+            .returning
+            .iter()
+            .filter_map(|(key, under_way)| match key {
+                Key::Claim(_, prefix) if !under_way && !told(*prefix) => Some(key),
+                _ => None,
+            });
         keys.filter_map(|key| Some((key.clone(), self.revision_of(key)?)))
             .collect()
     }
@@ -391,7 +396,14 @@ impl Mirror {
             // The store does not have it as this host's: what it has is not this host's to change.
             self.entries.retain(|of, entry| *of != key || !entry.ghost);
         } else {
-            self.returning.insert(key);
+            self.returning.insert(key, false);
+        }
+    }
+
+    /// Giving a claim back is under way, or that has ended, well or not.
+    pub fn give_back(&mut self, key: &Key, under_way: bool) {
+        if let Some(returning) = self.returning.get_mut(key) {
+            *returning = under_way;
         }
     }
 
@@ -457,8 +469,8 @@ impl Mirror {
         if good && !silent {
             change.news.extend(news(key, record.as_ref()));
         }
-        // Of what this host is said to hold and does not, its disk keeps what it knew.
-        if good && (!silent || self.held.contains_key(key)) {
+        // What this host holds, or does not, whatever the store says, its disk keeps as it knew it.
+        if good && !silent {
             // What is kept for the next start is the last good one too.
             change.saved.push((kv.key, Some(kv.value.clone())));
         }
@@ -495,7 +507,7 @@ impl Mirror {
             }
             (true, false) => {
                 if known.unwrap_or(true) {
-                    self.returning.insert(key.clone());
+                    self.returning.entry(key.clone()).or_insert(false);
                 }
                 true
             }
@@ -537,7 +549,7 @@ impl Mirror {
             self.lost_claims = lost;
             let gone: BTreeSet<Key> = gone;
             self.held.retain(|key, _| !on(key));
-            self.entries.retain(|key, _| !gone.contains(key));
+            gone.iter().for_each(|key| self.remove(key, change));
         }
         if self.held.contains_key(key) {
             // Only this host gives it back.
@@ -564,6 +576,9 @@ fn is_free(entry: &Entry) -> bool {
 
 /// Whether a value is a claim of a host of this name and id.
 fn is_claim_of(key: &Key, value: &[u8], me: Option<&(Name, String)>) -> bool {
+    let Key::Claim(..) = key else {
+        return false;
+    };
     let Ok(Record::Claim(claim)) = records::read(key, value) else {
         return false;
     };

@@ -24,6 +24,7 @@ use super::mirror::News;
 use super::records::{self, Claim, Node, Station};
 use super::store::{Events, Revision, StoreError};
 
+mod returns;
 mod scenarios;
 
 /// A source of numbers that a seed determines.
@@ -405,6 +406,10 @@ impl World {
                 let lost = self.dice.one_in(50);
                 let end = if lost { Err(Self::dead()) } else { end };
                 self.answer(n, Mail::Input(Input::Ended(number, end)));
+            }
+            Output::TxnAfter(number, kept, txn) => {
+                self.carry_out(n, Output::Save(kept));
+                self.carry_out(n, Output::Txn(number, txn));
             }
             Output::Grant => {
                 let lease = if reached {

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::core::{Core, Input, LEASE, Output, Token};
 use super::mirror::News;
 use super::records::Node;
-use super::store::{Events, Store, StoreError};
+use super::store::{Events, Store, StoreError, TxnEnd};
 use crate::state;
 
 /// Changes of the view are written at most this often.
@@ -207,6 +207,23 @@ impl Task {
             Output::Txn(number, txn) => {
                 let txn = self.store.txn(txn);
                 self.call(async move { Input::Ended(number, txn.await) });
+            }
+            Output::TxnAfter(number, kept, txn) => {
+                let (records, txn) = (Arc::clone(&self.records), self.store.txn(txn));
+                self.call(async move {
+                    let kept = tokio::task::spawn_blocking(move || records.put_cluster(&kept));
+                    let why = match kept.await {
+                        Ok(Ok(())) => return Input::Ended(number, txn.await),
+                        Ok(Err(error)) => error.to_string(),
+                        Err(error) => error.to_string(),
+                    };
+                    tracing::error!(
+                        why,
+                        "the view of the cluster could not be kept: nothing is given back"
+                    );
+                    let (done, revision) = (false, 0);
+                    Input::Ended(number, Ok(TxnEnd { done, revision }))
+                });
             }
             Output::Grant => {
                 let seconds = u32::try_from(LEASE.as_secs()).unwrap_or(u32::MAX);

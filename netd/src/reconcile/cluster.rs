@@ -324,6 +324,26 @@ impl Owner {
         self.follow();
     }
 
+    /// Gives back what this host has claimed and does not need.
+    pub(crate) fn return_idle(&mut self) {
+        if !self.ready || self.purging {
+            return;
+        }
+        let now = self.now();
+        for (id, prefix) in self.world.idle_claims(now) {
+            let name = self.world.network(&id).map(|net| net.name.clone());
+            let Some(name) = name.filter(|_| !self.cluster.ahead.contains(&id)) else {
+                continue;
+            };
+            if self.busy.contains(&Subject::Network(name.clone())) {
+                continue;
+            }
+            tracing::info!(network = %name, %prefix, "addresses are given back to the cluster");
+            self.world.let_go(&id, prefix);
+            self.say(Input::Release(id, prefix));
+        }
+    }
+
     // ---- what readers see -----------------------------------------------------------------------------------------
 
     fn show_network(&mut self, id: &NetworkId) {

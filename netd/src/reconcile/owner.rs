@@ -280,7 +280,10 @@ impl Owner {
                     self.look_after();
                 }
                 _ = audits.tick() => self.start_audit(audit::Purpose::Repair { reply: None }),
-                _ = sweeps.tick() => self.start_sweep(&gone_sender),
+                _ = sweeps.tick() => {
+                    self.start_sweep(&gone_sender);
+                    self.return_idle();
+                }
                 Some(missing) = gone.recv() => self.after_sweep(missing),
                 _ = settings.tick() => self.start_settings(&read_sender),
                 Some(read) = read.recv() => self.after_settings(read),

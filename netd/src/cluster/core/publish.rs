@@ -10,7 +10,7 @@ use super::{Core, Pending, Phase};
 impl Core {
     /// Writes what the store does not hold as this host wants it, a step at a time: the next follows the answer.
     pub(super) fn publish(&mut self) {
-        let busy = |pending: &Pending| !matches!(pending, Pending::Wish(..));
+        let busy = |pending: &Pending| !matches!(pending, Pending::Wish(..) | Pending::Return(..));
         let unknown = self.node.address.is_unspecified();
         if self.phase != Phase::Online || unknown || self.pending.values().any(busy) {
             return;

@@ -90,23 +90,12 @@ impl Core {
             }
             Wish::RemoveNetwork(id) => self.plan_removal(id),
             Wish::RemoveNode(name) => self.plan_node_removal(name),
-            Wish::Release(network, prefix) => {
-                let key = Key::Claim(network.clone(), *prefix);
-                let Some(revision) = self.mirror.revision_of(&key) else {
-                    return Ok(None);
-                };
-                self.mirror.let_go(network, *prefix);
-                Ok(Some(Txn {
-                    when: vec![Compare::At(key.text(), revision)],
-                    then: vec![Write::put(key.text(), records::write(&claims::free()))],
-                }))
-            }
         }
     }
 
     pub(super) fn plan_claim(&mut self, ask: &Ask) -> Result<Option<Txn>> {
         let random = self.draw();
-        let choices = claims::choose(ask, &self.mirror, &self.name, &self.node.id, random)?;
+        let choices = claims::choose(ask, &self.mirror, &self.node.id, random)?;
         let mut txn = Txn::default();
         for Choice { prefix, router } in choices {
             let key = Key::Claim(ask.network.clone(), prefix);

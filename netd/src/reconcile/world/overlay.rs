@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::time::Duration;
 
 use netd_ipam::Pool;
 use netd_model::Object;
@@ -21,6 +22,7 @@ use crate::cluster::core::Link;
 use crate::cluster::mirror::News;
 use crate::cluster::records::{Claim, Node, Station};
 
+mod returns;
 mod told;
 
 /// Blocks are asked for when this share of the addresses is in use: three of four.
@@ -47,6 +49,8 @@ pub(crate) struct Shared {
     stations: BTreeMap<StationKey, Station>,
     /// What this host has claimed.
     claims: BTreeMap<(NetworkId, Prefix), Claim>,
+    /// Claims of which no address is in use, and since when.
+    idle: BTreeMap<(NetworkId, Prefix), Duration>,
     /// Networks that the store does not have any more, but this host's containers are on.
     pub(crate) removed: BTreeSet<NetworkId>,
     /// Networks and stations that cannot be as their records say, with the reason.
@@ -73,6 +77,7 @@ impl Shared {
             hosts: BTreeMap::new(),
             stations: BTreeMap::new(),
             claims: BTreeMap::new(),
+            idle: BTreeMap::new(),
             removed: BTreeSet::new(),
             conflicts: BTreeMap::new(),
         }
@@ -285,6 +290,10 @@ impl World {
         let mine = claim.filter(|claim| claim.node.is_some() && claim.id == shared.node.id);
         let key = (net.clone(), prefix);
         let has = mine.is_some();
+        if !has && shared.claims.contains_key(&key) && shared.removed.contains(&net) {
+            // The network is gone, and what its containers stand on stays until they end.
+            return;
+        }
         let had = match mine {
             Some(claim) => shared.claims.insert(key, claim),
             None => shared.claims.remove(&key),
