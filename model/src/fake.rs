@@ -648,6 +648,11 @@ pub(crate) mod tests {
         let hosts = ["192.0.2.1", "fd02::1"].map(|text| text.parse().unwrap());
         let mut peers: Vec<Object> = overlay::peers(&hosts.into()).collect();
         peers.extend(overlay::ports(&[overlay::PORT].into()));
+        let facts = HostFacts {
+            ipv6: true,
+            ..HostFacts::default()
+        };
+        peers.extend(overlay::peer(&overlaid(7), &place(3, "192.0.2.1"), &facts));
         for object in host.objects().into_iter().chain(peers) {
             let Object::Element(element) = object else {
                 continue;

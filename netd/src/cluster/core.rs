@@ -268,6 +268,16 @@ impl Core {
         self.mirror.faults.iter()
     }
 
+    /// The revision of the store that is known.
+    pub fn revision(&self) -> Revision {
+        self.mirror.revision
+    }
+
+    /// Records by kind.
+    pub fn kinds(&self) -> BTreeMap<&'static str, usize> {
+        self.mirror.kinds()
+    }
+
     /// When a [`Input::Tick`] is due at the latest.
     pub fn due(&self) -> Duration {
         match self.phase {

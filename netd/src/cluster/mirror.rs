@@ -264,6 +264,24 @@ impl Mirror {
         }
     }
 
+    /// Records by kind.
+    pub fn kinds(&self) -> BTreeMap<&'static str, usize> {
+        let mut kinds = BTreeMap::new();
+        for (key, _) in self.entries.iter().filter(|(_, e)| e.record.is_some()) {
+            let kind = match key {
+                Key::Meta => continue,
+                Key::Node(_) => "node",
+                Key::Alive(_) => "alive",
+                Key::Network(_) => "network",
+                Key::Member(..) => "member",
+                Key::Endpoint(..) => "endpoint",
+                Key::Claim(..) => "claim",
+            };
+            *kinds.entry(kind).or_default() += 1;
+        }
+        kinds
+    }
+
     /// Networks and own claims that the store forgot.
     pub fn lost(&self) -> Vec<(Key, Vec<u8>)> {
         let ghosts = self

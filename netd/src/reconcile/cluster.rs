@@ -6,16 +6,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use netd_model::id::{ContainerId, Name, NetworkId};
 use netd_model::request::CreateNetwork;
 use netd_model::{Ns, Object, Op, Owner as ObjectOwner};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::cluster::core::{Input, Link, Token, Wish};
 use crate::cluster::keys::Key;
 use crate::cluster::mirror::News;
+use crate::cluster::probing::Sites;
 use crate::cluster::{Ends, Told};
 use crate::kernel::Noticed;
 use crate::reconcile::handle::Message;
@@ -29,10 +31,18 @@ use crate::reconcile::world::overlay::{Shared, StationKey, is_overlay};
 
 mod requests;
 
+/// How often it is asked by which routes the other hosts are reached; and when their addresses changed.
+const ROUTES: Duration = Duration::from_mins(1);
+
 /// What this host shares, and waits for.
 #[derive(Debug, Default)]
 pub(crate) struct Cluster {
     inputs: Option<mpsc::UnboundedSender<Input>>,
+    /// Who is to be probed.
+    sites: Option<watch::Sender<Sites>>,
+    /// Where it is told what the routes to other hosts take, and when to ask again.
+    pub(crate) routes: Option<mpsc::Sender<BTreeMap<IpAddr, u32>>>,
+    routes_at: Duration,
     /// Whether the address of this host was configured.
     fixed: bool,
     /// What the core was told to keep in the store of this host's.
@@ -77,6 +87,7 @@ impl Owner {
             fixed,
             restored,
             inputs,
+            sites,
             told,
         } = ends;
         let mut shared = Shared::new(name, node);
@@ -97,12 +108,27 @@ impl Owner {
         let node = shared.node.clone();
         self.world.shared = Some(shared);
         self.cluster.inputs = Some(inputs);
+        self.cluster.sites = Some(sites);
         self.cluster.fixed = fixed;
         self.world.take_in(restored);
         let ids: Vec<NetworkId> = self.world.overlays().map(|net| net.id.clone()).collect();
         ids.iter().for_each(|id| self.show_network(id));
         self.say(Input::Self_(node));
         told
+    }
+
+    /// Says who is to be probed.
+    fn probe(&self) {
+        if let Some(sites) = &self.cluster.sites {
+            let wanted = self.world.probe_sites();
+            sites.send_if_modified(|held| {
+                let differs = **held != wanted;
+                if differs {
+                    *held = Arc::new(wanted);
+                }
+                differs
+            });
+        }
     }
 
     fn say(&self, input: Input) {
@@ -132,7 +158,11 @@ impl Owner {
                 self.note_stale_networks(&networks);
                 let effects = self.world.take_in(news);
                 effects.networks.iter().for_each(|id| self.show_network(id));
-                effects.stations.iter().for_each(|key| self.name(key));
+                effects.names.iter().for_each(|key| self.name(key));
+                if effects.sites {
+                    self.probe();
+                    self.cluster.routes_at = Duration::ZERO;
+                }
                 for id in effects.gone {
                     self.forget_network(&id);
                 }
@@ -155,7 +185,10 @@ impl Owner {
                 self.cluster.faults = faults;
             }
             Told::Local(address) => self.found_at(address),
+            Told::Probed(paths) => self.world.take_paths(paths),
         }
+        let now = self.now();
+        self.world.age(now);
         self.publish();
     }
 
@@ -206,8 +239,7 @@ impl Owner {
             Some(shared) if self.cluster.fixed => shared.node.address,
             _ => found,
         };
-        let mtu = self.world.facts.mtus.get(&address).copied();
-        self.be_at(address, mtu);
+        self.be_at(address, self.world.mtu_of(address));
     }
 
     /// Facts were read anew: the MTU of the own interface may be another.
@@ -215,8 +247,33 @@ impl Owner {
         let Some(address) = self.world.shared.as_ref().map(|shared| shared.node.address) else {
             return;
         };
-        let mtu = self.world.facts.mtus.get(&address).copied();
-        self.be_at(address, mtu);
+        self.be_at(address, self.world.mtu_of(address));
+    }
+
+    /// Asks, on a thread that may block, by which routes the other hosts are reached.
+    fn start_routes(&mut self) {
+        let Some(routes) = self.cluster.routes.clone() else {
+            return;
+        };
+        let now = self.now();
+        if now < self.cluster.routes_at || routes.capacity() == 0 {
+            return;
+        }
+        self.cluster.routes_at = now + ROUTES;
+        let others = self.world.addresses_of_others();
+        let kernel = Arc::clone(&self.tools.kernel);
+        tokio::task::spawn_blocking(move || match kernel.path_mtus(&others) {
+            // A full channel: the last answer is not dealt with yet.
+            Ok(mtus) => drop(routes.try_send(mtus)),
+            Err(error) => tracing::warn!(%error, "the MTU to other hosts is not known"),
+        });
+    }
+
+    /// What the routes to other hosts take.
+    pub(crate) fn after_routes(&mut self, mtus: &BTreeMap<IpAddr, u32>) {
+        self.world.take_routes(mtus);
+        self.see_own_mtu();
+        self.publish();
     }
 
     fn be_at(&mut self, address: IpAddr, mtu: Option<u32>) {
@@ -238,6 +295,7 @@ impl Owner {
             self.say(Input::Self_(shared.node.clone()));
         }
         ids.iter().for_each(|id| self.tell_part(id, None));
+        self.probe();
         self.follow();
     }
 
@@ -324,8 +382,20 @@ impl Owner {
         self.follow();
     }
 
+    /// What time brings about: hosts are silent for longer, addresses have rested.
+    pub(crate) fn look_at_cluster(&mut self) {
+        if self.world.shared.is_none() {
+            return;
+        }
+        let now = self.now();
+        self.world.age(now);
+        self.return_idle();
+        self.start_routes();
+        self.publish();
+    }
+
     /// Gives back what this host has claimed and does not need.
-    pub(crate) fn return_idle(&mut self) {
+    fn return_idle(&mut self) {
         if !self.ready || self.purging {
             return;
         }
@@ -399,6 +469,7 @@ impl Owner {
         if present == self.cluster.named.contains(id) {
             return;
         }
+        self.probe();
         let keys = self.world.stations(|(net, ..)| net == id);
         if present {
             self.cluster.named.insert(id.clone());

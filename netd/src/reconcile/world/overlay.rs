@@ -12,6 +12,7 @@ use netd_model::error::{Code, Error, Result};
 use netd_model::id::{ContainerId, Name, NetworkId};
 use netd_model::net::{Family, Mac, Prefix};
 use netd_model::overlay::{self, Place};
+use netd_model::probe::Paths;
 use netd_model::record::{Driver, Network};
 use netd_model::request::Join;
 
@@ -22,6 +23,7 @@ use crate::cluster::core::Link;
 use crate::cluster::mirror::News;
 use crate::cluster::records::{Claim, Node, Station};
 
+mod life;
 mod returns;
 mod told;
 
@@ -36,6 +38,10 @@ pub(crate) type StationKey = (NetworkId, Name, Option<ContainerId>);
 pub(crate) struct Host {
     pub(crate) record: Option<Node>,
     pub(crate) alive: bool,
+    /// Since when it gives no sign of life, neither in the store nor by probes.
+    silent: Option<Duration>,
+    /// For how long, when that was looked at last.
+    silent_for: Option<Duration>,
 }
 
 /// What is known of the cluster.
@@ -49,6 +55,10 @@ pub(crate) struct Shared {
     stations: BTreeMap<StationKey, Station>,
     /// What this host has claimed.
     claims: BTreeMap<(NetworkId, Prefix), Claim>,
+    /// The host to which the smallest packets go, and how large they may be.
+    narrowest: Option<(Name, u32)>,
+    /// What probes show, by host and network.
+    paths: BTreeMap<(Name, NetworkId), Paths>,
     /// Claims of which no address is in use, and since when.
     idle: BTreeMap<(NetworkId, Prefix), Duration>,
     /// Networks that the store does not have any more, but this host's containers are on.
@@ -64,8 +74,10 @@ pub(crate) struct Effects {
     pub(crate) networks: BTreeSet<NetworkId>,
     /// Networks that are gone.
     pub(crate) gone: BTreeSet<NetworkId>,
-    /// Stations that changed.
-    pub(crate) stations: BTreeSet<StationKey>,
+    /// Stations whose names, or who is asked for them, may be others.
+    pub(crate) names: BTreeSet<StationKey>,
+    /// Whether other hosts may be to be probed.
+    pub(crate) sites: bool,
 }
 
 impl Shared {
@@ -78,6 +90,8 @@ impl Shared {
             stations: BTreeMap::new(),
             claims: BTreeMap::new(),
             idle: BTreeMap::new(),
+            narrowest: None,
+            paths: BTreeMap::new(),
             removed: BTreeSet::new(),
             conflicts: BTreeMap::new(),
         }
@@ -111,6 +125,35 @@ impl Shared {
     fn first_name(&self) -> Name {
         // "0" is the least; this host's own name is only there for a name that cannot fail.
         Name::parse("0").unwrap_or_else(|_| self.name.clone())
+    }
+
+    fn is_silent(&self, name: &Name) -> bool {
+        self.hosts.get(name).is_none_or(|host| !host.alive)
+    }
+
+    /// The containers of hosts that give no sign of life.
+    fn stations_of_silent(&self) -> Vec<StationKey> {
+        let keys = self.stations.keys();
+        keys.filter(|(_, node, id)| id.is_some() && self.is_silent(node))
+            .cloned()
+            .collect()
+    }
+
+    /// Those of them on the same network with the same name.
+    fn silent_namesakes(&self, key: &StationKey) -> Vec<StationKey> {
+        let station = self.stations.get(key);
+        let Some(name) = station.and_then(|station| station.name.as_ref()) else {
+            return Vec::new();
+        };
+        if self.hosts.values().all(|host| host.alive) {
+            return Vec::new();
+        }
+        self.stations_of(&key.0)
+            .filter(|((_, node, _), other)| {
+                other.name.as_ref() == Some(name) && self.is_silent(node)
+            })
+            .map(|(key, _)| key.clone())
+            .collect()
     }
 
     /// The stations that a change is about.
@@ -190,6 +233,26 @@ impl World {
         })
     }
 
+    /// Whether an entry of a station elsewhere shall be there.
+    pub(crate) fn is_station_wanted(&self, net: &NetworkId, key: &netd_model::Key) -> bool {
+        let Some(shared) = &self.shared else {
+            return false;
+        };
+        let is_about = |(_, node, _): &StationKey, station: &Station| match key {
+            netd_model::Key::Remote { mac, .. } | netd_model::Key::Station { mac, .. } => {
+                station.mac == *mac
+            }
+            netd_model::Key::Neighbour { ip, .. } => station.ips.contains(ip),
+            netd_model::Key::Flood { host, .. } => shared.address(node) == Some(*host),
+            _ => false,
+        };
+        shared
+            .stations_of(net)
+            .filter(|(of, station)| is_about(of, station))
+            .flat_map(|(of, _)| self.station_objects(of))
+            .any(|object| object.key() == *key)
+    }
+
     /// All that is elsewhere on a network, as objects.
     pub(super) fn remote_objects(&self, net: &NetworkId) -> Vec<Object> {
         let Some(shared) = &self.shared else {
@@ -241,7 +304,11 @@ impl World {
         let Some(shared) = &mut self.shared else {
             return;
         };
-        effects.stations.extend(shared.keys_of(&news));
+        effects.names.extend(shared.keys_of(&news));
+        effects.sites |= matches!(
+            &news,
+            News::Member(..) | News::Node(..) | News::Network(..) | News::Claim(..)
+        );
         match news {
             News::Link(link) => shared.link = link,
             News::Node(name, record) => {
@@ -252,14 +319,25 @@ impl World {
                 }
             }
             News::Alive(name, alive) => {
-                let host = shared.hosts.entry(name).or_default();
+                let host = shared.hosts.entry(name.clone()).or_default();
                 host.alive = alive;
+                // Who is silent is asked for only where nobody alive has the name.
+                let of_silent = shared.stations_of_silent();
+                let of_host = shared.stations.keys().filter(|(_, of, _)| *of == name);
+                effects.names.extend(of_host.cloned().chain(of_silent));
             }
             News::Member(node, net, station) => {
                 put(&mut shared.stations, (net, node, None), station);
             }
             News::Endpoint(node, net, id, station) => {
-                put(&mut shared.stations, (net, node, Some(id)), station);
+                let key = (net, node, Some(id));
+                // Under the name that it had, and under the one that it has.
+                effects.names.extend(shared.silent_namesakes(&key));
+                put(&mut shared.stations, key.clone(), station);
+                let shared = self.shared.iter();
+                effects
+                    .names
+                    .extend(shared.flat_map(|shared| shared.silent_namesakes(&key)));
             }
             News::Claim(net, prefix, claim) => self.take_claim(net, prefix, claim, effects),
             News::Network(id, Some(record)) => {
@@ -402,6 +480,42 @@ impl World {
                 }
             }
         }
+    }
+
+    /// Where the other hosts are.
+    pub(crate) fn addresses_of_others(&self) -> Vec<IpAddr> {
+        let shared = self.shared.iter();
+        let hosts = shared.flat_map(|shared| {
+            let others = shared
+                .hosts
+                .iter()
+                .filter(|(name, _)| **name != shared.name);
+            others.filter_map(|(_, host)| Some(host.record.as_ref()?.address))
+        });
+        hosts.collect()
+    }
+
+    /// Takes in how large packets may be by the routes to other hosts.
+    pub(crate) fn take_routes(&mut self, mtus: &BTreeMap<IpAddr, u32>) {
+        let Some(shared) = &mut self.shared else {
+            return;
+        };
+        let hosts = shared.hosts.iter();
+        let others = hosts.filter(|(name, _)| **name != shared.name);
+        let known = others.filter_map(|(name, host)| {
+            let address = host.record.as_ref()?.address;
+            Some((name.clone(), *mtus.get(&address)?))
+        });
+        shared.narrowest = known.min_by_key(|(_, mtu)| *mtu);
+    }
+
+    /// How large packets from one of this host's addresses may be so that they reach all others: what its interface takes, and
+    /// the routes. None if it is not known.
+    pub(crate) fn mtu_of(&self, address: IpAddr) -> Option<u32> {
+        let own = self.facts.mtus.get(&address).copied();
+        let shared = self.shared.as_ref();
+        let route = shared.and_then(|shared| Some(shared.narrowest.as_ref()?.1));
+        own.into_iter().chain(route).min()
     }
 
     /// This host's address is another: its part in each network is too.

@@ -226,7 +226,9 @@ impl World {
                 id: record.id.clone(),
                 name: name.to_string(),
                 address: record.address,
-                state: if host.alive { "alive" } else { "suspect" }.to_owned(),
+                state: shared.state(name, host).to_owned(),
+                last_seen: host.last_seen(),
+                paths: self.path_views(shared, name),
                 networks: networks.map(|net| net.name.to_string()).collect(),
                 own: *name == shared.name,
                 mtu: record.mtu,
@@ -260,8 +262,19 @@ impl World {
             }
             let narrow = overlay::inner_mtu(shared.node.mtu, shared.node.address);
             if !shared.node.address.is_unspecified() && narrow < net.mtu {
+                let on_the_way = shared
+                    .narrowest
+                    .as_ref()
+                    .filter(|(_, mtu)| *mtu == shared.node.mtu);
+                let interface = self.facts.mtus.get(&shared.node.address);
+                let place = match on_the_way {
+                    Some((host, mtu)) if interface != Some(mtu) => {
+                        format!("on the route to host {host}")
+                    }
+                    _ => "through this host's interface".to_owned(),
+                };
                 warnings.push(format!(
-                    "network {} has MTU {}, but only {narrow} fit through this host's interface: packets are fragmented; \
+                    "network {} has MTU {}, but only {narrow} fit {place}: packets are fragmented; \
                      raise its MTU to {}, or create the network anew",
                     net.name,
                     net.mtu,
@@ -278,12 +291,24 @@ impl World {
             }
         }
         for (name, host) in &shared.hosts {
-            if !host.alive && host.record.is_some() && *name != shared.name {
-                warnings.push(format!(
-                    "host {name} gives no sign of life: see to it, or remove it with `netctl node rm {name}` if it is gone"
-                ));
+            if host.alive || host.record.is_none() || *name == shared.name {
+                continue;
             }
+            let heard = host.last_seen().is_none();
+            let what = match shared.state(name, host) {
+                "dead" => {
+                    "is dead: nothing is heard of it, neither in the store nor over the networks"
+                }
+                _ if heard => {
+                    "is heard over the networks, but not in the store: see whether it reaches that"
+                }
+                _ => "gives no sign of life",
+            };
+            warnings.push(format!(
+                "host {name} {what}: see to it, or remove it with `netctl node rm {name}` if it is gone"
+            ));
         }
+        warnings.extend(self.path_warnings(shared));
         warnings
     }
 }
