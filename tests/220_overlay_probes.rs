@@ -28,6 +28,10 @@ fn main() -> std::process::ExitCode {
         ),
         lab::test("containers_do_not_probe", containers_do_not_probe),
         lab::test(
+            "who_shouts_is_heard_so_often_and_no_more",
+            who_shouts_is_heard_so_often_and_no_more,
+        ),
+        lab::test(
             "a_dead_host_is_called_dead_and_not_asked_for",
             a_dead_host_is_called_dead_and_not_asked_for,
         ),
@@ -175,6 +179,59 @@ fn containers_do_not_probe() {
     });
 }
 
+/// Broadcasts are copied to every host: a container may send so many, and its other packets pass meanwhile.
+fn who_shouts_is_heard_so_often_and_no_more() {
+    const SENT: u64 = 5000;
+    let cluster = Cluster::start(&["h1", "h2"], 1);
+    cluster.network("web", &[]);
+    let (a, b) = (Netns::new("a"), Netns::new("b"));
+    let [h1, h2] = &cluster.hosts[..] else {
+        unreachable!()
+    };
+    h1.attach(&a, &["--network", "web"]);
+    let ip = addresses(&h2.attach(&b, &["--network", "web"]))[0];
+    let _server = b.udp_server("b", 80);
+    let to = SocketAddr::new(ip, 80);
+    assert!(a.probe(Proto::Udp, to, PATIENCE).reached());
+    let listener = b.run(|| UdpSocket::bind("0.0.0.0:7777").unwrap());
+    listener.set_read_timeout(Some(PATIENCE)).unwrap();
+    let dropped = || {
+        let status = h1.api("GET", "/v1/status", "").body;
+        status["drops"]["flood"].as_u64().unwrap_or(0)
+    };
+    let before = dropped();
+    let shouter = a.run(|| UdpSocket::bind("0.0.0.0:7777").unwrap());
+    shouter.set_broadcast(true).unwrap();
+    let begun = Instant::now();
+    for _ in 0..SENT {
+        shouter.send_to(b"hear", "255.255.255.255:7777").unwrap();
+    }
+    assert!(a.probe(Proto::Udp, to, PATIENCE).reached());
+    let passed = 400 + 200 * (begun.elapsed().as_secs() + 1);
+    let fewest = SENT.saturating_sub(passed);
+    lab::wait_for("what is too much is dropped, and counted", PATIENCE, || {
+        dropped() - before >= fewest
+    });
+    eprintln!(
+        "{} of {SENT} broadcasts dropped in {:?}",
+        dropped() - before,
+        begun.elapsed()
+    );
+    let mut buffer = [0; 100];
+    assert_eq!(
+        listener.recv(&mut buffer).unwrap(),
+        4,
+        "the first are heard"
+    );
+    // Later it is heard again.
+    listener.set_nonblocking(true).unwrap();
+    while listener.recv(&mut buffer).is_ok() {}
+    lab::wait_for("it is heard again", PATIENCE, || {
+        shouter.send_to(b"hello", "255.255.255.255:7777").unwrap();
+        listener.recv(&mut buffer).is_ok_and(|length| length == 5)
+    });
+}
+
 fn a_dead_host_is_called_dead_and_not_asked_for() {
     use lab::hickory_proto::rr::RecordType::A;
     let mut cluster = Cluster::start(&["h1", "h2", "h3"], 1);
@@ -291,8 +348,8 @@ fn entries_that_somebody_removes_come_back() {
     let device = format!("ndx-{}", &network["id"].as_str().unwrap()[..8]);
     lab::wait_for("h1 knows b", PATIENCE, || h1.plan().is_empty());
     let repairs = || {
-        let events = h1.api("GET", "/v1/events", "").body.to_string();
-        events.matches("\"repaired\"").count()
+        let events = h1.netctl_raw(&["events"]).stdout;
+        events.matches(" repaired ").count()
     };
     for (words, count) in [
         (format!("bridge fdb del {mac} dev {device} self"), 1),

@@ -641,6 +641,8 @@ pub(crate) mod tests {
             .allow
             .push("2001:db8::/64".parse().unwrap());
         host.containers.insert(3, made);
+        let spread = container(4, &[&host.networks[&7]], Vec::new());
+        host.containers.insert(4, spread);
         host.networks.insert(5, apart);
         host.networks.insert(6, routed);
         let rulesets = [crate::skeleton::host(), crate::skeleton::bridge()];

@@ -18,7 +18,7 @@ use crate::object::{
 };
 use crate::observed::HostFacts;
 use crate::record::{Endpoint, Network};
-use crate::skeleton::{self, ROUTERS, TUNNEL_PEERS, TUNNEL_PORTS, TUNNELS};
+use crate::skeleton::{self, PACED, PACED_PORTS, ROUTERS, TUNNEL_PEERS, TUNNEL_PORTS, TUNNELS};
 
 /// The UDP port of VXLAN (IANA).
 pub const PORT: u16 = 4789;
@@ -250,6 +250,27 @@ pub(crate) fn local_port(
         ..port
     };
     (port, Some(Object::Station(station)))
+}
+
+/// Frames to several stations are copied to every host: a container's port is limited in them.
+pub(crate) fn pace(network: &Network, endpoint: &Endpoint, owner: &Owner) -> Vec<Object> {
+    if network.overlay.is_none() {
+        return Vec::new();
+    }
+    let element = |set: &str| {
+        let key = vec![Datum::Ifname(endpoint.host_ifname.clone())];
+        Object::Element(Element {
+            key: ElementKey {
+                table: skeleton::bridge_table(),
+                set: set.to_owned(),
+                last: key.clone(),
+                first: key,
+            },
+            data: ElementData::None,
+            owner: owner.clone(),
+        })
+    };
+    [PACED_PORTS, PACED].map(element).into()
 }
 
 /// How long the blocks are that the subnet of an overlay is cut into: half of the bits that are left, at least four blocks of

@@ -108,7 +108,7 @@ pub fn of_family(stem: &str, family: Family) -> String {
 }
 
 mod ports;
-pub use ports::{ALLOW, ARP, PORT_MACS, PORTS, SOURCE, bridge, bridge_table};
+pub use ports::{ALLOW, ARP, PACED, PACED_PORTS, PORT_MACS, PORTS, SOURCE, bridge, bridge_table};
 
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
@@ -584,6 +584,7 @@ fn set(name: &str, key: &[Field]) -> SetSpec {
         kind: SetKind::Set,
         interval: false,
         counter: false,
+        limit: None,
         size: None,
     }
 }
