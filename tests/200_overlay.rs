@@ -21,6 +21,10 @@ fn main() -> std::process::ExitCode {
         lab::test("a_network_comes_and_goes", a_network_comes_and_goes),
         lab::test("out_and_in_as_on_a_bridge", out_and_in_as_on_a_bridge),
         lab::test("strangers_are_not_heard", strangers_are_not_heard),
+        lab::test(
+            "holders_on_the_own_host_first",
+            holders_on_the_own_host_first,
+        ),
     ])
 }
 
@@ -149,6 +153,48 @@ fn resolves(from: &Netns, name: &str, ips: &[IpAddr]) {
             reply.is_ok_and(|reply| reply.ips() == [*ip])
         });
     }
+}
+
+/// `dns_order=local`: of several holders of a name those on the asker's host stand first, in turn; the others follow.
+fn holders_on_the_own_host_first() {
+    use lab::hickory_proto::rr::RecordType::A;
+    let cluster = Cluster::start(&["h1", "h2"], 1);
+    cluster.network("near", &["--opt", "dns_order=local"]);
+    cluster.network("even", &[]);
+    let args = ["--network", "near,alias=api", "--network", "even,alias=all"];
+    let boxes = [("a1", 0), ("a2", 0), ("b1", 1)].map(|(name, at)| {
+        let netns = Netns::new(name);
+        let attached = cluster.hosts[at].attach(&netns, &args);
+        (netns, attached)
+    });
+    let on = |n: usize, network: usize| -> IpAddr {
+        let ip = boxes[n].1["endpoints"][network]["ipv4"].as_str().unwrap();
+        ip.split('/').next().unwrap().parse().unwrap()
+    };
+    let ask = |n: usize, name: &str| {
+        let server = "127.0.0.11:53".parse().unwrap();
+        let reply = boxes[n].0.dns_query(server, name, A, Transport::Udp);
+        reply.unwrap().ips()
+    };
+    for (n, name) in [(0, "api"), (0, "all"), (2, "api"), (2, "all")] {
+        lab::wait_for("all holders to be known", PATIENCE, || {
+            ask(n, name).len() == 3
+        });
+    }
+    let firsts = |n: usize, name: &str| {
+        let mut firsts: Vec<IpAddr> = (0..6).map(|_| ask(n, name)[0]).collect();
+        firsts.sort();
+        firsts.dedup();
+        firsts
+    };
+    assert_eq!(firsts(0, "api"), [on(0, 0), on(1, 0)]);
+    assert_eq!(firsts(2, "api"), [on(2, 0)]);
+    assert_eq!(ask(0, "api")[2], on(2, 0));
+    let mut all: Vec<IpAddr> = (0..3).map(|n| on(n, 1)).collect();
+    all.sort();
+    assert_eq!(firsts(0, "all"), all);
+    let held = cluster.hosts[0].ok(&["dns", "query", "api"]).to_string();
+    assert!(held.contains(" of host h2"), "{held}");
 }
 
 fn devices(host: &Host) -> Vec<String> {

@@ -210,7 +210,8 @@ fn records(
             any = true;
         }
         (Known::Host(found), kind::A | kind::AAAA) => {
-            for address in rotated(family(found.holdings, asked), rotation) {
+            let holdings = family(found.holdings, asked);
+            for address in rotated(holdings, found.local_first, rotation) {
                 reply.address(found.ttl, address);
                 any = true;
             }
@@ -266,17 +267,24 @@ pub(crate) fn family(holdings: &[Holding], asked: u16) -> &[Holding] {
 }
 
 /// The addresses, each once (RFC 2181 section 5), beginning at the one that `rotation` says, so that clients that take
-/// the first one spread out.
-pub(crate) fn rotated(holdings: &[Holding], rotation: usize) -> impl Iterator<Item = IpAddr> {
-    let distinct = || {
-        let repeats = |at: usize| at > 0 && holdings[at].address == holdings[at - 1].address;
-        (0..holdings.len())
-            .filter(move |&at| !repeats(at))
-            .map(|at| holdings[at].address)
+/// the first one spread out. With `local_first` those of this host stand before the others, and each part is rotated.
+fn rotated(
+    holdings: &[Holding],
+    local_first: bool,
+    rotation: usize,
+) -> impl Iterator<Item = IpAddr> {
+    let is_near = move |same: &[Holding]| !local_first || same.iter().any(|held| !held.elsewhere);
+    let part = move |near: bool| {
+        let distinct = move || {
+            holdings
+                .chunk_by(|one, other| one.address == other.address)
+                .filter(move |same| is_near(same) == near)
+                .map(|same| same[0].address)
+        };
+        let first = rotation.checked_rem(distinct().count()).unwrap_or(0);
+        distinct().skip(first).chain(distinct().take(first))
     };
-    let count = distinct().count();
-    let first = rotation.checked_rem(count).unwrap_or(0);
-    distinct().skip(first).chain(distinct().take(first))
+    part(true).chain(local_first.then(|| part(false)).into_iter().flatten())
 }
 
 /// The data of a TXT record: strings of at most 255 bytes (RFC 1035 section 3.3.14), at least one.

@@ -65,6 +65,7 @@ impl Hosts {
             let holding = Holding {
                 address,
                 holder: Arc::from(""),
+                elsewhere: false,
             };
             insert(&mut self.0[place].1, holding);
         }
@@ -105,6 +106,8 @@ pub struct NetworkSpec {
     pub search: Vec<String>,
     /// TTL of its names in seconds, if not that of the zone.
     pub ttl: Option<u32>,
+    /// Whether addresses on this host stand before those of other hosts in an answer.
+    pub local_first: bool,
     /// Its prefixes: their reverse names are answered here and nowhere else.
     pub prefixes: Vec<Prefix>,
     /// The host's addresses on it; in reverse they are [`HOST_NAME`].
@@ -125,6 +128,8 @@ impl From<&str> for NetworkSpec {
 pub(crate) struct Holding {
     pub(crate) address: IpAddr,
     pub(crate) holder: Arc<str>,
+    /// Whether that container is on another host.
+    pub(crate) elsewhere: bool,
 }
 
 /// The names of one network.
@@ -134,6 +139,7 @@ pub(crate) struct Network {
     name: Option<Box<str>>,
     search: Vec<Box<str>>,
     ttl: Option<u32>,
+    local_first: bool,
     prefixes: Vec<Prefix>,
     gateways: Vec<IpAddr>,
     /// Name to its holdings, sorted and without duplicates; never an empty list.
@@ -222,6 +228,7 @@ impl Zone {
             .filter_map(|s| name::normalize(s))
             .collect();
         network.ttl = spec.ttl;
+        network.local_first = spec.local_first;
         network.prefixes = spec.prefixes;
         network.gateways = spec.gateways;
     }
@@ -276,6 +283,28 @@ impl Zone {
         addresses: &[IpAddr],
         holder: &str,
     ) {
+        self.add(network, names, addresses, holder, false);
+    }
+
+    /// As [`Zone::add_names`], for a container of another host.
+    pub fn add_names_elsewhere<N: AsRef<str>>(
+        &mut self,
+        network: &str,
+        names: impl IntoIterator<Item = N>,
+        addresses: &[IpAddr],
+        holder: &str,
+    ) {
+        self.add(network, names, addresses, holder, true);
+    }
+
+    fn add<N: AsRef<str>>(
+        &mut self,
+        network: &str,
+        names: impl IntoIterator<Item = N>,
+        addresses: &[IpAddr],
+        holder: &str,
+        elsewhere: bool,
+    ) {
         if addresses.is_empty() {
             return;
         }
@@ -285,7 +314,12 @@ impl Zone {
             .into_iter()
             .filter_map(|n| name::normalize(n.as_ref()))
         {
-            network.add(Arc::from(key), addresses, &holder);
+            let holdings = addresses.iter().map(|&address| Holding {
+                address,
+                holder: Arc::clone(&holder),
+                elsewhere,
+            });
+            network.add(&Arc::from(key), holdings);
         }
     }
 
@@ -308,22 +342,18 @@ impl Zone {
 }
 
 impl Network {
-    fn add(&mut self, key: Arc<str>, addresses: &[IpAddr], holder: &Arc<str>) {
-        let holdings = self.entries.entry(Arc::clone(&key)).or_default();
-        for &address in addresses {
-            let holding = Holding {
-                address,
-                holder: Arc::clone(holder),
-            };
-            insert(holdings, holding);
-            let there = self.reverse.entry(address).or_default();
-            if !there.contains(holder) {
-                there.push(Arc::clone(holder));
+    fn add(&mut self, key: &Arc<str>, added: impl Iterator<Item = Holding>) {
+        let holdings = self.entries.entry(Arc::clone(key)).or_default();
+        for holding in added {
+            let there = self.reverse.entry(holding.address).or_default();
+            if !there.contains(&holding.holder) {
+                there.push(Arc::clone(&holding.holder));
             }
-        }
-        let names = self.holders.entry(Arc::clone(holder)).or_default();
-        if !names.contains(&key) {
-            names.push(key);
+            let names = self.holders.entry(Arc::clone(&holding.holder)).or_default();
+            if !names.contains(key) {
+                names.push(Arc::clone(key));
+            }
+            insert(holdings, holding);
         }
     }
 

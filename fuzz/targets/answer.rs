@@ -52,6 +52,7 @@ fn zone() -> Zone {
         name: "front".into(),
         search: vec!["corp.example".into()],
         ttl: None,
+        local_first: true,
         prefixes: vec!["10.0.1.0/24".parse().expect("a prefix"), "fd00::/64".parse().expect("a prefix")],
         gateways: vec![ip("10.0.1.254")],
     };
@@ -60,7 +61,8 @@ fn zone() -> Zone {
     zone.add_names("n1", ["web", "www"], &[ip("10.0.1.1"), ip("fd00::1")], "web");
     zone.add_names("n2", ["db", "odd.name"], &[ip("10.0.2.2")], "db");
     let many: Vec<_> = (0..200).map(|last| ip(&format!("10.0.1.{last}"))).collect();
-    zone.add_names("n1", ["m"], &many, "m");
+    zone.add_names_elsewhere("n1", ["m"], &many[..100], "h2/m");
+    zone.add_names("n1", ["m"], &many[50..], "m");
     let ports = vec![NamedPort {
         name: "http".into(),
         proto: "tcp",

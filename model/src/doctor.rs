@@ -6,13 +6,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::net::Family;
 use crate::observed::HostFacts;
-use crate::record::{Mode, Network};
+use crate::record::{Driver, Mode, Network};
 
 /// Something that hinders, or may.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
-    /// What kind of thing: `forward_policy`, `bridge_netfilter`, `forwarding`, `rp_filter`, `kernel`, `mtu`, `route`, `snat`
-    /// or `trusted`.
+    /// What kind of thing: `forward_policy`, `bridge_netfilter`, `forwarding`, `rp_filter`, `kernel`, `mtu`, `route`, `snat`,
+    /// `trusted` or `crowded`.
     pub kind: String,
     /// What is found, and what comes of it.
     pub message: String,
@@ -41,6 +41,26 @@ pub fn examine(facts: &HostFacts, networks: &[&Network]) -> Vec<Finding> {
         findings.extend(named_by_options(facts, network));
     }
     findings
+}
+
+/// Containers on one bridge from which on broadcasts get lost: the kernel copies each to every port, and queues 1,000
+/// packets for a processor (`net.core.netdev_max_backlog`).
+const CROWD: usize = 900;
+
+/// Whether broadcasts on a network with so many containers still reach all of them.
+pub fn crowded(network: &Network, containers: usize) -> Option<Finding> {
+    if containers < CROWD || network.policy.l3 || network.driver == Driver::Ipam {
+        return None;
+    }
+    Some(finding(
+        "crowded",
+        format!(
+            "network {} has {containers} containers on one bridge, which takes 1023: the copies of a broadcast, such as an ARP request for \
+             the gateway, fill a processor's queue, and its answer is dropped",
+            network.name
+        ),
+        "use several networks, or --opt l3=on; `sysctl -w net.core.netdev_max_backlog=4096` holds back the loss".to_owned(),
+    ))
 }
 
 /// Foreign chains that drop what netd forwards; nothing in our own table can undo that.
@@ -397,5 +417,13 @@ mod tests {
             .map(|f| f.kind)
             .collect();
         assert_eq!(kinds, ["mtu", "snat", "trusted"]);
+        assert_eq!(crowded(&net, CROWD - 1), None);
+        let found = crowded(&net, CROWD).unwrap();
+        assert!(found.message.contains("900 containers"), "{found:?}");
+        let policy = Policy {
+            l3: true,
+            ..Policy::default()
+        };
+        assert_eq!(crowded(&Network { policy, ..net }, CROWD), None);
     }
 }

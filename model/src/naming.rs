@@ -28,10 +28,19 @@ pub struct Naming {
     /// Whether the queries of its containers leave from their own namespaces (`--opt dns_from=container`).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub from_container: bool,
+    /// Whether holders of a name on the asker's host stand first in answers (`--opt dns_order=local`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub local_first: bool,
 }
 
 /// The options that are read here.
-pub const OPTIONS: [&str; 4] = ["dns_ttl", "dns_search", "dns_gateway", "dns_from"];
+pub const OPTIONS: [&str; 5] = [
+    "dns_ttl",
+    "dns_search",
+    "dns_gateway",
+    "dns_from",
+    "dns_order",
+];
 
 impl Naming {
     /// Reads the options of a network; those of others are left alone.
@@ -72,6 +81,11 @@ impl Naming {
             Some("container") => true,
             Some(text) => return Err(invalid("dns_from", text, "host or container")),
         };
+        naming.local_first = match options.get("dns_order").map(String::as_str) {
+            None | Some("rotate") => false,
+            Some("local") => true,
+            Some(text) => return Err(invalid("dns_order", text, "rotate or local")),
+        };
         Ok(naming)
     }
 
@@ -107,6 +121,7 @@ mod tests {
             ("dns_search", "Corp.Example.,lan"),
             ("dns_gateway", "true"),
             ("dns_from", "container"),
+            ("dns_order", "local"),
             ("bridge", "br0"),
         ]);
         let expected = Naming {
@@ -114,6 +129,7 @@ mod tests {
             search: vec!["corp.example".into(), "lan".into()],
             gateway: true,
             from_container: true,
+            local_first: true,
         };
         assert_eq!(naming.unwrap(), expected);
         assert!(read(&[]).unwrap().is_default());
@@ -132,6 +148,7 @@ mod tests {
             ("dns_search", "a,b,c,d,e,f,g"),
             ("dns_gateway", "yes"),
             ("dns_from", "here"),
+            ("dns_order", "nearest"),
         ] {
             let error = read(&[(option, text)]).unwrap_err();
             assert_eq!(error.code, Code::InvalidOpt, "{option}={text}");

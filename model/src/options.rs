@@ -28,7 +28,7 @@ pub struct Options {
 
 /// The keys, for messages.
 const KEYS: &str = "bridge, mode4, mode6, host_access, antispoof, snat, trusted, non_masquerade, l3, dns_ttl, \
-     dns_search, dns_gateway, dns_from; an overlay network vni and port too";
+     dns_search, dns_gateway, dns_from, dns_order; an overlay network vni and port too";
 
 impl Options {
     /// Reads `K=V` options.

@@ -1,8 +1,8 @@
 //! ADD and DEL of netd's CNI plugin beside the reference chain (bridge with host-local, portmap, firewall; Debian's
 //! programs), pod by pod in turn, in one run; and 500 DELs at once.
 //!
-//!     cargo build --profile plugin -p netd-cni
-//!     NETD_CNI=target/plugin/netd-cni cargo bench -p netd-tests --bench cni
+//!     cargo plugin
+//!     NETD_CNI=$(ls $PWD/target/*/plugin/netd-cni) cargo bench -p netd-tests --bench cni
 //!
 //! `-- alone` leaves the reference out. Each chain has a host namespace of its own. CPU is that of the plugins and of everything they start, and of the daemon.
 //! The kernel's own removal of one pair, asked directly, is measured in turn with the pods.

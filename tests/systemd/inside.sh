@@ -1,7 +1,7 @@
 #!/bin/bash
-# Runs inside the machine of try.sh.
+# Runs under the systemd of try.sh.
 set -uo pipefail
-exec >/dev/console 2>&1
+exec >>/dev/console 2>&1
 export PATH=/usr/local/sbin:/usr/sbin:/usr/bin
 wrong=0
 say() { # WHAT COMMAND...: right if the command succeeds within two minutes
@@ -42,14 +42,15 @@ say "names" netctl dns query box --as box
 say "the socket belongs to root alone or its group" test "$(stat -c %a /run/netd/netd.sock)" = 660
 
 pid=$(show MainPID)
-systemctl reload netd
+systemctl reload netd || wrong=1
 say "reload: the same process, active again" is MainPID "$pid"
 say "reload ended" is ActiveState active
+say "reload: the daemon read its configuration again" sh -c 'journalctl -u netd --no-pager | grep -q "configuration read again"'
 
 systemctl restart netd
 say "restart: another process" differs MainPID "$pid"
 say "restart: the container is still there" netctl inspect box
-say "restart: nothing to repair" sh -c 'netctl plan | grep -q "\"ops\": \[\]"'
+say "restart: nothing to repair" sh -c 'plan=$(netctl plan) && [ -z "$plan" ]'
 
 systemctl stop netd
 say "stopped: the link stays" ip netns exec box ip addr show eth0

@@ -9,7 +9,7 @@ use super::{Server, log};
 use crate::answer::{self, Known, Transport, Verdict, answer_into, resolve};
 use crate::forward::Begun;
 use crate::request::Request;
-use crate::zone::View;
+use crate::zone::{SHORT_ID, View};
 
 /// What a query came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,8 +97,12 @@ impl Server {
     pub fn locate(&self, name: &str) -> Vec<String> {
         let holders = self.zone.read().holders(name);
         let line = |(network, address, holder): (String, IpAddr, std::sync::Arc<str>)| {
-            let holder = holder.get(..12).unwrap_or(&holder);
-            format!("{address} on network {network}, container {holder}")
+            let (node, id) = match holder.split_once('/') {
+                Some((node, id)) => (format!(" of host {node}"), id),
+                None => (String::new(), &*holder),
+            };
+            let id = id.get(..SHORT_ID).unwrap_or(id);
+            format!("{address} on network {network}, container {id}{node}")
         };
         holders.into_iter().map(line).collect()
     }

@@ -33,6 +33,8 @@ pub(crate) struct Found<'a> {
     pub(crate) holdings: &'a [Holding],
     /// Of its records, in seconds.
     pub(crate) ttl: u32,
+    /// Whether addresses on this host go first.
+    pub(crate) local_first: bool,
 }
 
 /// What a reverse name is.
@@ -76,6 +78,7 @@ impl<'a> View<'a> {
                 network: None,
                 holdings,
                 ttl: self.ttl(),
+                local_first: false,
             });
         }
         let entry = |network: &'a Network, key: &str| {
@@ -85,6 +88,7 @@ impl<'a> View<'a> {
                 network: Some(network),
                 holdings,
                 ttl,
+                local_first: network.local_first,
             })
         };
         let whole = self.networks.iter().find_map(|network| entry(network, key));

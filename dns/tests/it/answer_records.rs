@@ -22,6 +22,7 @@ fn rich() -> Zone {
             name: "Front".into(),
             search: vec!["corp.example".into()],
             ttl: Some(7),
+            local_first: false,
             prefixes: vec![prefix("10.0.1.0/24"), prefix("fd00::/64")],
             gateways: vec![ip("10.0.1.254"), ip("fd00::fe")],
         },

@@ -2,7 +2,7 @@
 
 use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{DNSClass, Name, RData, RecordType};
-use netd_dns::{Outcome, Transport, answer};
+use netd_dns::{NetworkSpec, Outcome, Transport, Zone, answer};
 
 use crate::support::{
     INTERNAL, WEB, addresses, ask, asker, ip, outcome, question, with_edns, zone,
@@ -178,6 +178,45 @@ fn several_holders_rotate() {
     assert_eq!(first(0), [ip("10.0.1.2"), ip("10.0.1.3")]);
     assert_eq!(first(1), [ip("10.0.1.3"), ip("10.0.1.2")]);
     assert_eq!(first(usize::MAX), [ip("10.0.1.3"), ip("10.0.1.2")]);
+}
+
+#[test]
+fn holders_on_this_host_first_when_asked_for() {
+    let mut zone = zone();
+    zone.add_names_elsewhere("n1", ["api"], &[ip("10.0.1.1")], "h2/x");
+    zone.add_names_elsewhere("n1", ["api"], &[ip("10.0.1.9"), ip("fd00::9")], "h2/y");
+    let query = |kind| question("api", kind).to_vec().unwrap();
+    let reply = |zone: &Zone, kind, rotation| match answer(
+        &query(kind),
+        Transport::Udp,
+        WEB,
+        zone,
+        rotation,
+    ) {
+        Outcome::Reply(reply) => addresses(&Message::from_vec(&reply).unwrap()),
+        other => panic!("{other:?}"),
+    };
+    let last = |zone: &Zone, rotation| {
+        let addresses = reply(zone, RecordType::A, rotation).into_iter();
+        addresses
+            .map(|address| address.to_string().rsplit('.').next().unwrap().to_owned())
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    assert_eq!(last(&zone, 0), "1 2 3 9");
+    zone.set_network(
+        "n1",
+        NetworkSpec {
+            local_first: true,
+            ..NetworkSpec::from("front")
+        },
+    );
+    assert_eq!(last(&zone, 0), "2 3 1 9");
+    assert_eq!(last(&zone, 1), "3 2 9 1");
+    // Where no holder is near, the others are the answer.
+    assert_eq!(reply(&zone, RecordType::AAAA, 3), [ip("fd00::9")]);
+    zone.remove_names("n1", "h2/y");
+    assert_eq!(last(&zone, 0), "2 3 1");
 }
 
 fn assert_soa(reply: &Message) {

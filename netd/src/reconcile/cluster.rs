@@ -66,8 +66,8 @@ pub(crate) struct Cluster {
 /// Who waits for an answer of the store.
 #[derive(Debug)]
 enum Waiting {
-    /// A request that needs addresses.
-    Message(Box<Message>, Vec<Subject>),
+    /// A request that needs addresses, with how often it has waited for some.
+    Message(Box<Message>, Vec<Subject>, usize),
     /// A new network.
     Network(Box<CreateNetwork>, NetworkId, u32, Reply),
     /// The end of a network.
@@ -458,7 +458,7 @@ impl Owner {
         self.zone.update(|zone| {
             zone.remove_names(net, &holder);
             if let Some((names, ips)) = names {
-                zone.add_names(net, names, &ips, &holder);
+                zone.add_names_elsewhere(net, names, &ips, &holder);
             }
         });
     }

@@ -15,6 +15,7 @@ pub(crate) fn of_network(network: &Network) -> NetworkSpec {
         name: network.name.to_string(),
         search: network.naming.search.clone(),
         ttl: network.naming.ttl,
+        local_first: network.naming.local_first,
         prefixes: network.subnets.iter().map(|s| s.subnet).collect(),
         gateways: gateways(network).collect(),
     }

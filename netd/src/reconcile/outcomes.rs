@@ -3,7 +3,7 @@
 use netd_model::api;
 use netd_model::doctor;
 use netd_model::error::{Code, Error, Result};
-use netd_model::record::Phase;
+use netd_model::record::{Network, Phase};
 use netd_model::{ContainerId, NetworkId};
 
 use crate::reconcile::handle::Answer;
@@ -89,7 +89,11 @@ impl Owner {
                     self.world.facts = *facts;
                     self.publish();
                     let networks: Vec<_> = self.world.networks().collect();
-                    let findings = doctor::examine(&self.world.facts, &networks);
+                    let mut findings = doctor::examine(&self.world.facts, &networks);
+                    let crowded = |network: &&Network| {
+                        doctor::crowded(network, self.world.members(&network.id).count())
+                    };
+                    findings.extend(networks.iter().filter_map(crowded));
                     answer(reply, Ok(Answer::Findings(findings)));
                 }
                 other => answer(reply, Err(failure(other))),

@@ -24,7 +24,7 @@ type Now = netd_model::Result<Answer>;
 impl Owner {
     /// Starts a request that is free to start.
     pub(crate) fn begin(&mut self, message: Message) {
-        if let Some(message) = self.claim_first(message) {
+        if let Some(message) = self.claim_first(message, 0) {
             self.begin_claimed(message);
         }
     }

@@ -17,15 +17,16 @@ use crate::reconcile::requests::answer;
 const TRIES: u32 = 8;
 
 impl Owner {
-    /// Has a request wait for addresses, if it needs some that are not this host's yet.
-    pub(crate) fn claim_first(&mut self, message: Message) -> Option<Message> {
+    /// Has a request wait for addresses, if it needs some that are not this host's yet: of one network after the other.
+    pub(crate) fn claim_first(&mut self, message: Message, waited: usize) -> Option<Message> {
         let joins: &[Join] = match &message.request {
             Request::Attach { attach, .. } => &attach.networks,
             Request::CniAdd { request, .. } => &request.attach.networks,
             Request::Connect { join, .. } => std::slice::from_ref(join),
             _ => return Some(message),
         };
-        if self.world.shared.is_none() {
+        // Others may take what was claimed for it, but not for ever.
+        if self.world.shared.is_none() || waited > joins.len() + TRIES as usize {
             return Some(message);
         }
         match self.world.lacking(joins) {
@@ -33,7 +34,8 @@ impl Owner {
             Ok(Some(ask)) => {
                 let takes = self.needs(&message.request);
                 self.busy.extend(takes.iter().cloned());
-                self.wish(Wish::Claim(ask), Waiting::Message(Box::new(message), takes));
+                let waiting = Waiting::Message(Box::new(message), takes, waited + 1);
+                self.wish(Wish::Claim(ask), waiting);
                 None
             }
             Err(error) => {
@@ -114,12 +116,16 @@ impl Owner {
             return;
         };
         match waiting {
-            Waiting::Message(message, takes) => {
+            Waiting::Message(message, takes, waited) => {
                 for subject in &takes {
                     self.busy.remove(subject);
                 }
                 match replied {
-                    Ok(()) => self.begin_claimed(*message),
+                    Ok(()) => {
+                        if let Some(message) = self.claim_first(*message, waited) {
+                            self.begin_claimed(message);
+                        }
+                    }
                     Err(error) => answer(message.reply, Err(error)),
                 }
                 self.wake();

@@ -89,6 +89,11 @@ impl Net {
         let pool = at.and_then(|at| self.pools.get_mut(at));
         let name = &self.record.name;
         match (pool, asked) {
+            // The pools of an overlay are what this host has claimed of it.
+            (None, _) if self.record.subnet(family).is_some() => Err(Error::new(
+                Code::PoolExhausted,
+                format!("network {name}: this host holds no block of its addresses: try again"),
+            )),
             (None, None) => Ok(None),
             (None, Some(ip)) => Err(Error::new(
                 Code::InvalidIp,
