@@ -206,7 +206,10 @@ impl Owner {
     /// Networks whose own part news may change.
     fn changing(&self, news: &[News]) -> BTreeSet<NetworkId> {
         let id = |news: &News| match news {
-            News::Claim(id, ..) => Some(id.clone()),
+            News::Claim(id, prefix, claim) => {
+                let own = self.world.is_own_claim(id, *prefix, claim.as_ref());
+                own.then(|| id.clone())
+            }
             _ => None,
         };
         news.iter()
@@ -227,7 +230,14 @@ impl Owner {
     fn note_stale_networks(&mut self, ids: &BTreeSet<NetworkId>) {
         for id in ids {
             if !self.cluster.stale_networks.contains_key(id) {
-                let held = self.world.objects([id], []);
+                let mut held = self.world.objects([id], []);
+                // Of stations whose change is not carried out yet the kernel holds what it did before.
+                let of_network = |((of, ..), _): &(&StationKey, &Vec<Object>)| of == id;
+                let stale = || self.cluster.stale.iter().filter(of_network);
+                let now = stale().flat_map(|(key, _)| self.world.station_objects(key));
+                let now: BTreeSet<netd_model::Key> = now.map(|object| object.key()).collect();
+                held.retain(|object| !now.contains(&object.key()));
+                held.extend(stale().flat_map(|(_, was)| was.iter().cloned()));
                 self.cluster.stale_networks.insert(id.clone(), held);
             }
         }

@@ -6,12 +6,11 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use netd_ipam::Pool;
-use netd_model::Object;
 use netd_model::desired::FAMILIES;
 use netd_model::error::{Code, Error, Result};
 use netd_model::id::{ContainerId, Name, NetworkId};
 use netd_model::net::{Family, Mac, Prefix};
-use netd_model::overlay::{self, Place};
+use netd_model::overlay::Place;
 use netd_model::probe::Paths;
 use netd_model::record::{Driver, Network};
 use netd_model::request::Join;
@@ -25,6 +24,7 @@ use crate::cluster::records::{Claim, Node, Station};
 
 mod life;
 mod returns;
+mod stations;
 mod told;
 
 /// Blocks are asked for when this share of the addresses is in use: three of four.
@@ -174,123 +174,6 @@ impl Shared {
 }
 
 impl World {
-    /// What is on the other hosts of a network, as objects.
-    pub(crate) fn station_objects(&self, key: &StationKey) -> Vec<Object> {
-        let (net, node, container) = key;
-        let Some(shared) = &self.shared else {
-            return Vec::new();
-        };
-        if *node == shared.name || !self.is_present(net) {
-            return Vec::new();
-        }
-        let (Some(network), Some(station)) = (self.network(net), shared.stations.get(key)) else {
-            return Vec::new();
-        };
-        let Some(host) = shared
-            .address(node)
-            .filter(|host| *host != shared.node.address)
-        else {
-            return Vec::new();
-        };
-        if self.clash(network, station).is_some() {
-            return Vec::new();
-        }
-        let place = station.at(host);
-        match container {
-            Some(_) => overlay::remote(network, &place, &self.facts),
-            None => overlay::peer(network, &place, &self.facts),
-        }
-    }
-
-    /// Why a station cannot be believed, if it cannot: what this host itself has, nobody else has.
-    fn clash(&self, network: &Network, station: &Station) -> Option<String> {
-        let net = self.networks.get(&network.id)?;
-        let outside = station.ips.iter().find(|ip| {
-            let subnet = network.subnet(Family::of(**ip));
-            !subnet.is_some_and(|s| s.subnet.contains(**ip) && s.gateway != **ip)
-        });
-        if let Some(ip) = outside {
-            return Some(format!(
-                "its address {ip} is none of network {}",
-                network.name
-            ));
-        }
-        let own = |ip: &IpAddr| {
-            net.pools
-                .iter()
-                .any(|pool| holds(pool, *ip) && pool.is_used(*ip))
-        };
-        if let Some(ip) = station.ips.iter().find(|ip| own(ip)) {
-            return Some(format!(
-                "its address {ip} is that of a container of this host"
-            ));
-        }
-        net.macs.contains(&station.mac).then(|| {
-            format!(
-                "its Ethernet address {} is that of a container of this host",
-                station.mac
-            )
-        })
-    }
-
-    /// Whether an entry of a station elsewhere shall be there.
-    pub(crate) fn is_station_wanted(&self, net: &NetworkId, key: &netd_model::Key) -> bool {
-        let Some(shared) = &self.shared else {
-            return false;
-        };
-        let is_about = |(_, node, _): &StationKey, station: &Station| match key {
-            netd_model::Key::Remote { mac, .. } | netd_model::Key::Station { mac, .. } => {
-                station.mac == *mac
-            }
-            netd_model::Key::Neighbour { ip, .. } => station.ips.contains(ip),
-            netd_model::Key::Flood { host, .. } => shared.address(node) == Some(*host),
-            _ => false,
-        };
-        shared
-            .stations_of(net)
-            .filter(|(of, station)| is_about(of, station))
-            .flat_map(|(of, _)| self.station_objects(of))
-            .any(|object| object.key() == *key)
-    }
-
-    /// All that is elsewhere on a network, as objects.
-    pub(super) fn remote_objects(&self, net: &NetworkId) -> Vec<Object> {
-        let Some(shared) = &self.shared else {
-            return Vec::new();
-        };
-        let keys = shared.stations_of(net);
-        keys.flat_map(|(key, _)| self.station_objects(key))
-            .collect()
-    }
-
-    /// From where packets of overlay networks are taken.
-    pub(super) fn peer_objects(&self) -> Vec<Object> {
-        let Some(shared) = &self.shared else {
-            return Vec::new();
-        };
-        let own = shared.node.address;
-        let addresses = shared
-            .hosts
-            .values()
-            .filter_map(|host| Some(host.record.as_ref()?.address));
-        let others: BTreeSet<IpAddr> = addresses.filter(|ip| *ip != own).collect();
-        let ports = self
-            .overlays()
-            .filter_map(|net| Some(net.overlay.as_ref()?.port));
-        let ports: BTreeSet<u16> = ports.collect();
-        overlay::peers(&others)
-            .chain(overlay::ports(&ports))
-            .collect()
-    }
-
-    /// The stations that changes are about, before they are taken in.
-    pub(crate) fn affected(&self, news: &[News]) -> BTreeSet<StationKey> {
-        let shared = self.shared.iter();
-        shared
-            .flat_map(|shared| news.iter().flat_map(|news| shared.keys_of(news)))
-            .collect()
-    }
-
     /// Takes in what changed.
     pub(crate) fn take_in(&mut self, news: Vec<News>) -> Effects {
         let mut effects = Effects::default();
@@ -480,6 +363,19 @@ impl World {
                 }
             }
         }
+    }
+
+    /// Whether a claim is this host's, or was.
+    pub(crate) fn is_own_claim(
+        &self,
+        net: &NetworkId,
+        prefix: Prefix,
+        claim: Option<&Claim>,
+    ) -> bool {
+        self.shared.as_ref().is_some_and(|shared| {
+            claim.is_some_and(|claim| claim.id == shared.node.id)
+                || shared.claims.contains_key(&(net.clone(), prefix))
+        })
     }
 
     /// Where the other hosts are.
