@@ -17,7 +17,6 @@ mod script;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
 use crate::host::{Answer, Host, request};
 use crate::lab::{Netns, PATIENCE, wait_for};
@@ -159,8 +158,8 @@ impl Shared {
     }
 }
 
-/// Runs rounds until the time is over or something was wrong, then takes everything apart and looks for what is left.
-pub fn run(seed: u64, time: Duration) -> Summary {
+/// Runs rounds as long as their number lets it go on and nothing was wrong, then takes everything apart and looks for what is left.
+pub fn run(seed: u64, goes_on: impl Fn(u64) -> bool) -> Summary {
     let mut host = Host::start("soak");
     let shared = Shared {
         socket: host.socket(),
@@ -172,8 +171,8 @@ pub fn run(seed: u64, time: Duration) -> Summary {
     };
     shared.facts(|facts| facts.set(Key::Network(0), true));
     let mut slots: Vec<Vec<Slot>> = (0..CLIENTS).map(client::slots).collect();
-    let (begin, mut rounds) = (Instant::now(), 0);
-    while rounds == 0 || begin.elapsed() < time {
+    let mut rounds = 0;
+    while rounds == 0 || goes_on(rounds) {
         round(&shared, &mut host, &mut slots, (seed, rounds));
         rounds += 1;
 
