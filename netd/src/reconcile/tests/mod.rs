@@ -25,6 +25,7 @@ mod limits;
 mod orphans;
 mod requests;
 mod settings;
+mod shared;
 
 /// A daemon's inside, with a handle to everything.
 struct Lab {
