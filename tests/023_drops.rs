@@ -20,6 +20,7 @@ fn main() -> ExitCode {
     lab::main(vec![lab::test("by_reason", by_reason)])
 }
 
+const NETWORKS: [&str; 6] = ["open", "other", "routed", "apart", "inner", "quiet"];
 /// How often each frame is sent.
 const TIMES: u64 = 3;
 
@@ -95,6 +96,31 @@ impl World {
             .unwrap_or_else(|| panic!("no count of {reason}: {status}"))
     }
 
+    /// What a network shows of a reason; none where it does not count it.
+    fn count_at(&self, network: &str, reason: &str) -> Option<u64> {
+        self.host.ok(&["network", "inspect", network])["drops"][reason].as_u64()
+    }
+
+    /// The networks that count a reason, with what they have counted.
+    fn counts_at(&self, reason: &str) -> Vec<(&'static str, u64)> {
+        let count = |network| Some((network, self.count_at(network, reason)?));
+        NETWORKS.into_iter().filter_map(count).collect()
+    }
+
+    /// Sends a frame some times, which are all dropped for the reason, and counted at the network that is told, or at none.
+    fn dropped_at(&self, network: Option<&str>, reason: &str, from: &Netns, frame: &[u8]) {
+        let before = self.counts_at(reason);
+        self.dropped(reason, from, frame);
+        let more = |(name, count): &(&'static str, u64)| {
+            let times = if network == Some(*name) { TIMES } else { 0 };
+            (*name, count + times)
+        };
+        let expected: Vec<_> = before.iter().map(more).collect();
+        assert_eq!(self.counts_at(reason), expected, "{reason}");
+        let is_counted = network.is_none_or(|own| before.iter().any(|(name, _)| *name == own));
+        assert!(is_counted, "{network:?} counts {reason}: {before:?}");
+    }
+
     /// Sends a frame some times, which are all dropped for the reason.
     fn dropped(&self, reason: &str, from: &Netns, frame: &[u8]) {
         let before = self.count(reason);
@@ -113,7 +139,7 @@ impl World {
     }
 
     /// A datagram from outside, to an address and port.
-    fn drops_of_outside(&self, reason: &str, to: &str) {
+    fn drops_of_outside(&self, network: Option<&str>, reason: &str, to: &str) {
         let to: SocketAddr = to.parse().unwrap();
         let own = if to.is_ipv4() {
             "192.0.2.9:4000"
@@ -122,18 +148,18 @@ impl World {
         };
         let macs = (mac(&self.outside, "eth0"), self.wan);
         let frame = frame::udp(macs, own.parse().unwrap(), to, b"?");
-        self.dropped(reason, &self.outside, &frame);
+        self.dropped_at(network, reason, &self.outside, &frame);
     }
 
     /// A datagram from a container to the host's end of its bridge, as one that is to be routed.
-    fn drops_of_container(&self, reason: &str, from: &Station, to: &str) {
+    fn drops_of_container(&self, network: &str, reason: &str, from: &Station, to: &str) {
         let frame = frame::udp(
             from.macs(),
             SocketAddr::new(from.ips[0], 4000),
             to.parse().unwrap(),
             b"?",
         );
-        self.dropped(reason, &from.netns, &frame);
+        self.dropped_at(Some(network), reason, &from.netns, &frame);
     }
 
     /// What `trace` names as the end of the way.
@@ -176,22 +202,24 @@ fn by_reason() {
     let inner = world.container("inner", "inner", &[]);
     let quiet = world.container("quiet", "quiet", &[]);
 
-    world.drops_of_outside("direct", &open.at(80));
+    world.drops_of_outside(Some("open"), "direct", &open.at(80));
     if let Some(ip) = open.ips.get(1) {
-        world.drops_of_outside("direct", &SocketAddr::new(*ip, 80).to_string());
+        let to = SocketAddr::new(*ip, 80).to_string();
+        world.drops_of_outside(Some("open"), "direct", &to);
     }
-    world.drops_of_container("isolation", &open, &other.at(80));
-    world.drops_of_outside("unpublished", &routed.at(81));
-    world.drops_of_container("icc", &apart, &neighbour.at(80));
-    world.drops_of_container("internal", &inner, "192.0.2.9:80");
-    world.drops_of_container("host_access", &quiet, "192.0.2.1:80");
-    world.drops_of_outside("loopback", "127.0.0.1:8080");
-    world.drops_of_outside("forwarding", "198.51.100.9:80");
+    world.drops_of_container("open", "isolation", &open, &other.at(80));
+    world.drops_of_outside(Some("routed"), "unpublished", &routed.at(81));
+    world.drops_of_container("apart", "icc", &apart, &neighbour.at(80));
+    world.drops_of_container("inner", "internal", &inner, "192.0.2.9:80");
+    world.drops_of_container("routed", "isolation", &routed, &inner.at(80));
+    world.drops_of_container("quiet", "host_access", &quiet, "192.0.2.1:80");
+    world.drops_of_outside(None, "loopback", "127.0.0.1:8080");
+    world.drops_of_outside(None, "forwarding", "198.51.100.9:80");
     world
         .host
         .ok(&["network", "set", "open", "--block-from=192.0.2.9"]);
-    world.drops_of_outside("blocked", "192.0.2.1:8080");
-    world.dropped("invalid", &open.netns, &impossible(&open));
+    world.drops_of_outside(Some("open"), "blocked", "192.0.2.1:8080");
+    world.dropped_at(Some("open"), "invalid", &open.netns, &impossible(&open));
     let stranger = "203.0.113.77:4000".parse().unwrap();
     let frame = frame::udp(open.macs(), stranger, "192.0.2.9:80".parse().unwrap(), b"?");
     world.dropped("spoofed", &open.netns, &frame);
@@ -224,15 +252,29 @@ fn outlive(world: &mut World) {
         drops
     };
     let before = held(world);
+    let at_open = world.host.ok(&["network", "inspect", "open"])["drops"].clone();
     world.host.kill_daemon();
     world.host.start_daemon();
     assert_eq!(held(world), before);
+    let again = world.host.ok(&["network", "inspect", "open"]);
+    assert_eq!(again["drops"], at_open);
     let answer = world.host.metrics();
     let line = format!(
         "netd_drops_total{{reason=\"direct\"}} {}\n",
         before["direct"]
     );
     assert!(answer.contains(&line), "{line}: {answer}");
+    let line = format!(
+        "netd_network_drops_total{{network=\"open\",reason=\"direct\"}} {}\n",
+        at_open["direct"]
+    );
+    assert!(answer.contains(&line), "{line}: {answer}");
+    let shown = world
+        .host
+        .netctl_raw(&["network", "inspect", "open"])
+        .stdout;
+    let words = format!("isolation: {}", at_open["isolation"]);
+    assert!(shown.contains(&words), "{shown}");
     let flush = ["flush", "chain", "inet", "netd", "drop_direct"];
     let status = world.host.netns.command("nft", &flush).status();
     let status =

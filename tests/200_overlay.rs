@@ -328,11 +328,14 @@ fn strangers_are_not_heard() {
         socket.send_to(&inner(what), "192.0.2.1:4789").unwrap();
     };
     let mut buffer = [0; 100];
+    let dropped = || cluster.hosts[0].ok(&["status"])["drops"]["tunnel"].as_u64();
     // A known host's is taken: the packet itself is right.
     send(&cluster.hosts[1].netns, b"peer");
     assert_eq!(listener.recv(&mut buffer).ok(), Some(4));
+    assert_eq!(dropped(), Some(0));
     for _ in 0..5 {
         send(&cluster.store[0].netns, b"stranger");
     }
     assert!(listener.recv(&mut buffer).is_err(), "a stranger was heard");
+    assert_eq!(dropped(), Some(5));
 }

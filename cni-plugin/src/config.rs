@@ -73,7 +73,7 @@ pub struct Define {
     pub mode: Option<String>,
     /// One prefix.
     pub subnet: Option<String>,
-    /// One prefix per family.
+    /// Its prefixes; those of one family are used up in this order.
     #[serde(deserialize_with = "or_default")]
     pub subnets: Vec<String>,
     /// The host's address in `subnet`.
@@ -158,7 +158,7 @@ pub struct Ipam {
     pub range_end: Option<String>,
     /// The host's address.
     pub gateway: Option<String>,
-    /// One list per family.
+    /// One list for each family, of the pools that an address is from.
     #[serde(deserialize_with = "or_default")]
     pub ranges: Vec<Vec<Range>>,
     /// Routes for the container.

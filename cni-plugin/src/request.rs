@@ -90,7 +90,8 @@ pub(crate) fn target(
     define
         .subnets
         .extend(file.iter().flat_map(|text| prefixes(text)));
-    for range in &ranges {
+    check_lists(&ranges)?;
+    for range in ranges.iter().flatten() {
         add_range(&mut define, range)?;
     }
     if let Some(leased) = leased {
@@ -131,14 +132,39 @@ fn ranges(config: &Config) -> Vec<Vec<Range>> {
     ranges
 }
 
-fn add_range(define: &mut NetworkCreate, list: &[Range]) -> Result<(), CniError> {
-    let [range] = list else {
-        return Err(unsupported(
-            "ranges",
-            &format!("{} pools for one address", list.len()),
-            "netd has one pool per family: give one range per list",
-        ));
-    };
+/// Each list is the pools for one address, and a container has one address of each family.
+fn check_lists(lists: &[Vec<Range>]) -> Result<(), CniError> {
+    let is_v6 = |range: &Range| range.subnet.contains(':');
+    let mut seen: Vec<bool> = Vec::new();
+    for list in lists {
+        let Some(first) = list.first().map(is_v6) else {
+            return Err(CniError::new(
+                CONFIG,
+                "ranges: a list is empty: give it a pool, or leave it out",
+            ));
+        };
+        if let Some(other) = list.iter().find(|range| is_v6(range) != first) {
+            return Err(CniError::new(
+                CONFIG,
+                format!(
+                    "ranges: {:?} is not of the family of the pools before it: give it a list of its own",
+                    other.subnet
+                ),
+            ));
+        }
+        if seen.contains(&first) {
+            return Err(unsupported(
+                "ranges",
+                "two lists of one family",
+                "a container has one address of each family: put the pools into one list",
+            ));
+        }
+        seen.push(first);
+    }
+    Ok(())
+}
+
+fn add_range(define: &mut NetworkCreate, range: &Range) -> Result<(), CniError> {
     let invalid = |why: &str| CniError::new(CONFIG, format!("range {:?}: {why}", range.subnet));
     let subnet: Address = range
         .subnet
@@ -541,9 +567,24 @@ mod tests {
         let error = of("10.1.0.10", "10.1.0.99").unwrap_err();
         assert_eq!(error.code, error::UNSUPPORTED);
         assert!(error.msg.contains("10.1.0.10"), "{error:?}");
-        let two =
+        let one_list =
             define(json!({"ranges": [[{"subnet": "10.1.0.0/24"}, {"subnet": "10.2.0.0/24"}]]}));
-        assert_eq!(two.unwrap_err().code, error::UNSUPPORTED);
+        let made = one_list.unwrap().unwrap();
+        assert_eq!(made.subnets, ["10.1.0.0/24", "10.2.0.0/24"]);
+        for (ranges, code) in [
+            (
+                json!([[{"subnet": "10.1.0.0/24"}], [{"subnet": "10.2.0.0/24"}]]),
+                error::UNSUPPORTED,
+            ),
+            (
+                json!([[{"subnet": "10.1.0.0/24"}, {"subnet": "fd00::/64"}]]),
+                error::CONFIG,
+            ),
+            (json!([[]]), error::CONFIG),
+        ] {
+            let refused = define(json!({ "ranges": ranges })).unwrap_err();
+            assert_eq!(refused.code, code, "{refused:?}");
+        }
         let runtime = define(
             json!({"runtimeConfig": {"ipRanges": [[{"subnet": "10.9.0.0/24"}]]},
             "ipam": {"type": "netd", "subnet": "10.1.0.0/24"}}),

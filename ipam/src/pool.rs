@@ -150,6 +150,13 @@ impl Pool {
         self.claim(ip)
     }
 
+    /// Whether [`Pool::allocate`] would hand out an address that nobody had lately: one that was not released, or has rested
+    /// since.
+    pub fn has_rested(&self, now: Duration) -> bool {
+        let resting = self.quarantine.len() as u128;
+        self.used_in_auto + resting < self.capacity || self.quarantine.has_expired(now)
+    }
+
     /// Gives back an address that was on the wire; it rests before it is handed out again, unless
     /// [`MOST_QUARANTINED`] others are released before that.
     ///

@@ -59,11 +59,12 @@ impl Quarantine {
 
     /// Takes out the address whose quarantine ended first, if one has by `now`.
     pub(crate) fn pop_expired(&mut self, now: Duration) -> Option<u128> {
-        let ((until, _), _) = self.order.first()?;
-        if *until <= now {
-            self.pop_oldest()
-        } else {
-            None
-        }
+        self.has_expired(now).then(|| self.pop_oldest()).flatten()
+    }
+
+    /// Whether the quarantine of an address has ended by `now`.
+    pub(crate) fn has_expired(&self, now: Duration) -> bool {
+        let first = self.order.first();
+        first.is_some_and(|((until, _), _)| *until <= now)
     }
 }

@@ -21,7 +21,7 @@ pub struct NetworkCreate {
     /// `bridge`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub driver: Option<String>,
-    /// Prefixes, at most one per family; a family without one gets an automatic subnet.
+    /// Prefixes, those of one family in the order in which they are used up; a family without one gets an automatic subnet.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub subnets: Vec<String>,
     /// Where automatic addresses come from.
@@ -201,6 +201,9 @@ pub struct Network {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub reservations: BTreeMap<String, Reservation>,
     pub endpoints: Vec<NetworkEndpoint>,
+    /// Packets that were dropped at it, by reason; only where one network is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drops: Option<Drops>,
 }
 
 const fn yes() -> bool {

@@ -99,7 +99,10 @@ fn routes(
         endpoint.ip(family).is_some() && (family == Family::V4 || facts.ipv6)
     };
     let route = |route: &StaticRoute| {
-        let gateway = || network.subnet(route.dst.family()).map(|s| s.gateway);
+        let gateway = || {
+            let own = endpoint.ip(route.dst.family())?;
+            network.subnet_of(own).map(|s| s.gateway)
+        };
         Object::Route(Route {
             ns: Ns::Container(container.id.clone()),
             dst: route.dst,

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::api;
-use crate::net::{IfName, Proto};
+use crate::net::{IfName, Prefix, Proto};
 use crate::skeleton::Reason;
 
 /// Packets and their bytes, with IP headers.
@@ -49,6 +49,31 @@ pub struct LinkCount {
 
 /// Packets that netd's rules dropped, by reason.
 pub type Drops = BTreeMap<Reason, u64>;
+
+/// What netd's rules dropped, as one look found it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Dropped {
+    /// On the whole host.
+    pub host: Drops,
+    /// By the bridge of the network that the packets were from or for.
+    pub bridges: BTreeMap<IfName, Drops>,
+    /// For containers' own addresses, from outside of their networks: by the first address of the subnet.
+    pub subnets: BTreeMap<IpAddr, u64>,
+}
+
+impl Dropped {
+    /// What was dropped at one network, by the reasons that are counted there.
+    pub fn at(&self, network: &api::Network) -> Drops {
+        let mut drops = self.bridges.get(&network.interface).cloned();
+        let prefixes = network.subnets.iter().filter_map(|s| s.subnet.parse().ok());
+        let direct = prefixes.filter_map(|prefix: Prefix| self.subnets.get(&prefix.base()));
+        if let Some(packets) = direct.copied().reduce(u64::saturating_add) {
+            let drops = drops.get_or_insert_default();
+            drops.insert(Reason::Direct, packets);
+        }
+        drops.unwrap_or_default()
+    }
+}
 
 /// Everything that one look found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -1,27 +1,26 @@
 //! From intent to objects: what the kernel has to hold for the host, for a network, for a container.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use crate::api::HostChange;
 use crate::attachment::{self, is_address_only};
 use crate::id::NetworkId;
-use crate::net::{Family, IfName, Mac, Prefix};
+use crate::net::{Family, IfName, Mac};
 use crate::nft::{Datum, Element, ElementData, ElementKey, TableRef, Verdict};
-use crate::object::{
-    Address, BridgePort, Link, LinkKind, Ns, Object, Owner, Route, Sysctl, family_key,
-};
+use crate::object::{Address, BridgePort, Link, LinkKind, Ns, Object, Owner, Sysctl};
 use crate::observed::{HostFacts, Observed};
 use crate::overlay;
 use crate::record::{Container, Driver, Endpoint, Mode, Network, Port};
 use crate::request::IFNAME;
 use crate::skeleton::{
-    self, ALLOW, APART, ARP, BRIDGES, DIRECT, EGRESS, FORWARDING, GUARD, ITSELF, MASQ, NOHOST,
-    OPEN, OWN, PEERS, PORT_MACS, PORTS, Reason, SAME, SNAT, SOURCE, TO, TRUSTED,
+    self, ALLOW, APART, ARP, BRIDGES, FORWARDING, ITSELF, OPEN, PORT_MACS, PORTS, Reason, SAME,
+    SOURCE, TRUSTED,
 };
 
 mod ports;
 mod routes;
+mod subnets;
 
 pub use ports::{Way, published, published_to, published_udp, way};
 use ports::{counters, network_access, port_access, publish};
@@ -151,7 +150,7 @@ pub fn network(network: &Network, facts: &HostFacts) -> Vec<Object> {
     }
     let owner = Owner::Network(network.id.clone());
     let bridge = &network.interface;
-    let has6 = network.gateway(Family::V6).is_some() && facts.ipv6;
+    let has6 = network.has_gateway(Family::V6) && facts.ipv6;
     let mut objects = vec![Object::Link(Link {
         ns: Ns::Host,
         name: bridge.clone(),
@@ -190,8 +189,9 @@ pub fn network(network: &Network, facts: &HostFacts) -> Vec<Object> {
         .into_iter()
         .filter(|family| *family == Family::V4 || facts.ipv6)
     {
-        objects.extend(network_family(network, family, &owner));
+        objects.extend(subnets::family(network, family, &owner));
     }
+    objects.extend(subnets::counted(network, &owner));
     objects
 }
 
@@ -220,159 +220,13 @@ pub fn bridge_sysctls(network: &Network, facts: &HostFacts, owner: &Owner) -> Ve
         ));
     }
     if facts.ipv6 {
-        objects.push(if network.gateway(Family::V6).is_some() {
+        objects.push(if network.has_gateway(Family::V6) {
             sysctl(format!("net/ipv6/conf/{bridge}/accept_ra"), "0")
         } else {
             sysctl(format!("net/ipv6/conf/{bridge}/disable_ipv6"), "1")
         });
     }
     objects
-}
-
-fn network_family(network: &Network, family: Family, owner: &Owner) -> Vec<Object> {
-    let Some(subnet) = network.subnet(family) else {
-        return Vec::new();
-    };
-    let bridge = &network.interface;
-    let name = || Datum::Ifname(bridge.clone());
-    let prefix = subnet.subnet;
-    let mode = network.mode_of(family);
-    let mut objects = Vec::new();
-    if let Some(ip) = network.gateway(family) {
-        objects.push(Object::Address(Address {
-            ns: Ns::Host,
-            ifname: bridge.clone(),
-            ip,
-            // The route of an overlay has a source of its own, which the kernel's would not have.
-            prefix_len: match network.overlay {
-                Some(_) => overlay::whole(family),
-                None => prefix.len(),
-            },
-            owner: owner.clone(),
-        }));
-    }
-    let within = |set, ifname: &IfName| {
-        let end = |ip: IpAddr| vec![Datum::Ifname(ifname.clone()), ip.into()];
-        interval(set, family, end(prefix.base()), end(prefix.last()), owner)
-    };
-    if !network.policy.l3 {
-        objects.push(within(OWN, bridge));
-    }
-    if mode != Mode::Routed || network.internal {
-        objects.push(within(DIRECT, bridge));
-        objects.extend(
-            network
-                .policy
-                .trusted
-                .iter()
-                .map(|name| within(DIRECT, name)),
-        );
-        for (first, last) in without(prefix, network.gateway(family)) {
-            objects.push(interval(
-                GUARD,
-                family,
-                vec![first.into()],
-                vec![last.into()],
-                owner,
-            ));
-        }
-    }
-    if network.is_open(family) {
-        let peers = network.policy.non_masquerade.iter();
-        for peer in peers.filter(|peer| peer.family() == family) {
-            let end = |peer: IpAddr, own: IpAddr| vec![peer.into(), own.into()];
-            let first = end(peer.base(), prefix.base());
-            let last = end(peer.last(), prefix.last());
-            objects.push(interval(PEERS, family, first, last, owner));
-        }
-    }
-    let mut of_family = |set, data| {
-        objects.push(element(set, None, family_key(bridge, family), data, owner));
-    };
-    let goto = |chain: &str| ElementData::Verdict(Verdict::Goto(chain.to_owned()));
-    let drop = || goto(&Reason::Internal.chain());
-    if network.is_open(family) {
-        match mode {
-            Mode::Routed => of_family(TO, goto(skeleton::TO_ROUTED)),
-            _ => of_family(TO, goto(skeleton::TO_NAT)),
-        }
-        if mode == Mode::Nat {
-            of_family(MASQ, ElementData::None);
-        }
-    } else {
-        of_family(TO, drop());
-        of_family(EGRESS, drop());
-    }
-    // A host without an address there has others, which a container could reach by the bridge's MAC.
-    if !network.is_open(family) || !network.policy.host_access {
-        of_family(NOHOST, ElementData::None);
-    }
-    if network.is_open(family) && mode == Mode::Nat {
-        objects.extend(
-            network
-                .policy
-                .snat
-                .iter()
-                .copied()
-                .filter(|ip| Family::of(*ip) == family)
-                .map(|ip| {
-                    let data = ElementData::Values(vec![ip.into()]);
-                    element(SNAT, Some(family), vec![name()], data, owner)
-                }),
-        );
-    }
-    if network.is_open(family) && family == Family::V6 {
-        objects.push(loopback_route(network, owner));
-    }
-    objects
-}
-
-/// `::1` published: the reply's address is looked up on the bridge, so the bridge needs a local route to it, each
-/// bridge with a metric of its own (kernel-bridge.md section 2: one metric twice is EEXIST).
-fn loopback_route(network: &Network, owner: &Owner) -> Object {
-    let low = u32::from_str_radix(&network.id[..6], 16).unwrap_or(0);
-    Object::Route(Route {
-        ns: Ns::Host,
-        dst: Prefix::holding(Ipv6Addr::LOCALHOST.into(), 128),
-        via: None,
-        dev: network.interface.clone(),
-        local: true,
-        metric: 0x6e00_0000 | low,
-        src: None,
-        owner: owner.clone(),
-    })
-}
-
-/// The ranges of a prefix without one address of it.
-fn without(prefix: Prefix, hole: Option<IpAddr>) -> Vec<(IpAddr, IpAddr)> {
-    let Some(hole) = hole else {
-        return vec![(prefix.base(), prefix.last())];
-    };
-    let step = |ip: IpAddr, up: bool| match ip {
-        IpAddr::V4(v4) => {
-            let bits = if up {
-                v4.to_bits().checked_add(1)
-            } else {
-                v4.to_bits().checked_sub(1)
-            };
-            bits.map(|bits| IpAddr::V4(Ipv4Addr::from_bits(bits)))
-        }
-        IpAddr::V6(v6) => {
-            let bits = if up {
-                v6.to_bits().checked_add(1)
-            } else {
-                v6.to_bits().checked_sub(1)
-            };
-            bits.map(|bits| IpAddr::V6(Ipv6Addr::from_bits(bits)))
-        }
-    };
-    let below = step(hole, false).map(|last| (prefix.base(), last));
-    let above = step(hole, true).map(|first| (first, prefix.last()));
-    [below, above]
-        .into_iter()
-        .flatten()
-        .filter(|(first, last)| first <= last)
-        .collect()
 }
 
 /// Everything of a container. `network` finds a network by its id.
@@ -484,7 +338,8 @@ fn endpoint_objects(
         .into_iter()
         .filter(|family| *family == Family::V4 || facts.ipv6)
     {
-        if let (Some(ip), Some(prefix_len)) = (endpoint.ip(family), network.container_len(family)) {
+        let own = endpoint.ip(family);
+        if let Some((ip, prefix_len)) = own.and_then(|ip| Some((ip, network.container_len(ip)?))) {
             objects.push(Object::Address(Address {
                 ns: inside.clone(),
                 ifname: endpoint.ifname.clone(),

@@ -230,9 +230,7 @@ fn kernel(facts: &HostFacts, networks: &[&Network]) -> Vec<Finding> {
             "use a kernel with CONFIG_NF_TABLES_BRIDGE, or load the module nf_tables_bridge".to_owned(),
         ));
     }
-    let with_v6 = networks
-        .iter()
-        .find(|network| network.subnet(Family::V6).is_some());
+    let with_v6 = networks.iter().find(|network| network.has(Family::V6));
     if let Some(network) = with_v6.filter(|_| !facts.ipv6) {
         findings.push(finding(
             "kernel",

@@ -32,7 +32,8 @@ pub struct Network {
     pub name: Name,
     /// What it is made of.
     pub driver: Driver,
-    /// One subnet for each of its families.
+    /// Its subnets, at least one for each of its families, none overlapping another; those of a family in the order in
+    /// which they are used up.
     pub subnets: Vec<Subnet>,
     /// Whether it has no way out and no way in.
     pub internal: bool,
@@ -243,16 +244,27 @@ pub struct Subnet {
 }
 
 impl Network {
-    /// The subnet of a family.
-    pub fn subnet(&self, family: Family) -> Option<&Subnet> {
-        self.subnets.iter().find(|s| s.subnet.family() == family)
+    /// The subnets of a family, in the order in which they are used up.
+    pub fn subnets_of(&self, family: Family) -> impl Iterator<Item = &Subnet> {
+        let subnets = self.subnets.iter();
+        subnets.filter(move |s| s.subnet.family() == family)
+    }
+
+    /// The subnet that an address is in.
+    pub fn subnet_of(&self, ip: IpAddr) -> Option<&Subnet> {
+        self.subnets.iter().find(|s| s.subnet.contains(ip))
+    }
+
+    /// Whether its containers have addresses of a family.
+    pub fn has(&self, family: Family) -> bool {
+        self.subnets_of(family).next().is_some()
     }
 
     /// How long a container's own address says that the prefix on its link is.
-    pub fn container_len(&self, family: Family) -> Option<u8> {
-        let subnet = self.subnet(family)?.subnet;
+    pub fn container_len(&self, ip: IpAddr) -> Option<u8> {
+        let subnet = self.subnet_of(ip)?.subnet;
         Some(if self.policy.l3 {
-            family.bits()
+            subnet.family().bits()
         } else {
             subnet.len()
         })
@@ -266,10 +278,22 @@ impl Network {
         }
     }
 
-    /// The host's own address in a family; none where the network is isolated.
-    pub fn gateway(&self, family: Family) -> Option<IpAddr> {
-        let subnet = self.subnet(family)?;
-        (self.mode_of(family) != Mode::Isolated).then_some(subnet.gateway)
+    /// The host's own addresses in a family, one in each subnet; none where the network is isolated.
+    pub fn gateways(&self, family: Family) -> impl Iterator<Item = IpAddr> + '_ {
+        let stands = self.mode_of(family) != Mode::Isolated;
+        let subnets = self.subnets_of(family).filter(move |_| stands);
+        subnets.map(|subnet| subnet.gateway)
+    }
+
+    /// The host's own address in the subnet that an address is in; none where the network is isolated.
+    pub fn gateway_of(&self, ip: IpAddr) -> Option<IpAddr> {
+        let subnet = self.subnet_of(ip)?;
+        (self.mode_of(Family::of(ip)) != Mode::Isolated).then_some(subnet.gateway)
+    }
+
+    /// Whether the host has an address on it in a family.
+    pub fn has_gateway(&self, family: Family) -> bool {
+        self.gateways(family).next().is_some()
     }
 
     /// The Ethernet address of its bridge: that of its first gateway, on an overlay that of the host. No container has it.
@@ -278,7 +302,7 @@ impl Network {
             return router.mac;
         }
         let mut gateways = [Family::V4, Family::V6].into_iter();
-        match gateways.find_map(|family| self.gateway(family)) {
+        match gateways.find_map(|family| self.gateways(family).next()) {
             Some(ip) => Mac::of_address(ip),
             None => Mac::of_digits(&self.id),
         }
@@ -286,7 +310,7 @@ impl Network {
 
     /// Whether containers leave the network in a family, and are reached from outside.
     pub fn is_open(&self, family: Family) -> bool {
-        !self.internal && self.gateway(family).is_some()
+        !self.internal && self.has_gateway(family)
     }
 
     /// Whether its objects come with its first container and leave with its last.

@@ -13,16 +13,18 @@ use crate::id::{ContainerId, Name, shorten};
 use crate::naming::Naming;
 use crate::net::{Family, IfName, Mac, Prefix, Proto};
 use crate::options::{self, Options};
-use crate::record::{Driver, ExtraHost, Mode, PREDEFINED, Policy, Port, StaticRoute, Subnet};
+use crate::record::{Driver, ExtraHost, Mode, PREDEFINED, Policy, Port, StaticRoute};
 
 pub use crate::publish::{Publish, parse_publish};
 
 mod declared;
 mod details;
+mod subnets;
 
 pub use declared::{Declared, Reserve, difference, reservation};
 pub(crate) use details::IFNAME;
 pub use details::check_gateways;
+pub use subnets::{SUBNETS_MAX, SubnetSpec};
 
 /// Most ports one container may publish: each is a bound socket of the daemon.
 pub const PORTS_MAX: usize = 4096;
@@ -77,37 +79,6 @@ pub struct OverlaySpec {
     pub vni: Option<u32>,
     /// The UDP port of its packets (`--opt port=N`).
     pub port: u16,
-}
-
-/// A subnet asked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SubnetSpec {
-    /// The prefix.
-    pub subnet: Prefix,
-    /// The gateway, if not the first address.
-    pub gateway: Option<IpAddr>,
-    /// Where automatic addresses come from.
-    pub ip_range: Option<Prefix>,
-}
-
-impl SubnetSpec {
-    /// The subnet with its gateway: the first host address unless one was asked for.
-    pub fn with_gateway(&self) -> Subnet {
-        let first = match self.subnet.base() {
-            IpAddr::V4(base) if self.subnet.len() < 31 => {
-                IpAddr::V4(Ipv4Addr::from_bits(base.to_bits() | 1))
-            }
-            IpAddr::V6(base) if self.subnet.len() < 127 => {
-                IpAddr::V6(Ipv6Addr::from_bits(base.to_bits() | 1))
-            }
-            base => base,
-        };
-        Subnet {
-            subnet: self.subnet,
-            gateway: self.gateway.unwrap_or(first),
-            ip_range: self.ip_range,
-        }
-    }
 }
 
 /// An attach that may be carried out. Kept in the container's record for comparison.
@@ -171,8 +142,8 @@ impl TryFrom<api::NetworkCreate> for CreateNetwork {
         let driver = driver(&raw)?;
         refuse_meaning(&raw.name)?;
         supported(&raw, driver)?;
-        let subnets = subnets(&raw)?;
-        let families = families(&raw, &subnets)?;
+        let subnets = subnets::subnets(&raw, driver)?;
+        let families = subnets::families(&raw, &subnets)?;
         let ipv6 = families.contains(&Family::V6);
         let options = Options::parse(&raw.opts)?;
         let overlay = options.overlay(driver)?;
@@ -260,143 +231,6 @@ fn supported(raw: &api::NetworkCreate, driver: Driver) -> Result<()> {
         return Err(Error::new(
             Code::InvalidEncrypted,
             "a bridge network stays on this host: it has nothing to encrypt",
-        ));
-    }
-    Ok(())
-}
-
-/// IPv4 unless it is switched off; IPv6 where it is asked for, or a subnet of it is given.
-fn families(raw: &api::NetworkCreate, subnets: &[SubnetSpec]) -> Result<Vec<Family>> {
-    let given = |family| subnets.iter().find(|s| s.subnet.family() == family);
-    let ipv4 = raw.ipv4 != Some(false);
-    let refuse = |message: String| Err(Error::new(Code::InvalidSubnet, message));
-    if let (false, Some(spec)) = (ipv4, given(Family::V4)) {
-        return refuse(format!(
-            "subnet {} is IPv4, which is switched off",
-            spec.subnet
-        ));
-    }
-    let mut families = Vec::new();
-    families.extend(ipv4.then_some(Family::V4));
-    families.extend((raw.ipv6 || given(Family::V6).is_some()).then_some(Family::V6));
-    if families.is_empty() {
-        return refuse(format!(
-            "network {} has neither IPv4 nor IPv6: add --ipv6",
-            shorten(&raw.name)
-        ));
-    }
-    Ok(families)
-}
-
-fn subnets(raw: &api::NetworkCreate) -> Result<Vec<SubnetSpec>> {
-    let mut specs: Vec<SubnetSpec> = Vec::new();
-    for text in &raw.subnets {
-        let subnet: Prefix = text.parse()?;
-        check_subnet(subnet)?;
-        if let Some(other) = specs.iter().find(|s| s.subnet.family() == subnet.family()) {
-            return Err(Error::new(
-                Code::InvalidSubnet,
-                format!(
-                    "a network takes one subnet per family: {subnet} comes after {}",
-                    other.subnet
-                ),
-            ));
-        }
-        specs.push(SubnetSpec {
-            subnet,
-            gateway: None,
-            ip_range: None,
-        });
-    }
-    for text in &raw.gateways {
-        let gateway: IpAddr = text.parse().map_err(|_| {
-            Error::new(
-                Code::InvalidGateway,
-                format!("gateway {:?} is no IP address", shorten(text)),
-            )
-        })?;
-        let spec = specs.iter_mut().find(|s| s.subnet.contains(gateway)).ok_or_else(|| {
-            Error::new(
-                Code::InvalidGateway,
-                format!("gateway {gateway} is in no subnet of the network: give --subnet with a prefix that holds it"),
-            )
-        })?;
-        check_gateway(spec.subnet, gateway)?;
-        if spec.gateway.replace(gateway).is_some() {
-            return Err(Error::new(
-                Code::InvalidGateway,
-                format!("{} has two gateways", spec.subnet),
-            ));
-        }
-    }
-    for text in &raw.ip_ranges {
-        let range: Prefix = text
-            .parse()
-            .map_err(|error: Error| Error::new(Code::InvalidIpRange, error.message))?;
-        let spec = specs
-            .iter_mut()
-            .find(|s| s.subnet.covers(range))
-            .ok_or_else(|| {
-                Error::new(
-                    Code::InvalidIpRange,
-                    format!("ip-range {range} is in no subnet of the network"),
-                )
-            })?;
-        if spec.ip_range.replace(range).is_some() {
-            return Err(Error::new(
-                Code::InvalidIpRange,
-                format!("{} has two ip-ranges", spec.subnet),
-            ));
-        }
-    }
-    Ok(specs)
-}
-
-fn check_subnet(subnet: Prefix) -> Result<()> {
-    let refuse = |why: &str| {
-        Err(Error::new(
-            Code::InvalidSubnet,
-            format!("subnet {subnet} cannot be used: {why}"),
-        ))
-    };
-    let base = subnet.base();
-    let special = match base {
-        IpAddr::V4(ip) => {
-            ip.is_loopback()
-                || ip.is_multicast()
-                || ip.is_link_local()
-                || ip.octets()[0] >= 240
-                || ip.octets()[0] == 0
-        }
-        IpAddr::V6(ip) => {
-            ip.is_loopback()
-                || ip.is_multicast()
-                || ip.is_unicast_link_local()
-                || ip.is_unspecified()
-        }
-    };
-    match (subnet.family(), subnet.len()) {
-        (Family::V4, 0..=7) => refuse("it is larger than a /8"),
-        (Family::V6, 0..=15) => refuse("it is larger than a /16"),
-        (Family::V4, 32) | (Family::V6, 128) => {
-            refuse("it holds one address, and the gateway needs that: use a /31 (/127) or larger")
-        }
-        _ if special => refuse("it is loopback, link-local, multicast or reserved space"),
-        _ => Ok(()),
-    }
-}
-
-fn check_gateway(subnet: Prefix, gateway: IpAddr) -> Result<()> {
-    let edge = match subnet.family() {
-        Family::V4 => subnet.len() < 31 && (gateway == subnet.base() || gateway == subnet.last()),
-        Family::V6 => subnet.len() < 127 && gateway == subnet.base(),
-    };
-    if edge {
-        return Err(Error::new(
-            Code::InvalidGateway,
-            format!(
-                "gateway {gateway} is the network or broadcast address of {subnet}: use a host address"
-            ),
         ));
     }
     Ok(())
@@ -558,7 +392,7 @@ impl TryFrom<api::Join> for Join {
                 .map(|text| text.parse().map_err(|_| bad_ip(&text, 6)))
                 .transpose()?,
             mac: raw.mac.map(|text| text.parse()).transpose()?,
-            allow: allowed(&raw.allow)?,
+            allow: details::allowed(&raw.allow)?,
             network: raw.network,
             aliases: raw.aliases,
             gw_priority: raw.gw_priority.unwrap_or(0),
@@ -567,34 +401,6 @@ impl TryFrom<api::Join> for Join {
             cni: None,
         })
     }
-}
-
-/// Most prefixes that one endpoint may send from beside its own addresses: they are looked up as intervals, which cost
-/// more than addresses.
-const ALLOWED_MAX: usize = 16;
-
-/// A prefix or a single address each.
-fn allowed(texts: &[String]) -> Result<Vec<Prefix>> {
-    let mut prefixes: Vec<Prefix> = Vec::new();
-    for text in texts {
-        let single = text.parse::<IpAddr>().map(|ip| Prefix::holding(ip, 128));
-        let prefix = single.or_else(|_| text.parse::<Prefix>());
-        let prefix = prefix.map_err(|error| Error::new(Code::InvalidAllow, error.message))?;
-        if let Some(other) = prefixes.iter().find(|other| other.overlaps(prefix)) {
-            return Err(Error::new(
-                Code::InvalidAllow,
-                format!("{prefix} and {other} overlap: allow one of them"),
-            ));
-        }
-        prefixes.push(prefix);
-    }
-    if prefixes.len() > ALLOWED_MAX {
-        return Err(Error::new(
-            Code::InvalidAllow,
-            format!("an endpoint is allowed at most {ALLOWED_MAX} prefixes: give larger ones"),
-        ));
-    }
-    Ok(prefixes)
 }
 
 fn check_joins(joins: &[Join]) -> Result<()> {

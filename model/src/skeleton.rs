@@ -25,7 +25,7 @@ pub use access::{
 };
 pub use counts::{COUNT_IN, COUNT_OUT};
 use drops::because;
-pub use drops::{Reason, families as drop_keys, is_drop};
+pub use drops::{DIRECT_AT, Reason, families as drop_keys, is_drop};
 
 /// The table in the host's namespace.
 pub const TABLE: &str = "netd";

@@ -72,7 +72,13 @@ invalid_subnet     --subnet=fd30::1/128
 invalid_subnet     --subnet=fe80::/64
 invalid_subnet     --subnet=ff00::/64
 invalid_subnet     --subnet=::/0
-invalid_subnet     --subnet=10.30.0.0/24 --subnet=10.31.0.0/24
+invalid_subnet     --subnet=10.30.0.0/24 --subnet=10.30.0.0/24
+invalid_subnet     --subnet=10.30.0.0/24 --subnet=10.30.0.128/25
+invalid_subnet     --subnet=fd30::/64 --subnet=10.30.0.0/24 --subnet=fd30::/48
+subnet_in_use      --subnet=10.30.0.0/24 --subnet=10.20.0.0/24
+invalid_gateway    --subnet=10.30.0.0/24 --subnet=10.31.0.0/24 --gateway=10.31.0.5 --gateway=10.31.0.6
+invalid_gateway    --subnet=10.30.0.0/24 --subnet=10.31.0.0/24 --gateway=10.32.0.1
+invalid_ip_range   --subnet=10.30.0.0/24 --subnet=10.31.0.0/24 --ip-range=10.31.0.0/25 --ip-range=10.31.0.128/25
 subnet_in_use      --subnet=10.20.0.0/24
 subnet_in_use      --subnet=10.20.0.0/16
 subnet_in_use      --subnet=10.20.0.128/25

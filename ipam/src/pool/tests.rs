@@ -45,6 +45,21 @@ fn the_next_one_is_never_the_lowest_one() {
 }
 
 #[test]
+fn whether_a_rested_address_is_free_is_told_beforehand() {
+    let mut pool = pool("10.0.0.0/30");
+    assert!(pool.has_rested(at(0)));
+    drain(&mut pool);
+    assert!(!pool.has_rested(at(0)));
+    pool.release(ip("10.0.0.2"), at(10)).unwrap();
+    assert!(!pool.has_rested(at(69)));
+    assert!(pool.has_rested(at(70)));
+    assert_eq!(take(&mut pool, 70), "10.0.0.2");
+    assert!(!pool.has_rested(at(70)));
+    pool.unclaim(ip("10.0.0.1")).unwrap();
+    assert!(pool.has_rested(at(70)), "it was never on the wire");
+}
+
+#[test]
 fn a_released_address_rests() {
     let mut pool = pool("10.0.0.0/29");
     drain(&mut pool);

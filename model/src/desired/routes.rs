@@ -13,9 +13,9 @@ use crate::record::{Container, Endpoint, Network, StaticRoute};
 /// (0 and 1024).
 const BEHIND: u32 = 2000;
 
-/// The routes of a container: a default route by each network that leads out, in the order of
-/// [`gateway_endpoints`], and the routes of its networks. Of several to one destination the first is used, and the next
-/// when its interface is gone.
+/// The routes of a container: those to the other subnets of its networks, a default route by each network that leads out,
+/// in the order of [`gateway_endpoints`], and the routes of its networks. Of several to one destination the first is
+/// used, and the next when its interface is gone.
 pub(super) fn routes<'a>(
     container: &Container,
     family: Family,
@@ -36,17 +36,15 @@ pub(super) fn routes<'a>(
         let of_family = routes.filter(|route| route.destination.family() == family);
         of_family.map(move |route| (endpoint, route.clone()))
     });
-    let by_host = container.endpoints.iter().flat_map(|endpoint| {
-        let network = network(&endpoint.network).filter(|_| endpoint.ip(family).is_some());
-        let routes = network.and_then(|network| l3_routes(network, family));
-        routes
-            .into_iter()
-            .flatten()
-            .map(move |route| (endpoint, route))
+    let within = container.endpoints.iter().flat_map(|endpoint| {
+        let network = network(&endpoint.network);
+        let own = network.and_then(|network| Some(own_routes(network, endpoint.ip(family)?)));
+        let routes = own.into_iter().flatten();
+        routes.map(move |route| (endpoint, route))
     });
     let mut taken = BTreeSet::new();
     let mut objects = Vec::new();
-    for (endpoint, route) in by_host.chain(defaults).chain(statics) {
+    for (endpoint, route) in within.chain(defaults).chain(statics) {
         let metrics = std::iter::once(route.metric).chain(BEHIND..);
         let mut free = metrics.filter(|metric| taken.insert((route.destination, *metric)));
         objects.push(Object::Route(Route {
@@ -63,17 +61,25 @@ pub(super) fn routes<'a>(
     objects
 }
 
-/// On a network with `l3` nobody but the gateway is on the link, and the subnet lies behind it.
-fn l3_routes(network: &Network, family: Family) -> Option<[StaticRoute; 2]> {
-    let gateway = network.gateway(family).filter(|_| network.policy.l3)?;
+/// The routes to what of a network the container's own address does not lead to. Its other subnets are on the same link;
+/// with `l3` nobody but the gateway is on the link, and all subnets lie behind it.
+fn own_routes(network: &Network, own: IpAddr) -> Vec<StaticRoute> {
     let route = |destination, gateway| StaticRoute {
         destination,
         gateway,
         metric: 0,
     };
-    let on_link = Prefix::holding(gateway, family.bits());
-    let subnet = network.subnet(family)?.subnet;
-    Some([route(on_link, None), route(subnet, Some(gateway))])
+    let subnets = network.subnets_of(Family::of(own)).map(|s| s.subnet);
+    if !network.policy.l3 {
+        let others = subnets.filter(|subnet| !subnet.contains(own));
+        return others.map(|subnet| route(subnet, None)).collect();
+    }
+    let Some(gateway) = network.gateway_of(own) else {
+        return Vec::new();
+    };
+    let on_link = Prefix::holding(gateway, Family::of(own).bits());
+    let behind = subnets.map(|subnet| route(subnet, Some(gateway)));
+    [route(on_link, None)].into_iter().chain(behind).collect()
 }
 
 /// The endpoints that lead out in a family, each with the gateway there: by priority, then in the order of attachment.
@@ -84,8 +90,8 @@ pub fn gateway_endpoints<'c, 'a>(
 ) -> Vec<(&'c Endpoint, IpAddr)> {
     let leads_out = |endpoint: &'c Endpoint| {
         let network = network(&endpoint.network).filter(|network| network.is_open(family))?;
-        endpoint.ip(family).filter(|_| !is_address_only(endpoint))?;
-        Some((endpoint, network.gateway(family)?))
+        let own = endpoint.ip(family).filter(|_| !is_address_only(endpoint))?;
+        Some((endpoint, network.gateway_of(own)?))
     };
     let mut found: Vec<_> = container.endpoints.iter().filter_map(leads_out).collect();
     found.sort_by_key(|(endpoint, _)| std::cmp::Reverse(endpoint.gw_priority));

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::CreateNetwork;
+use super::{CreateNetwork, SubnetSpec};
 use crate::api;
 use crate::error::{Code, Error, Result};
 use crate::id::{Name, shorten};
-use crate::net::Family;
-use crate::record::{Network, Reservation};
+use crate::net::{Family, Prefix};
+use crate::record::{Network, Reservation, Subnet};
 
 /// What files declare, each network and reservation once.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -114,20 +114,14 @@ pub fn reservation(raw: &api::Reservation) -> Result<Reservation> {
 /// In what a network differs from what is asked for, in words; none if it is that network. What was left to netd is
 /// right as it is.
 pub fn difference(asked: &CreateNetwork, have: &Network) -> Option<String> {
-    let subnet = asked.subnets.iter().find_map(|spec| {
-        let held = have.subnet(spec.subnet.family())?;
-        let want = spec.with_gateway();
-        let same = held.subnet == want.subnet
-            && (spec.gateway.is_none() || held.gateway == want.gateway)
-            && held.ip_range == want.ip_range;
-        (!same).then(|| format!("subnet {}, not {}", held.subnet, want.subnet))
-    });
+    let subnet = [Family::V4, Family::V6]
+        .into_iter()
+        .find_map(|family| subnets_differ(asked, have, family));
     let differs = |what: &str, is: bool| is.then(|| what.to_owned());
     subnet
         .or_else(|| differs("driver", asked.driver != have.driver))
         .or_else(|| {
-            let other =
-                |family: &Family| asked.families.contains(family) != have.subnet(*family).is_some();
+            let other = |family: &Family| asked.families.contains(family) != have.has(*family);
             let family = [Family::V4, Family::V6].into_iter().find(other)?;
             Some(format!("ipv{}", family.digit()))
         })
@@ -151,6 +145,32 @@ pub fn difference(asked: &CreateNetwork, have: &Network) -> Option<String> {
             let bridge = asked.bridge.as_ref().filter(|b| **b != have.interface)?;
             Some(format!("bridge {}, not {bridge}", have.interface))
         })
+}
+
+/// In what the subnets of a family differ, if any were asked for: their order is the one in which they are used up.
+fn subnets_differ(asked: &CreateNetwork, have: &Network, family: Family) -> Option<String> {
+    let of_family = |spec: &&SubnetSpec| spec.subnet.family() == family;
+    let specs: Vec<&SubnetSpec> = asked.subnets.iter().filter(of_family).collect();
+    let held: Vec<&Subnet> = have.subnets_of(family).collect();
+    let is = |(spec, held): (&&SubnetSpec, &&Subnet)| {
+        held.subnet == spec.subnet
+            && spec.gateway.is_none_or(|gateway| gateway == held.gateway)
+            && held.ip_range == spec.ip_range
+    };
+    let same = specs.len() == held.len() && specs.iter().zip(&held).all(is);
+    // Whether it has the family at all is another difference.
+    if specs.is_empty() || held.is_empty() || same {
+        return None;
+    }
+    let list = |all: Vec<Prefix>| {
+        let texts: Vec<String> = all.iter().map(ToString::to_string).collect();
+        texts.join(", ")
+    };
+    Some(format!(
+        "subnet {}, not {}",
+        list(held.iter().map(|s| s.subnet).collect()),
+        list(specs.iter().map(|s| s.subnet).collect())
+    ))
 }
 
 #[cfg(test)]
@@ -210,6 +230,10 @@ mod tests {
             (
                 (|raw| raw.subnets = vec!["10.2.0.0/24".to_owned()]) as fn(&mut api::NetworkCreate),
                 "10.2.0.0/24",
+            ),
+            (
+                |raw| raw.subnets = ["10.1.0.0/24", "10.2.0.0/24"].map(str::to_owned).into(),
+                "10.1.0.0/24, not 10.1.0.0/24, 10.2.0.0/24",
             ),
             (|raw| raw.mtu = Some(1500), "1500"),
             (|raw| raw.ipv6 = true, "ipv6"),

@@ -1,4 +1,4 @@
-//! The smaller parts of a request: routes of a network, settings of an interface, extra hosts.
+//! The smaller parts of a request: routes of a network, settings of an interface and what it may send from, extra hosts.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -172,6 +172,34 @@ fn extra_host(text: &str) -> Result<ExtraHost> {
         name: name.to_owned(),
         address,
     })
+}
+
+/// Most prefixes that one endpoint may send from beside its own addresses: they are looked up as intervals, which cost
+/// more than addresses.
+const ALLOWED_MAX: usize = 16;
+
+/// A prefix or a single address each.
+pub(super) fn allowed(texts: &[String]) -> Result<Vec<Prefix>> {
+    let mut prefixes: Vec<Prefix> = Vec::new();
+    for text in texts {
+        let single = text.parse::<IpAddr>().map(|ip| Prefix::holding(ip, 128));
+        let prefix = single.or_else(|_| text.parse::<Prefix>());
+        let prefix = prefix.map_err(|error| Error::new(Code::InvalidAllow, error.message))?;
+        if let Some(other) = prefixes.iter().find(|other| other.overlaps(prefix)) {
+            return Err(Error::new(
+                Code::InvalidAllow,
+                format!("{prefix} and {other} overlap: allow one of them"),
+            ));
+        }
+        prefixes.push(prefix);
+    }
+    if prefixes.len() > ALLOWED_MAX {
+        return Err(Error::new(
+            Code::InvalidAllow,
+            format!("an endpoint is allowed at most {ALLOWED_MAX} prefixes: give larger ones"),
+        ));
+    }
+    Ok(prefixes)
 }
 
 fn at_most(count: usize, what: &str, code: Code) -> Result<()> {

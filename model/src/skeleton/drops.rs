@@ -1,11 +1,12 @@
 //! Dropped packets by reason.
 //!
 //! Each reason has a chain that counts and drops, which rules lead to where they would drop: a packet that passes costs
-//! nothing for it. It counts by the one element that its set has for each family, and elements outlive repairs.
+//! nothing for it. It counts by the one element that its set has for each family, and elements outlive repairs. Before
+//! that it counts by the element of the network that the packet belongs to, where one side of it tells the network.
 
 use serde::{Deserialize, Serialize};
 
-use super::{DROP, Rules, chain};
+use super::{DROP, Rules, chain, of_family, within};
 use crate::net::Family;
 use crate::nft::{Chain, Datum, Expr, Field, SetKind, SetSpec, Stmt, Verdict};
 
@@ -33,6 +34,8 @@ pub enum Reason {
     Invalid,
     /// Between two interfaces that are not netd's, where netd switched forwarding on.
     Forwarding,
+    /// Of an overlay network's tunnel, from an address that is no host's of the cluster.
+    Tunnel,
     /// From an address that is not the container's.
     Spoofed,
     /// Router advertisements, redirects and advertisements for others.
@@ -45,7 +48,7 @@ pub enum Reason {
 
 impl Reason {
     /// Those of the host's table.
-    pub const HOST: [Self; 10] = [
+    pub const HOST: [Self; 11] = [
         Self::Direct,
         Self::Isolation,
         Self::Unpublished,
@@ -56,6 +59,7 @@ impl Reason {
         Self::Loopback,
         Self::Invalid,
         Self::Forwarding,
+        Self::Tunnel,
     ];
     /// Those of the bridges' table.
     pub const BRIDGE: [Self; 4] = [Self::Spoofed, Self::Discovery, Self::Protocol, Self::Flood];
@@ -73,6 +77,7 @@ impl Reason {
             Self::Loopback => "loopback",
             Self::Invalid => "invalid",
             Self::Forwarding => "forwarding",
+            Self::Tunnel => "tunnel",
             Self::Spoofed => "spoofed",
             Self::Discovery => "discovery",
             Self::Protocol => "protocol",
@@ -95,7 +100,38 @@ impl Reason {
         let mut all = Self::HOST.into_iter().chain(Self::BRIDGE);
         all.find(|reason| reason.set() == name)
     }
+
+    /// Its counting set of the networks that it is counted for: `bridge`. None where no interface tells the network.
+    pub fn set_at(self) -> Option<String> {
+        (!self.sides().is_empty()).then(|| format!("{}_at", self.set()))
+    }
+
+    /// The reason of which this is the set of networks.
+    pub fn of_set_at(name: &str) -> Option<Self> {
+        let mut all = Self::HOST.into_iter();
+        all.find(|reason| reason.set_at().as_deref() == Some(name))
+    }
+
+    /// The interface that tells the network. With two the first that is of a network which counts this.
+    const fn sides(self) -> &'static [Expr] {
+        match self {
+            Self::Isolation | Self::Icc | Self::HostAccess | Self::Loopback => &[Expr::Iifname],
+            Self::Unpublished | Self::Blocked => &[Expr::Oifname],
+            Self::Internal | Self::Invalid => &[Expr::Iifname, Expr::Oifname],
+            // On its way in, a packet for a container is known by its address only. Of a frame on a bridge the port is known.
+            Self::Direct
+            | Self::Forwarding
+            | Self::Tunnel
+            | Self::Spoofed
+            | Self::Discovery
+            | Self::Protocol
+            | Self::Flood => &[],
+        }
+    }
 }
+
+/// Counting sets of [`Reason::Direct`], one for each family: intervals, the subnets of containers.
+pub const DIRECT_AT: &str = "dropped_direct_at";
 
 /// Whether a chain of this name does nothing but drop.
 pub fn is_drop(chain: &str) -> bool {
@@ -120,24 +156,53 @@ pub(super) fn because(reason: Reason) -> Stmt {
 
 /// The sets of a table.
 pub(super) fn sets(reasons: &[Reason]) -> Vec<SetSpec> {
-    let set = |reason: &Reason| SetSpec {
-        // As a set, keys this short would be kept as bits, which count nothing (nft_set_bitmap).
-        kind: SetKind::VerdictMap,
+    let counting = |name: &str, key: &[Field]| SetSpec {
         counter: true,
-        ..super::set(&reason.set(), &[Field::NfProto])
+        ..super::set(name, key)
     };
-    reasons.iter().map(set).collect()
+    let mut sets = Vec::new();
+    for reason in reasons {
+        sets.push(SetSpec {
+            // As a set, keys this short would be kept as bits, which count nothing (nft_set_bitmap).
+            kind: SetKind::VerdictMap,
+            ..counting(&reason.set(), &[Field::NfProto])
+        });
+        sets.extend(
+            reason
+                .set_at()
+                .map(|name| counting(&name, &[Field::Ifname])),
+        );
+        if *reason == Reason::Direct {
+            let of_family = |(family, ip)| SetSpec {
+                interval: true,
+                ..counting(&of_family(DIRECT_AT, family), &[ip])
+            };
+            sets.extend([(Family::V4, Field::Ip4), (Family::V6, Field::Ip6)].map(of_family));
+        }
+    }
+    sets
 }
 
 /// The chains of a table.
 pub(super) fn chains(reasons: &[Reason]) -> Vec<Chain> {
     let drop = |reason: &Reason| {
-        let counted = Stmt::VerdictMap {
+        let counted = || Stmt::VerdictMap {
             key: vec![Expr::NfProto],
             map: reason.set(),
         };
+        let mut rules: Rules = Vec::new();
+        if let Some(set) = reason.set_at() {
+            let at = |side: &Expr| vec![within(&[*side], &set), counted()];
+            rules.extend(reason.sides().iter().map(at));
+        }
+        if *reason == Reason::Direct {
+            rules.extend([Family::V4, Family::V6].map(|family| {
+                let key = [Expr::Daddr(family)];
+                vec![within(&key, &of_family(DIRECT_AT, family))]
+            }));
+        }
         // It drops without its element too.
-        let rules: Rules = vec![vec![counted], vec![DROP]];
+        rules.extend([vec![counted()], vec![DROP]]);
         chain(&reason.chain(), None, Some(rules))
     };
     reasons.iter().map(drop).collect()

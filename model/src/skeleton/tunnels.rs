@@ -1,7 +1,8 @@
 //! Packets of overlay networks outside of their tunnels: from whom they are taken, and that they are not tracked.
 
+use super::drops::{Reason, because};
 use super::{
-    DROP, FAMILIES, RAW, Rules, TUNNEL_PEERS, TUNNEL_PORTS, TUNNELS, chain, filter, is, of_family,
+    FAMILIES, RAW, Rules, TUNNEL_PEERS, TUNNEL_PORTS, TUNNELS, chain, filter, is, of_family,
     outside, within,
 };
 use crate::net::Proto;
@@ -49,7 +50,10 @@ fn untracked() -> Vec<Stmt> {
 fn strangers() -> Rules {
     let stranger = |family| {
         let key = [Expr::Saddr(family)];
-        vec![outside(&key, &of_family(TUNNEL_PEERS, family)), DROP]
+        vec![
+            outside(&key, &of_family(TUNNEL_PEERS, family)),
+            because(Reason::Tunnel),
+        ]
     };
     FAMILIES.into_iter().map(stranger).collect()
 }

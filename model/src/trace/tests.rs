@@ -371,6 +371,37 @@ fn faults_are_named() {
     assert!(faults.len() >= 50, "{faults:#?}");
 }
 
+/// The routed network has two subnets of each family, and a container in each.
+#[test]
+fn two_subnets_of_a_network_are_one_link() {
+    let lab = Lab::new();
+    let (first, second) = (lab.first(ROUTED), lab.second(ROUTED));
+    let at = |c: &Container, ip: usize| c.endpoints[0].ips[ip].to_string();
+    assert_eq!([at(first, 0), at(second, 0)], ["10.3.0.40", "10.103.0.41"]);
+    for ip in [0, 1] {
+        let trace = lab.healthy(first.name.as_str(), &at(second, ip));
+        assert_eq!(trace.verdict, "container c31");
+        let by_host = |hop: &Hop| hop.what.contains("reaches the host") || hop.what.contains("via");
+        assert!(!trace.hops.iter().any(by_host), "{trace:#?}");
+    }
+    for (from, to, word) in [
+        (second.name.as_str(), "198.51.100.7:443", "via 10.103.0.1"),
+        (second.name.as_str(), "10.3.0.1:22", "reaches the host"),
+        (second.name.as_str(), "[fd00:103::1]:22", "reaches the host"),
+        ("host", "10.103.0.41:80", "arrives on eth0"),
+        (
+            "198.51.100.7",
+            "192.0.2.1:8002",
+            "its destination becomes 10.3.0.40",
+        ),
+    ] {
+        let trace = lab.healthy(from, to);
+        assert!(trace.delivered, "{from} -> {to}: {trace:#?}");
+        let told = trace.hops.iter().any(|hop| hop.what.contains(word));
+        assert!(told, "{from} -> {to}: {trace:#?}");
+    }
+}
+
 #[test]
 fn what_is_typed_is_checked() {
     let lab = Lab::new();

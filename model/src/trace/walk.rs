@@ -157,8 +157,8 @@ impl<'a> Walk<'a> {
         };
         self.through_port(endpoint, network, &packet)?;
         let next = via.unwrap_or(packet.dst);
-        if network.gateway(family) == Some(next) || packet.local {
-            return self.reach_gateway(network, packet);
+        if packet.local || network.gateways(family).any(|gateway| gateway == next) {
+            return self.reach_gateway(network, next, packet);
         }
         self.on_the_link(endpoint, network, next, &packet)
     }
@@ -247,10 +247,11 @@ impl<'a> Walk<'a> {
         })
     }
 
-    /// From a container to its bridge's own address.
-    fn reach_gateway(&mut self, network: &Network, packet: Packet) -> Step {
-        let family = Family::of(packet.dst);
-        let Some(gateway) = network.gateway(family) else {
+    /// From a container to its bridge's own address in the subnet of the next hop.
+    fn reach_gateway(&mut self, network: &Network, next: IpAddr, packet: Packet) -> Step {
+        // The host answers for its addresses on every bridge, so the next hop may be none of the network's.
+        let gateway = network.gateway_of(next);
+        let Some(gateway) = gateway.or_else(|| network.gateway_of(packet.src)) else {
             return self.stop(format!("the host has no address on {}", network.interface));
         };
         let key = Key::Address {
@@ -271,9 +272,7 @@ impl<'a> Walk<'a> {
     fn leave_host(&mut self, packet: Packet) -> Step {
         let src = match (packet.dst.is_loopback(), self.network_of(packet.dst)) {
             (true, _) => packet.dst,
-            (false, Some(network)) => network
-                .gateway(Family::of(packet.dst))
-                .unwrap_or(packet.src),
+            (false, Some(network)) => network.gateway_of(packet.dst).unwrap_or(packet.src),
             (false, None) if packet.local => packet.dst,
             (false, None) => packet.src,
         };
@@ -449,12 +448,10 @@ impl<'a> Walk<'a> {
 
     /// The network whose bridge the host sends to this address by.
     fn network_of(&self, ip: IpAddr) -> Option<&'a Network> {
-        self.known.networks.iter().copied().find(|network| {
-            let subnet = network.subnet(Family::of(ip));
-            subnet.is_some_and(|s| s.subnet.contains(ip))
-                && network
-                    .gateway(Family::of(ip))
-                    .is_some_and(|gateway| gateway != ip)
+        let mut networks = self.known.networks.iter().copied();
+        networks.find(|network| {
+            let gateway = network.gateway_of(ip);
+            gateway.is_some_and(|gateway| gateway != ip)
         })
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::response::Response;
 use netd_model::api;
-use netd_model::counters::{Counters, Drops};
+use netd_model::counters::{Counters, Dropped};
 use netd_model::error::{Code, Error, Result};
 use netd_model::request::{Attach, Join};
 
@@ -40,7 +40,7 @@ pub(super) async fn counters(state: &ApiState) -> Result<Counters> {
 }
 
 /// What was dropped, likewise.
-pub(super) async fn drops(state: &ApiState) -> Result<Drops> {
+pub(super) async fn drops(state: &ApiState) -> Result<Dropped> {
     counted(state, |kernel| kernel.drops()).await
 }
 

@@ -7,7 +7,7 @@ use axum::extract::State;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse as _, Response};
 use netd_model::api;
-use netd_model::counters::{Both, Counters, Drops};
+use netd_model::counters::{Both, Counters, Dropped};
 use netd_model::probe;
 
 use super::ApiState;
@@ -20,7 +20,7 @@ pub(super) async fn metrics(State(state): State<ApiState>, _: Params<Nothing>) -
     let counters = counters(&state).await?;
     let drops = drops(&state).await?;
     let mut page = page(&state.handle.snapshot(), &counters);
-    dropped(&drops, &mut page);
+    dropped(&drops, &state.handle.snapshot(), &mut page);
     state.metrics.collect(&mut page);
     Ok(answer(page.0))
 }
@@ -161,11 +161,19 @@ fn nodes(nodes: &[api::Node], page: &mut Page) {
     }
 }
 
-fn dropped(drops: &Drops, page: &mut Page) {
+fn dropped(dropped: &Dropped, snapshot: &Snapshot, page: &mut Page) {
     let help = "Packets that netd's rules dropped, by reason.";
     let mut metric = page.metric("netd_drops_total", "counter", help);
-    for (reason, packets) in drops {
+    for (reason, packets) in &dropped.host {
         metric.sample(&[("reason", reason.as_str())], packets);
+    }
+    let help = "Of these the packets that were from or for a network, as far as an interface or address tells it.";
+    let mut metric = page.metric("netd_network_drops_total", "counter", help);
+    for network in &snapshot.network_views {
+        for (reason, packets) in dropped.at(network) {
+            let labels = [("network", &*network.name), ("reason", reason.as_str())];
+            metric.sample(&labels, packets);
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use netd_model::id::Name;
 use netd_model::request::{CreateNetwork, meaning, reservation};
 
 use super::answer::{Reply, created, done, ok, removed};
+use super::containers::drops;
 use super::find::find;
 use super::input::{Change, Json, Nothing, Params, Segments};
 use super::{ApiState, no_route};
@@ -25,9 +26,10 @@ pub(super) async fn inspect(
 ) -> Reply {
     let networks = state.handle.snapshot().networks();
     let found = find(networks.iter(), &network);
-    Ok(ok(
-        found.map_err(|error| meaning(&network).unwrap_or(error))?
-    ))
+    let found = found.map_err(|error| meaning(&network).unwrap_or(error))?;
+    let mut shown = found.clone();
+    shown.drops = Some(drops(&state).await?.at(&shown));
+    Ok(ok(&shown))
 }
 
 pub(super) async fn create(

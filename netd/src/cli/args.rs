@@ -334,7 +334,7 @@ pub struct NetworkCreate {
     /// What it is made of: bridge, or overlay for one that hosts share
     #[arg(long)]
     pub driver: Option<String>,
-    /// Its prefix; may be given once for IPv4 and once for IPv6
+    /// A prefix of its own; may be given several times, and those of a family are used up in this order
     #[arg(long, value_name = "CIDR")]
     pub subnet: Vec<String>,
     /// Where automatic addresses come from: a part of a subnet

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use netd_model::api;
 use netd_model::counters::{Both, Count};
 use netd_model::net::Prefix;
+use netd_model::skeleton::Reason;
 
 use super::output::clean;
 use super::session::lines;
@@ -65,7 +66,15 @@ pub(super) fn network(network: &api::Network) -> String {
     page.lines("dns", network.dns.iter().map(IpAddr::to_string).collect());
     page.lines("labels", labels(&network.labels));
     page.lines("containers", containers);
+    page.lines("dropped packets", drops(network.drops.iter().flatten()));
     page.finish()
+}
+
+/// The reasons for which packets were dropped, with their number.
+fn drops<'a>(drops: impl Iterator<Item = (&'a Reason, &'a u64)>) -> Vec<String> {
+    let some = drops.filter(|(_, packets)| **packets > 0);
+    some.map(|(reason, packets)| format!("{}: {packets}", reason.as_str()))
+        .collect()
 }
 
 /// A host.
@@ -256,9 +265,7 @@ pub(super) fn status(status: &api::Status) -> String {
     page.lines("features", features.collect());
     page.lines("host changes", changes.collect());
     page.lines("orphans", status.orphans.clone());
-    let drops = status.drops.iter().filter(|(_, packets)| **packets > 0);
-    let drops = drops.map(|(reason, packets)| format!("{}: {packets}", reason.as_str()));
-    page.lines("dropped packets", drops.collect());
+    page.lines("dropped packets", drops(status.drops.iter()));
     page.lines("warnings", status.warnings.clone());
     page.finish()
 }

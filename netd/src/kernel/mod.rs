@@ -16,7 +16,7 @@ use std::net::{IpAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use netd_model::counters::{Counters, Drops};
+use netd_model::counters::{Counters, Dropped};
 use netd_model::object::Sysctl;
 use netd_model::observed::{HostFacts, Observed};
 use netd_model::{ContainerId, Key, Ns, Object, Op, Owner};
@@ -78,8 +78,8 @@ pub trait Kernel: fmt::Debug + Send + Sync {
     }
 
     /// What netd's rules have dropped, by reason.
-    fn drops(&self) -> Result<Drops, KernelError> {
-        Ok(Drops::new())
+    fn drops(&self) -> Result<Dropped, KernelError> {
+        Ok(Dropped::default())
     }
 
     /// A new socket in the namespace of a container, neither bound nor connected, for what netd asks on its behalf.

@@ -48,7 +48,7 @@ impl Owner {
             .collect();
         let has = |family| {
             let mut records = networks.iter().filter_map(|id| self.world.network(id));
-            records.any(|network| network.subnet(family).is_some())
+            records.any(|network| network.has(family))
         };
         attach
             .publish

@@ -90,5 +90,5 @@ pub(crate) fn hosts(
 fn gateways(network: &Network) -> impl Iterator<Item = IpAddr> {
     FAMILIES
         .into_iter()
-        .filter_map(|family| network.gateway(family))
+        .flat_map(|family| network.gateways(family))
 }

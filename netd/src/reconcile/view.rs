@@ -26,7 +26,7 @@ pub(crate) fn network(record: &Network) -> Arc<api::Network> {
             .iter()
             .map(|s| api::Subnet {
                 subnet: s.subnet.to_string(),
-                gateway: record.gateway(s.subnet.family()),
+                gateway: record.gateway_of(s.subnet.base()),
                 ip_range: s.ip_range.map(|range| range.to_string()),
             })
             .collect(),
@@ -36,7 +36,7 @@ pub(crate) fn network(record: &Network) -> Arc<api::Network> {
         icc: record.policy.icc,
         opts: record.policy.opts(),
         mtu: record.mtu,
-        ipv6: record.subnet(Family::V6).is_some(),
+        ipv6: record.has(Family::V6),
         encrypted: false,
         vni: record.overlay.as_ref().map(|overlay| overlay.vni),
         interface: record.interface.clone(),
@@ -51,6 +51,7 @@ pub(crate) fn network(record: &Network) -> Arc<api::Network> {
             .map(|(name, kept)| (name.to_string(), reservation(kept)))
             .collect(),
         endpoints: Vec::new(),
+        drops: None,
     })
 }
 
@@ -128,10 +129,14 @@ pub(crate) fn container(world: &World, record: &Container) -> Arc<api::Container
 fn endpoint(world: &World, endpoint: &Endpoint) -> Option<api::Endpoint> {
     let network = world.network(&endpoint.network)?;
     let cidr = |family| {
-        let len = network.container_len(family)?;
-        endpoint.ip(family).map(|ip| format!("{ip}/{len}"))
+        let ip = endpoint.ip(family)?;
+        let len = network.container_len(ip)?;
+        Some(format!("{ip}/{len}"))
     };
-    let gateway = |family| network.gateway(family).filter(|_| network.is_open(family));
+    let gateway = |family| {
+        let ip = endpoint.ip(family).filter(|_| network.is_open(family))?;
+        network.gateway_of(ip)
+    };
     Some(api::Endpoint {
         network: network.name.to_string(),
         network_id: network.id.to_string(),

@@ -13,7 +13,7 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::LazyLock;
 
-use netd_model::counters::{Both, Drops};
+use netd_model::counters::{Both, Dropped};
 use netd_model::nft::digest::RulesetDigest;
 use netd_model::nft::{Element, Ruleset};
 use netd_model::{Ns, Object, Op, skeleton};
@@ -160,7 +160,7 @@ impl NftSocket {
     }
 
     /// What the rules of the host's tables have dropped, by reason.
-    pub fn drops(&mut self) -> Result<Drops, KernelError> {
+    pub fn drops(&mut self) -> Result<Dropped, KernelError> {
         observe::drops(&mut self.transport)
             .map_err(|error| KernelError::new("read the counters of dropped packets", error))
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 
-use netd_model::counters::{Both, Count, Drops};
+use netd_model::counters::{Both, Count, Dropped};
 use netd_model::net::Family;
 use netd_model::nft::{Datum, SetSpec};
 use netd_model::skeleton::{self, Reason};
@@ -98,7 +98,8 @@ fn read_ours(transport: &mut Transport, known: &Known) -> io::Result<Vec<Object>
 /// Reads the counting sets of published ports. Without our table nothing was counted.
 pub(super) fn counters(transport: &mut Transport) -> io::Result<BTreeMap<(IpAddr, u8, u16), Both>> {
     let mut counted: BTreeMap<(IpAddr, u8, u16), Both> = BTreeMap::new();
-    let of_ports = |set: &&SetSpec| set.counter && Reason::of_set(&set.name).is_none();
+    let stems = [skeleton::COUNT_IN, skeleton::COUNT_OUT];
+    let of_ports = |set: &&SetSpec| stems.iter().any(|stem| set.name.starts_with(stem));
     for set in HOST.ruleset.sets.iter().filter(of_ports) {
         for (key, count) in read_counts(transport, &HOST, set)? {
             let (ip, proto, port) = match key[..] {
@@ -122,18 +123,36 @@ pub(super) fn counters(transport: &mut Transport) -> io::Result<BTreeMap<(IpAddr
 }
 
 /// Reads the counting sets of dropped packets: every reason that can be counted here, from 0.
-pub(super) fn drops(transport: &mut Transport) -> io::Result<Drops> {
-    let mut drops = Drops::new();
+pub(super) fn drops(transport: &mut Transport) -> io::Result<Dropped> {
+    let mut dropped = Dropped::default();
     for known in [&*HOST, &*BRIDGE] {
-        for set in &known.ruleset.sets {
+        let counting = known.ruleset.sets.iter().filter(|set| set.counter);
+        for set in counting {
             if let Some(reason) = Reason::of_set(&set.name) {
                 let counts = read_counts(transport, known, set)?;
                 let packets = counts.iter().map(|(_, count)| count.packets).sum();
-                drops.insert(reason, packets);
+                dropped.host.insert(reason, packets);
+            } else if let Some(reason) = Reason::of_set_at(&set.name) {
+                for (key, count) in read_counts(transport, known, set)? {
+                    if let [Datum::Ifname(bridge)] = &key[..] {
+                        let drops = dropped.bridges.entry(bridge.clone()).or_default();
+                        drops.insert(reason, count.packets);
+                    }
+                }
+            } else if set.name.starts_with(skeleton::DIRECT_AT) {
+                let counts = read_counts(transport, known, set)?.into_iter();
+                dropped.subnets.extend(counts.filter_map(|(key, count)| {
+                    let base = match key[..] {
+                        [Datum::Ip4(ip)] => IpAddr::V4(ip),
+                        [Datum::Ip6(ip)] => IpAddr::V6(ip),
+                        _ => return None,
+                    };
+                    Some((base, count.packets))
+                }));
             }
         }
     }
-    Ok(drops)
+    Ok(dropped)
 }
 
 /// The keys of a counting set with what they have counted; none without the set.

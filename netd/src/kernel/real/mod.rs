@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
-use netd_model::counters::{Counters, Drops};
+use netd_model::counters::{Counters, Dropped};
 use netd_model::object::Sysctl;
 use netd_model::observed::{HostFacts, Observed};
 use netd_model::{ContainerId, Ns, Object};
@@ -223,7 +223,7 @@ impl Kernel for RealKernel {
         })
     }
 
-    fn drops(&self) -> Result<Drops, KernelError> {
+    fn drops(&self) -> Result<Dropped, KernelError> {
         self.shared.host_space()?.nft()?.drops()
     }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use netd_model::object::{Address, BridgePort, Link, LinkKind, Route, Sysctl, Tunnel};
-use netd_model::{IfName, Ns};
+use netd_model::{IfName, Ns, Owner};
 use nix::errno::Errno;
 
 use super::inet;
@@ -281,26 +281,31 @@ pub(super) fn remove_route(space: &mut Space, route: &Route) -> Done {
     gone_is_done(space.route.call(&request), &[Errno::ENODEV, Errno::ESRCH])
 }
 
-/// Writes a kernel setting. `/proc/sys/net` shows the namespace of the thread that opens a file in it.
+/// Writes a kernel setting. `/proc/sys/net` shows the namespace of the thread that opens a file in it. One of an interface
+/// of somebody else's that has gone since the facts were read needs none.
 pub(super) fn set_sysctl(sysctl: &Sysctl) -> Done {
     let path = sysctl_path(&sysctl.path)?;
-    fs::write(&path, &sysctl.value).map_err(|source| {
-        let refusal = Refusal::from(source);
-        match refusal.errno() {
-            Errno::ENOENT if sysctl.path.starts_with("net/ipv6/") && !has_ipv6() => {
-                ipv6_off(refusal)
-            }
-            Errno::ENOENT => match &sysctl.ifname {
-                Some(name) => refusal
-                    .of_kind(KernelErrorKind::NoSuchDevice)
-                    .because(format!(
-                        "interface {name} is gone, or the kernel has no such setting"
-                    )),
-                None => refusal.because("the kernel has no such setting"),
-            },
-            Errno::EROFS => refusal.because("/proc/sys is mounted read-only"),
-            _ => refusal,
-        }
+    let Err(source) = fs::write(&path, &sysctl.value) else {
+        return Ok(());
+    };
+    let refusal = Refusal::from(source);
+    let is_foreign = sysctl.owner == Owner::Host && sysctl.path.starts_with("net/ipv6/conf/");
+    let is_gone = || Path::new(&path).parent().is_some_and(|dir| !dir.exists());
+    if refusal.errno() == Errno::ENOENT && is_foreign && has_ipv6() && is_gone() {
+        return Ok(());
+    }
+    Err(match refusal.errno() {
+        Errno::ENOENT if sysctl.path.starts_with("net/ipv6/") && !has_ipv6() => ipv6_off(refusal),
+        Errno::ENOENT => match &sysctl.ifname {
+            Some(name) => refusal
+                .of_kind(KernelErrorKind::NoSuchDevice)
+                .because(format!(
+                    "interface {name} is gone, or the kernel has no such setting"
+                )),
+            None => refusal.because("the kernel has no such setting"),
+        },
+        Errno::EROFS => refusal.because("/proc/sys is mounted read-only"),
+        _ => refusal,
     })
 }
 

@@ -26,6 +26,7 @@ mod orphans;
 mod requests;
 mod settings;
 mod shared;
+mod subnets;
 
 /// A daemon's inside, with a handle to everything.
 struct Lab {

@@ -472,7 +472,7 @@ fn check_allowed(network: &Network, join: &Join) -> Result<()> {
         let gateway = |ip: &IpAddr| prefix.contains(*ip);
         FAMILIES
             .into_iter()
-            .filter_map(|family| network.gateway(family))
+            .flat_map(|family| network.gateways(family))
             .find(gateway)
     };
     match join

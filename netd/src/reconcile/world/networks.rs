@@ -118,16 +118,16 @@ impl World {
         }
         let mut subnets = Vec::new();
         for family in request.families.iter().copied() {
-            match request
-                .subnets
-                .iter()
-                .find(|spec| spec.subnet.family() == family)
-            {
-                Some(spec) => {
-                    self.check_overlap(request, spec.subnet)?;
-                    subnets.push(spec.with_gateway());
-                }
-                None => subnets.push(self.automatic_subnet(family)?),
+            let specs = request.subnets.iter();
+            let mut specs = specs
+                .filter(|spec| spec.subnet.family() == family)
+                .peekable();
+            if specs.peek().is_none() {
+                subnets.push(self.automatic_subnet(family)?);
+            }
+            for spec in specs {
+                self.check_overlap(request, spec.subnet)?;
+                subnets.push(spec.with_gateway());
             }
         }
         Ok(subnets)
@@ -216,7 +216,7 @@ impl World {
                 Pool::new(
                     s.subnet.network(),
                     s.ip_range.map(Prefix::network),
-                    record.gateway(s.subnet.family()),
+                    record.gateway_of(s.subnet.base()),
                     &[],
                 )
                 .map_err(ipam_error)
@@ -307,14 +307,10 @@ impl World {
                 format!("network {name} has as many containers as a bridge takes"),
             ));
         }
-        let is_full = |pool: &&Pool| pool.len_used_in_range() >= pool.capacity();
-        let bounded = net.record.overlay.is_none();
-        match net.pools.iter().find(is_full).filter(|_| bounded) {
-            Some(pool) => Err(Error::new(
-                Code::PoolExhausted,
-                format!("network {name}: no address of {} is free", pool.prefix()),
-            )),
-            None => Ok(()),
+        // An overlay's are those that are claimed when they are needed.
+        match net.record.overlay {
+            Some(_) => Ok(()),
+            None => net.check_room(),
         }
     }
 

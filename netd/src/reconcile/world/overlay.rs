@@ -12,7 +12,7 @@ use netd_model::id::{ContainerId, Name, NetworkId};
 use netd_model::net::{Family, Mac, Prefix};
 use netd_model::overlay::Place;
 use netd_model::probe::Paths;
-use netd_model::record::{Driver, Network};
+use netd_model::record::{Driver, Network, Subnet};
 use netd_model::request::Join;
 
 use super::World;
@@ -322,14 +322,13 @@ impl World {
             .claims_on(id)
             .map(|(prefix, claim)| (prefix, claim.router))
             .collect();
-        let routers = |family: Family| {
-            let subnet = net.record.subnet(family)?;
+        let router = |subnet: &Subnet| {
             let (from, _) = own
                 .iter()
-                .find(|(prefix, router)| *router && prefix.family() == family)?;
+                .find(|(prefix, router)| *router && subnet.subnet.covers(*prefix))?;
             router_address(subnet.subnet, subnet.gateway, *from)
         };
-        let ips: Vec<IpAddr> = FAMILIES.into_iter().filter_map(routers).collect();
+        let ips: Vec<IpAddr> = net.record.subnets.iter().filter_map(router).collect();
         let address = shared.node.address;
         let whole = ips.len() == net.record.subnets.len() && !address.is_unspecified();
         let place = ips.first().filter(|_| whole).map(|first| Place {
@@ -546,10 +545,8 @@ pub(super) fn holds(pool: &Pool, ip: IpAddr) -> bool {
 }
 
 fn overlay_pool(network: &Network, prefix: Prefix, own: &[IpAddr]) -> Result<Pool> {
-    let subnet = network
-        .subnet(prefix.family())
-        .filter(|s| s.subnet.covers(prefix));
-    let Some(subnet) = subnet else {
+    let mut subnets = network.subnets.iter();
+    let Some(subnet) = subnets.find(|s| s.subnet.covers(prefix)) else {
         return Err(Error::new(
             Code::InvalidSubnet,
             format!("{prefix} is no part of network {}", network.name),

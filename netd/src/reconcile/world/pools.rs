@@ -14,7 +14,7 @@ use netd_model::record::Network;
 use netd_model::request::Join;
 
 use super::GiveBack;
-use super::overlay::holds;
+use super::overlay::{holds, range_of};
 
 /// A network with its addresses.
 #[derive(Debug)]
@@ -75,44 +75,98 @@ impl Net {
                 &self.record.name,
             ));
         }
-        let of_family = |pool: &Pool| Prefix::from(pool.prefix()).family() == family;
-        // An overlay has a pool for each of its blocks. One that is asked for an address is asked the pool it belongs to.
-        let fits = |pool: &Pool| match asked {
-            Some(ip) => holds(pool, ip),
-            None => pool.len_used_in_range() < pool.capacity(),
-        };
-        let at = self
-            .pools
-            .iter()
-            .position(|pool| of_family(pool) && fits(pool));
-        let at = at.or_else(|| self.pools.iter().position(of_family));
-        let pool = at.and_then(|at| self.pools.get_mut(at));
-        let name = &self.record.name;
-        match (pool, asked) {
-            // The pools of an overlay are what this host has claimed of it.
-            (None, _) if self.record.subnet(family).is_some() => Err(Error::new(
-                Code::PoolExhausted,
-                format!("network {name}: this host holds no block of its addresses: try again"),
-            )),
-            (None, None) => Ok(None),
-            (None, Some(ip)) => Err(Error::new(
-                Code::InvalidIp,
-                format!(
-                    "address {ip} was asked for, but network {name} has no subnet of its family"
-                ),
-            )),
-            (Some(pool), None) => pool
-                .allocate(now)
-                .map(Some)
-                .map_err(|e| in_network(ipam_error(e), name)),
-            (Some(pool), Some(ip)) => pool
-                .claim(ip)
-                .map(|()| Some(ip))
-                .map_err(|e| in_network(ipam_error(e), name)),
+        match asked {
+            Some(ip) => self.claim(ip).map(Some),
+            None => self.allocate(family, now),
         }
     }
 
-    /// The pool that decides on an address: the one it was taken from.
+    /// One particular address, from the pool it belongs to.
+    fn claim(&mut self, ip: IpAddr) -> Result<IpAddr> {
+        if self.record.subnet_of(ip).is_none() {
+            return Err(self.not_on(ip));
+        }
+        let Some(pool) = self.pool_of(ip) else {
+            return Err(self.no_block());
+        };
+        let claimed = pool.claim(ip);
+        claimed.map_err(|error| in_network(ipam_error(error), &self.record.name))?;
+        Ok(ip)
+    }
+
+    /// The next address, from the first pool with one that has rested; only when none has, from the first with any.
+    fn allocate(&mut self, family: Family, now: Duration) -> Result<Option<IpAddr>> {
+        let first = |fits: &dyn Fn(&Pool) -> bool| {
+            let mut pools = self.pools.iter();
+            pools.position(|pool| family_of(pool) == family && fits(pool))
+        };
+        let rested = first(&|pool| pool.has_rested(now));
+        let Some(at) = rested.or_else(|| first(&has_room)) else {
+            return match (first(&|_| true), self.record.has(family)) {
+                (Some(_), _) => Err(self.exhausted(family)),
+                (None, true) => Err(self.no_block()),
+                (None, false) => Ok(None),
+            };
+        };
+        let allocated = self.pools[at].allocate(now).map(Some);
+        allocated.map_err(|error| in_network(ipam_error(error), &self.record.name))
+    }
+
+    /// Whether a new container finds an address of each family.
+    pub(super) fn check_room(&self) -> Result<()> {
+        let is_full = |family: &Family| {
+            let mut pools = self.pools.iter().filter(|p| family_of(p) == *family);
+            self.record.has(*family) && !pools.any(has_room)
+        };
+        match FAMILIES.into_iter().find(is_full) {
+            Some(family) => Err(self.exhausted(family)),
+            None => Ok(()),
+        }
+    }
+
+    /// Why an address is none of the network's.
+    pub(super) fn not_on(&self, ip: IpAddr) -> Error {
+        let name = &self.record.name;
+        let has = match &*self.prefixes(Family::of(ip)) {
+            "" => "it has no subnet of that family".to_owned(),
+            text => format!("choose one in {text}"),
+        };
+        Error::new(
+            Code::InvalidIp,
+            format!("address {ip} is not on network {name}: {has}"),
+        )
+    }
+
+    fn exhausted(&self, family: Family) -> Error {
+        let name = &self.record.name;
+        let ranges = self.pools.iter().map(range_of);
+        let ranges: Vec<Prefix> = ranges.filter(|range| range.family() == family).collect();
+        Error::new(
+            Code::PoolExhausted,
+            format!(
+                "network {name}: every address of {} is in use: detach containers, or create a network with a larger \
+                 subnet or more of them",
+                list(&ranges)
+            ),
+        )
+    }
+
+    /// The pools of an overlay are what this host has claimed of it.
+    fn no_block(&self) -> Error {
+        let name = &self.record.name;
+        Error::new(
+            Code::PoolExhausted,
+            format!("network {name}: this host holds no block of its addresses: try again"),
+        )
+    }
+
+    fn prefixes(&self, family: Family) -> String {
+        let subnets = self.record.subnets_of(family).map(|s| s.subnet);
+        list(&subnets.collect::<Vec<_>>())
+    }
+
+    /// The pool that decides on an address: the one it was taken from. An overlay has a pool for each of its blocks, with
+    /// one prefix.
     pub(super) fn pool_of(&mut self, ip: IpAddr) -> Option<&mut Pool> {
         let at = self.pools.iter().position(|pool| holds(pool, ip));
         let at = at.or_else(|| self.pools.iter().position(|pool| pool.contains(ip)))?;
@@ -134,6 +188,21 @@ impl Net {
             }
         }
     }
+}
+
+fn family_of(pool: &Pool) -> Family {
+    Prefix::from(pool.prefix()).family()
+}
+
+/// Whether an address of a pool is free, rested or not.
+fn has_room(pool: &Pool) -> bool {
+    pool.len_used_in_range() < pool.capacity()
+}
+
+/// Prefixes as a list for people.
+fn list(prefixes: &[Prefix]) -> String {
+    let texts: Vec<String> = prefixes.iter().map(ToString::to_string).collect();
+    texts.join(", ")
 }
 
 fn in_network(error: Error, name: &Name) -> Error {

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use netd_model::error::{Code, Error, Result};
 use netd_model::id::Name;
-use netd_model::net::{Family, Mac};
+use netd_model::net::Mac;
 use netd_model::record::{Network, Reservation};
 use netd_model::request::Join;
 use netd_model::{ContainerId, NetworkId, Object};
@@ -131,18 +131,8 @@ impl World {
         let own = self.held_by(id, name).unwrap_or_default();
         let network = &net.record.name;
         for ip in &asked.ips {
-            let family = Family::of(*ip);
             let pool = net.pools.iter().find(|pool| pool.contains(*ip));
-            let pool = pool.ok_or_else(|| {
-                let has = net.record.subnet(family).map_or_else(
-                    || "it has no subnet of that family".to_owned(),
-                    |s| format!("its subnet is {}", s.subnet),
-                );
-                Error::new(
-                    Code::InvalidIp,
-                    format!("address {ip} is not on network {network}: {has}"),
-                )
-            })?;
+            let pool = pool.ok_or_else(|| net.not_on(*ip))?;
             if let Some(other) = net.kept_for(*ip).filter(|other| *other != name) {
                 return Err(Error::new(
                     Code::AddressInUse,

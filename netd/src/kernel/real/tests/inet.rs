@@ -95,6 +95,20 @@ fn addresses_of_both_families_come_and_go() {
             .try_add(&address(&bridge(2), "10.1.0.1", 24))
             .unwrap_err();
         assert_eq!(error.kind, KernelErrorKind::NoSuchDevice, "{error}");
+        // One of somebody else's interface that has just gone needs no setting.
+        let of_host = |name: &str| Sysctl {
+            ns: Ns::Host,
+            path: format!("net/ipv6/conf/gone0/{name}"),
+            value: "2".to_owned(),
+            ifname: None,
+            owner: Owner::Host,
+        };
+        lab.add(&of_host("accept_ra"));
+        let unknown = Sysctl {
+            path: "net/ipv6/conf/lo/no_such_setting".to_owned(),
+            ..of_host("")
+        };
+        lab.try_add(&unknown).unwrap_err();
     });
 }
 

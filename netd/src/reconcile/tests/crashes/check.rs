@@ -184,7 +184,7 @@ fn recorded(lab: &Lab) -> Seen {
     let networks = &loaded.networks;
     let network = |net: &Network| {
         let subnets = net.subnets.iter().map(|s| s.subnet.to_string());
-        let ipv6 = net.subnet(Family::V6).is_some();
+        let ipv6 = net.has(Family::V6);
         let kept = net.reservations.iter();
         let v4 = |kept: &Reservation| {
             kept.ips
@@ -200,12 +200,11 @@ fn recorded(lab: &Lab) -> Seen {
     let container = |record: &Container| {
         let endpoint = |e: &Endpoint| {
             let net = networks.iter().find(|net| net.id == e.network);
-            let len = net
-                .and_then(|net| net.subnet(Family::V4))
-                .map(|s| s.subnet.len());
-            let ip = e
-                .ip(Family::V4)
-                .map(|ip| format!("{ip}/{}", len.unwrap_or(0)));
+            let cidr = |ip| {
+                let len = net.and_then(|net| net.container_len(ip));
+                format!("{ip}/{}", len.unwrap_or(0))
+            };
+            let ip = e.ip(Family::V4).map(cidr);
             let name = net.map_or("?", |net| net.name.as_str());
             format!("{name} {ip:?} {} {}", e.mac, e.ifname)
         };

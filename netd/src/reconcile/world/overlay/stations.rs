@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use netd_model::id::NetworkId;
-use netd_model::net::Family;
 use netd_model::overlay;
 use netd_model::record::Network;
 use netd_model::{Key, Object};
@@ -47,8 +46,8 @@ impl World {
     pub(super) fn clash(&self, network: &Network, station: &Station) -> Option<String> {
         let net = self.networks.get(&network.id)?;
         let outside = station.ips.iter().find(|ip| {
-            let subnet = network.subnet(Family::of(**ip));
-            !subnet.is_some_and(|s| s.subnet.contains(**ip) && s.gateway != **ip)
+            let subnet = network.subnet_of(**ip);
+            subnet.is_none_or(|s| s.gateway == **ip)
         });
         if let Some(ip) = outside {
             return Some(format!(
