@@ -9,7 +9,7 @@ cd "$(dirname "$0")"
 seconds=${1:-600}
 [ $# -gt 0 ] && shift
 targets=("$@")
-[ ${#targets[@]} -gt 0 ] || targets=(answer parse frames cni records)
+[ ${#targets[@]} -gt 0 ] || targets=(answer parse frames cni records probe)
 
 host=$(rustc -vV | sed -n 's/^host: //p')
 passes=(-Cpasses=sancov-module)

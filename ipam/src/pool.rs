@@ -217,6 +217,11 @@ impl Pool {
         self.quarantine.len()
     }
 
+    /// Whether nobody holds an address, and every released one has rested.
+    pub fn is_idle(&self, now: Duration) -> bool {
+        self.used == 0 && self.quarantine.latest().is_none_or(|until| until <= now)
+    }
+
     /// How many addresses automatic allocation can hand out when none is in use: those of the
     /// range (of the prefix, without a range) less the reserved ones.
     pub fn capacity(&self) -> u128 {

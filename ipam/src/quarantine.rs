@@ -44,6 +44,12 @@ impl Quarantine {
         }
     }
 
+    /// When the last of them may be handed out again.
+    pub(crate) fn latest(&self) -> Option<Duration> {
+        let ((until, _), _) = self.order.last()?;
+        Some(*until)
+    }
+
     /// Takes out the address whose quarantine ends first, ended or not.
     pub(crate) fn pop_oldest(&mut self) -> Option<u128> {
         let (_, value) = self.order.pop_first()?;

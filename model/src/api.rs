@@ -240,9 +240,27 @@ pub struct Node {
     /// Whether it is the one that answers.
     #[serde(default)]
     pub own: bool,
-    /// The MTU of its interface to the others.
+    /// The largest packet that fits through from it to all others.
     pub mtu: u32,
     pub version: String,
+    /// Seconds since its last sign of life; none while it gives them. It counts from this daemon's start at the latest, and
+    /// not while the store is away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_seen: Option<u64>,
+    /// How it stands with it on each network that this host shares with it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub paths: Vec<Path>,
+}
+
+/// How it stands between this host and another on a network, by probes over the network itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Path {
+    /// The network's name.
+    pub network: String,
+    /// From the other host to this one.
+    pub from: crate::probe::Way,
+    /// From this host to the other.
+    pub to: crate::probe::Way,
 }
 
 /// Answer of `GET /v1/doctor`.

@@ -322,6 +322,9 @@ fn endpoint_objects(
     if network.policy.antispoof && facts.bridge_tables {
         objects.extend(own_addresses(endpoint, has6, &owner));
     }
+    if facts.bridge_tables {
+        objects.extend(overlay::pace(network, endpoint, &owner));
+    }
     objects.extend(endpoint.sysctls.iter().map(|(path, value)| {
         Object::Sysctl(Sysctl {
             ns: inside.clone(),

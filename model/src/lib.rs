@@ -24,6 +24,7 @@ pub mod observed;
 pub mod op;
 pub mod options;
 pub mod overlay;
+pub mod probe;
 pub mod publish;
 pub mod record;
 pub mod request;

@@ -187,10 +187,23 @@ pub struct SetSpec {
     /// Whether its elements count the packets that look them up. Not compared: a count is no part of an element.
     #[serde(default)]
     pub counter: bool,
+    /// How often each of its elements is found, where that is limited: beyond it the element is as good as not there. Not
+    /// compared, like a counter.
+    #[serde(default)]
+    pub limit: Option<Rate>,
     /// How many elements it takes at most, where that is said: the kernel then makes a table of that size at once and finds
     /// them faster. Not compared: a set keeps the size that it was made with.
     #[serde(default)]
     pub size: Option<u32>,
+}
+
+/// Packets in a second, and how many more at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Rate {
+    /// Packets in a second.
+    pub second: u64,
+    /// Beyond that at once.
+    pub burst: u32,
 }
 
 /// What an element maps its key to.
@@ -338,6 +351,8 @@ pub enum Stmt {
     CtStatusDnat,
     /// `ct direction original`.
     CtOriginal,
+    /// For several stations: the Ethernet address that a frame goes to is that of a group, or of all. Bridge tables only.
+    ToGroup,
     /// `ct direction reply`.
     CtReply,
     /// `fib daddr type local`.

@@ -10,14 +10,14 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::net::{Family, IfName, Mac, Prefix};
-use crate::nft::{Element, ElementData, ElementKey};
+use crate::nft::{Datum, Element, ElementData, ElementKey};
 use crate::object::{
     Address, BridgePort, Flood, Link, LinkKind, Neighbour, Ns, Object, Owner, Remote, Route,
     Station, Tunnel,
 };
 use crate::observed::HostFacts;
 use crate::record::{Endpoint, Network};
-use crate::skeleton::{self, TUNNEL_PEERS, TUNNEL_PORTS, TUNNELS};
+use crate::skeleton::{self, PACED, PACED_PORTS, ROUTERS, TUNNEL_PEERS, TUNNEL_PORTS, TUNNELS};
 
 /// The UDP port of VXLAN (IANA).
 pub const PORT: u16 = 4789;
@@ -148,11 +148,10 @@ pub const fn whole(family: Family) -> u8 {
 }
 
 fn tunnel_element(overlay: &Overlay, owner: &Owner) -> Object {
-    use crate::nft::Datum;
     set_element(TUNNELS, vec![Datum::Vni(overlay.vni)], owner)
 }
 
-fn set_element(set: &str, key: Vec<crate::nft::Datum>, owner: &Owner) -> Object {
+fn set_element(set: &str, key: Vec<Datum>, owner: &Owner) -> Object {
     Object::Element(Element {
         key: ElementKey {
             table: skeleton::host_table(),
@@ -167,7 +166,6 @@ fn set_element(set: &str, key: Vec<crate::nft::Datum>, owner: &Owner) -> Object 
 
 /// The UDP ports that packets of overlay networks come in on.
 pub fn ports(ports: &BTreeSet<u16>) -> impl Iterator<Item = Object> + '_ {
-    use crate::nft::Datum;
     let element = |port: &u16| set_element(TUNNEL_PORTS, vec![Datum::Port(*port)], &Owner::Host);
     ports.iter().map(element)
 }
@@ -221,6 +219,12 @@ pub fn peer(network: &Network, router: &Place, facts: &HostFacts) -> Vec<Object>
             host: router.host,
             owner: Owner::Network(network.id.clone()),
         }));
+        let known = router.ips.iter().filter(|ip| ip.is_ipv4() || facts.ipv6);
+        objects.extend(known.map(|ip| {
+            let set = skeleton::of_family(ROUTERS, Family::of(*ip));
+            let key = vec![Datum::Ifname(network.interface.clone()), (*ip).into()];
+            set_element(&set, key, &Owner::Network(network.id.clone()))
+        }));
     }
     objects
 }
@@ -246,6 +250,27 @@ pub(crate) fn local_port(
         ..port
     };
     (port, Some(Object::Station(station)))
+}
+
+/// Frames to several stations are copied to every host: a container's port is limited in them.
+pub(crate) fn pace(network: &Network, endpoint: &Endpoint, owner: &Owner) -> Vec<Object> {
+    if network.overlay.is_none() {
+        return Vec::new();
+    }
+    let element = |set: &str| {
+        let key = vec![Datum::Ifname(endpoint.host_ifname.clone())];
+        Object::Element(Element {
+            key: ElementKey {
+                table: skeleton::bridge_table(),
+                set: set.to_owned(),
+                last: key.clone(),
+                first: key,
+            },
+            data: ElementData::None,
+            owner: owner.clone(),
+        })
+    };
+    [PACED_PORTS, PACED].map(element).into()
 }
 
 /// How long the blocks are that the subnet of an overlay is cut into: half of the bits that are left, at least four blocks of
@@ -284,6 +309,15 @@ pub fn block(subnet: Prefix, n: u64) -> Option<Prefix> {
         }
     };
     Some(Prefix::holding(base, len))
+}
+
+/// The payload of a UDP datagram that fills a packet of this size, in bytes.
+pub const fn payload(mtu: u32, family: Family) -> usize {
+    let headers = match family {
+        Family::V4 => 20 + 8,
+        Family::V6 => 40 + 8,
+    };
+    mtu.saturating_sub(headers) as usize
 }
 
 #[cfg(test)]
@@ -332,7 +366,7 @@ mod tests {
         plan(&mut held, &objects(&net, std::slice::from_ref(&one)));
         let texts = |ops: Vec<Op>| ops.iter().map(ToString::to_string).collect::<Vec<_>>();
         let came = texts(plan(&mut held, &objects(&net, &[one.clone(), two.clone()])));
-        assert_eq!(came.len(), 5, "{came:#?}");
+        assert_eq!(came.len(), 7, "{came:#?}");
         let moved = Place {
             host: "192.0.2.9".parse().unwrap(),
             ..two
@@ -341,7 +375,7 @@ mod tests {
         let ops = texts(plan(&mut held, &objects(&net, &[one.clone(), moved])));
         assert_eq!(ops.len(), 3, "{ops:#?}");
         let gone = texts(plan(&mut held, &objects(&net, &[one])));
-        assert_eq!(gone.len(), 5, "{gone:#?}");
+        assert_eq!(gone.len(), 7, "{gone:#?}");
     }
 
     #[test]

@@ -12,6 +12,7 @@ use crate::nft::{
     Stmt, TableFamily, TableRef, Verdict,
 };
 use crate::object::{Ns, Owner};
+use crate::probe;
 
 mod access;
 mod counts;
@@ -97,13 +98,17 @@ pub const TUNNELS: &str = "tunnels";
 /// Set of the UDP ports of overlay networks: `UDP port`.
 pub const TUNNEL_PORTS: &str = "tunnel_ports";
 
+/// Set of the peers on this host's overlay networks, once for each family: `bridge . address`, where they send their probes
+/// from ([`crate::probe`]).
+pub const ROUTERS: &str = "routers";
+
 /// The name of a family's set: `pub4` of [`PUB`].
 pub fn of_family(stem: &str, family: Family) -> String {
     format!("{stem}{}", family.digit())
 }
 
 mod ports;
-pub use ports::{ALLOW, ARP, PORT_MACS, PORTS, SOURCE, bridge, bridge_table};
+pub use ports::{ALLOW, ARP, PACED, PACED_PORTS, PORT_MACS, PORTS, SOURCE, bridge, bridge_table};
 
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
@@ -156,6 +161,7 @@ pub fn host() -> Ruleset {
                 chain(TO_APART, None, Some(to_apart())),
                 chain(TO_ROUTED, None, Some(to_routed())),
                 chain("invalid", None, Some(invalid())),
+                chain("probes", None, Some(probes())),
                 chain("input", filter(HookPoint::Input, FILTER), Some(input())),
                 chain(
                     "forward",
@@ -277,6 +283,7 @@ fn host_sets() -> Vec<SetSpec> {
             },
             each(OPEN, &[ip, L4Proto, Port]),
             each(TUNNEL_PEERS, &[ip]),
+            each(ROUTERS, &[Ifname, ip]),
             each(ITSELF, &[ip, ip]),
             intervals(OWN, &[Ifname, ip]),
             intervals(GUARD, &[ip]),
@@ -436,11 +443,34 @@ fn to_routed() -> Rules {
 /// What containers may open to the host. Answers to the host's own flows pass, and neighbour discovery, which connection
 /// tracking does not count as a flow.
 fn input() -> Rules {
-    vec![vec![
-        within(&[Expr::Iifname, Expr::NfProto], NOHOST),
-        Stmt::CtState(CtState::New),
-        because(Reason::HostAccess),
-    ]]
+    vec![
+        vec![
+            is(Expr::L4Proto, Datum::L4Proto(Proto::Udp.number())),
+            is(Expr::Dport, Datum::Port(probe::PORT)),
+            Stmt::Verdict(Verdict::Jump("probes".to_owned())),
+        ],
+        vec![
+            within(&[Expr::Iifname, Expr::NfProto], NOHOST),
+            Stmt::CtState(CtState::New),
+            because(Reason::HostAccess),
+        ],
+    ]
+}
+
+/// Probes of the overlay come from hosts, also where containers may not reach the host, and never from containers.
+fn probes() -> Rules {
+    let peer = |family| {
+        let key = [Expr::Iifname, Expr::Saddr(family)];
+        vec![within(&key, &of_family(ROUTERS, family)), ACCEPT]
+    };
+    vec![
+        peer(Family::V4),
+        peer(Family::V6),
+        vec![
+            within(&[Expr::Iifname], BRIDGES),
+            because(Reason::HostAccess),
+        ],
+    ]
 }
 
 /// Sent on, such a packet would leave without its address translated.
@@ -554,6 +584,7 @@ fn set(name: &str, key: &[Field]) -> SetSpec {
         kind: SetKind::Set,
         interval: false,
         counter: false,
+        limit: None,
         size: None,
     }
 }

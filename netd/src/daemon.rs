@@ -25,6 +25,7 @@ use crate::api::{ApiState, Notices};
 use crate::cli::args::PurgeOptions;
 use crate::cluster;
 use crate::cluster::etcd::Etcd;
+use crate::cluster::meter::Meter;
 use crate::cluster::records::Node;
 use crate::config::{Args, Config, Shared};
 use crate::declared;
@@ -109,6 +110,7 @@ fn run(
     names.server().forwarder().set_inside(ways);
     let store = Arc::new(Disk::open(&config.state_dir, &config.run_dir)?);
     let mut cluster_task = None;
+    let meter = Arc::new(Meter::default());
     let records = Arc::clone(&store) as Arc<dyn state::Store>;
     let (handle, owner) = reconcile::start(
         Arc::clone(&kernel),
@@ -119,11 +121,17 @@ fn run(
             let Some(shared) = &config.shared else {
                 return Ok(None);
             };
-            let (ends, task) = cluster::start(cluster_setup(shared, loaded, Arc::clone(&records))?);
+            let (ends, task) = cluster::start(cluster_setup(
+                shared,
+                loaded,
+                Arc::clone(&records),
+                Arc::clone(&meter),
+            )?);
             cluster_task = Some(task);
             Ok(Some(ends))
         },
     )?;
+    let shares = config.shared.is_some();
     let notices = Notices::default();
     let config_socket = config.socket.clone();
     runtime.block_on(async {
@@ -139,6 +147,9 @@ fn run(
         let stop = signals.until_stop(reload, handle.clone(), notices.clone());
         let metrics = Registry::default();
         metrics.add(Arc::clone(&names) as Arc<dyn Collect>);
+        if shares {
+            metrics.add(meter);
+        }
         tokio::spawn(names::gateway::follow(Arc::clone(&names), handle.clone()));
         let spool = Arc::new(Spool::beside(&config_socket));
         tokio::spawn(drain(Arc::clone(&spool), handle.clone()));
@@ -157,6 +168,7 @@ fn cluster_setup(
     shared: &Shared,
     loaded: &mut Loaded,
     records: Arc<dyn state::Store>,
+    meter: Arc<Meter>,
 ) -> Result<cluster::Setup, Error> {
     let id = if let Some(id) = loaded.node_id.clone() {
         id
@@ -184,6 +196,7 @@ fn cluster_setup(
         view: std::mem::take(&mut loaded.cluster),
         store: Arc::new(store),
         records,
+        meter,
         seed: u64::from_le_bytes(random()?),
     })
 }

@@ -75,6 +75,20 @@ fn a_released_address_rests() {
 }
 
 #[test]
+fn a_pool_is_idle_when_nothing_is_in_use_and_all_have_rested() {
+    let mut pool = pool("10.0.0.0/29");
+    assert!(pool.is_idle(at(0)));
+    for _ in 0..2 {
+        take(&mut pool, 0);
+    }
+    pool.release(ip("10.0.0.1"), at(10)).unwrap();
+    assert!(!pool.is_idle(at(1_000)));
+    pool.release(ip("10.0.0.2"), at(20)).unwrap();
+    assert!(!pool.is_idle(at(79)));
+    assert!(pool.is_idle(at(80)));
+}
+
+#[test]
 fn a_rested_address_joins_the_round_again() {
     let mut pool = pool("10.0.0.0/29");
     for _ in 0..3 {

@@ -459,6 +459,8 @@ fn every_element_fits_its_set() {
         .allow
         .push("2001:db8::/64".parse().unwrap());
     host.containers.insert(3, made);
+    let spread = container(4, &[&host.networks[&7]], Vec::new());
+    host.containers.insert(4, spread);
     host.networks.insert(5, apart);
     host.networks.insert(6, routed);
     let rulesets = [crate::skeleton::host(), crate::skeleton::bridge()];
@@ -466,6 +468,11 @@ fn every_element_fits_its_set() {
     let hosts = ["192.0.2.1", "fd02::1"].map(|text| text.parse().unwrap());
     let mut peers: Vec<Object> = overlay::peers(&hosts.into()).collect();
     peers.extend(overlay::ports(&[overlay::PORT].into()));
+    let facts = HostFacts {
+        ipv6: true,
+        ..HostFacts::default()
+    };
+    peers.extend(overlay::peer(&overlaid(7), &place(3, "192.0.2.1"), &facts));
     for object in host.objects().into_iter().chain(peers) {
         let Object::Element(element) = object else {
             continue;

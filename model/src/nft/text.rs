@@ -165,6 +165,7 @@ fn render_stmt(stmt: &Stmt, proto: &str) -> String {
         Stmt::CtState(CtState::New) => "ct state new".to_owned(),
         Stmt::CtStatusDnat => "ct status dnat".to_owned(),
         Stmt::CtOriginal => "ct direction original".to_owned(),
+        Stmt::ToGroup => "@ll,0,8 & 0x01 == 0x01".to_owned(),
         Stmt::CtReply => "ct direction reply".to_owned(),
         Stmt::FibDaddrLocal => "fib daddr type local".to_owned(),
         Stmt::Masquerade => "masquerade".to_owned(),

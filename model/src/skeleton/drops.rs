@@ -42,6 +42,8 @@ pub enum Reason {
     Discovery,
     /// VLAN tags and protocols that containers do not speak.
     Protocol,
+    /// More frames to several stations than a port of an overlay network may send.
+    Flood,
 }
 
 impl Reason {
@@ -60,7 +62,7 @@ impl Reason {
         Self::Tunnel,
     ];
     /// Those of the bridges' table.
-    pub const BRIDGE: [Self; 3] = [Self::Spoofed, Self::Discovery, Self::Protocol];
+    pub const BRIDGE: [Self; 4] = [Self::Spoofed, Self::Discovery, Self::Protocol, Self::Flood];
 
     /// The word for it in `status` and metrics.
     pub const fn as_str(self) -> &'static str {
@@ -79,6 +81,7 @@ impl Reason {
             Self::Spoofed => "spoofed",
             Self::Discovery => "discovery",
             Self::Protocol => "protocol",
+            Self::Flood => "flood",
         }
     }
 
@@ -121,7 +124,8 @@ impl Reason {
             | Self::Tunnel
             | Self::Spoofed
             | Self::Discovery
-            | Self::Protocol => &[],
+            | Self::Protocol
+            | Self::Flood => &[],
         }
     }
 }

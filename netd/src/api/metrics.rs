@@ -8,6 +8,7 @@ use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse as _, Response};
 use netd_model::api;
 use netd_model::counters::{Both, Counters, Dropped};
+use netd_model::probe;
 
 use super::ApiState;
 use super::answer::Reply;
@@ -77,6 +78,7 @@ fn page(snapshot: &Snapshot, counters: &Counters) -> Page {
         "Standing warnings of netctl status.",
     )
     .sample(&[], snapshot.warnings.len());
+    nodes(&snapshot.nodes, &mut page);
     let counted: Vec<(&str, api::ContainerCounters)> = containers
         .iter()
         .map(|container| (container.name.as_str(), counters.of(container)))
@@ -121,6 +123,42 @@ fn page(snapshot: &Snapshot, counters: &Counters) -> Page {
         }
     }
     page
+}
+
+/// The other hosts of the cluster, and the ways to them. Nothing on a host that is in none.
+fn nodes(nodes: &[api::Node], page: &mut Page) {
+    if nodes.is_empty() {
+        return;
+    }
+    let help = "Hosts of the cluster, this one too, by state.";
+    let mut metric = page.metric("netd_nodes", "gauge", help);
+    for state in ["alive", "suspect", "dead"] {
+        let count = nodes.iter().filter(|node| node.state == state).count();
+        metric.sample(&[("state", state)], count);
+    }
+    let help =
+        "Whether probes arrive over an overlay network: 1 or 0; nothing while that is not known.";
+    let mut metric = page.metric("netd_path_ok", "gauge", help);
+    for node in nodes {
+        for path in &node.paths {
+            for (way, is) in [("from", path.from), ("to", path.to)] {
+                for (size, state) in [("small", is.small), ("full", is.full)] {
+                    let (node, network) = (node.name.as_str(), path.network.as_str());
+                    let labels = [
+                        ("node", node),
+                        ("network", network),
+                        ("way", way),
+                        ("size", size),
+                    ];
+                    match state {
+                        probe::State::Unknown => {}
+                        probe::State::Ok => metric.sample(&labels, 1),
+                        probe::State::Lost => metric.sample(&labels, 0),
+                    }
+                }
+            }
+        }
+    }
 }
 
 fn dropped(dropped: &Dropped, snapshot: &Snapshot, page: &mut Page) {

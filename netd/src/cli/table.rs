@@ -42,12 +42,21 @@ pub(super) fn networks(list: &[api::Network]) -> String {
 
 /// `node ls`.
 pub(super) fn nodes(list: &[api::Node]) -> String {
-    let header = ["NAME", "ADDRESS", "STATE", "NETWORKS", "VERSION"];
+    let header = [
+        "NAME",
+        "ADDRESS",
+        "STATE",
+        "LAST SEEN",
+        "NETWORKS",
+        "VERSION",
+    ];
     let row = |node: &api::Node| {
         vec![
             node.name.clone(),
             node.address.to_string(),
             node.state.clone(),
+            node.last_seen
+                .map_or_else(String::new, |seconds| format!("{seconds} s ago")),
             node.networks.join(", "),
             node.version.clone(),
         ]

@@ -84,10 +84,21 @@ pub(super) fn node(node: &api::Node) -> String {
     page.line("id", &node.id);
     page.line("address", &node.address);
     page.line("state", &node.state);
+    if let Some(seconds) = node.last_seen {
+        page.line("last seen", &format_args!("{seconds} s ago"));
+    }
     page.line("this host", yes(node.own));
     page.line("mtu", &node.mtu);
     page.line("version", &node.version);
     page.lines("networks", node.networks.clone());
+    let way = |way: netd_model::probe::Way| {
+        format!("small {}, full {}", way.small.as_str(), way.full.as_str())
+    };
+    let path = |path: &api::Path| {
+        let (from, to) = (way(path.from), way(path.to));
+        format!("{}: from it {from}; to it {to}", path.network)
+    };
+    page.lines("paths", node.paths.iter().map(path).collect());
     page.finish()
 }
 

@@ -60,7 +60,7 @@ pub fn free() -> Claim {
 }
 
 /// Chooses what to claim. Nothing, if the host has it already.
-pub fn choose(ask: &Ask, mirror: &Mirror, me: &Name, id: &str, random: u64) -> Result<Vec<Choice>> {
+pub fn choose(ask: &Ask, mirror: &Mirror, id: &str, random: u64) -> Result<Vec<Choice>> {
     let mut choices: Vec<Choice> = Vec::new();
     for want in &ask.wants {
         let taken: Vec<Prefix> = choices.iter().map(|choice| choice.prefix).collect();
@@ -72,7 +72,7 @@ pub fn choose(ask: &Ask, mirror: &Mirror, me: &Name, id: &str, random: u64) -> R
             taken,
         };
         match want.ip {
-            Some(ip) => choices.extend(search.certain(ip, me, id)?),
+            Some(ip) => choices.extend(search.certain(ip, id)?),
             None => choices.extend(search.any()?),
         }
     }
@@ -150,7 +150,7 @@ impl Search<'_> {
         (0..count.min(LOOKED_AT)).map(move |n| (start + n) % count)
     }
 
-    fn certain(&self, ip: IpAddr, me: &Name, id: &str) -> Result<Vec<Choice>> {
+    fn certain(&self, ip: IpAddr, id: &str) -> Result<Vec<Choice>> {
         let subnet = self.want.subnet;
         let block = Prefix::holding(ip, block_len(subnet));
         let prefix = if block == shared_block(subnet) {
@@ -161,12 +161,21 @@ impl Search<'_> {
         if self.taken.contains(&prefix) {
             return Ok(Vec::new());
         }
+        if self.mirror.holds(&self.ask.network, prefix) {
+            return Ok(Vec::new());
+        }
+        if self.is_free(prefix) {
+            let router = false;
+            return Ok(vec![Choice { prefix, router }]);
+        }
         match self.mirror.holder(&self.ask.network, prefix) {
-            None if self.is_free(prefix) => {
-                let router = false;
-                Ok(vec![Choice { prefix, router }])
-            }
-            Some(claim) if claim.node.as_ref() == Some(me) && claim.id == id => Ok(Vec::new()),
+            Some(claim) if claim.id == id => Err(Error::new(
+                Code::Conflict,
+                format!(
+                    "network {}: the range of address {ip} is being given back by this host: try again",
+                    self.ask.name
+                ),
+            )),
             holder => {
                 let host = holder.and_then(|claim| claim.node.as_ref());
                 let whose =

@@ -41,6 +41,7 @@ const SPOKEN: Duration = Duration::from_secs(2 * LEASE.as_secs());
 const TRIES: u32 = 16;
 
 mod publish;
+mod returns;
 mod wishes;
 
 /// Names a request of the owner.
@@ -55,6 +56,9 @@ pub enum Input {
     Ask(Token, Wish),
     /// The owner wants this of its own keys: a value, or that there is none.
     Own(Vec<(Key, Option<Vec<u8>>)>),
+    /// The owner does not use these addresses any more, which it has claimed: they are given back when the store can be
+    /// reached.
+    Release(NetworkId, Prefix),
     /// Who this host is, and where.
     Self_(Node),
     /// The answer to a list.
@@ -82,8 +86,6 @@ pub enum Wish {
     RemoveNetwork(NetworkId),
     /// That a host's records are gone.
     RemoveNode(Name),
-    /// That addresses are given back.
-    Release(NetworkId, Prefix),
 }
 
 /// What the core wants.
@@ -95,6 +97,9 @@ pub enum Output {
     Watch(Revision),
     /// A transaction, under a number.
     Txn(u64, Txn),
+    /// The same, when these keys of the view are kept for the next start, and not before. If they cannot be kept it has
+    /// failed.
+    TxnAfter(u64, Vec<(String, Option<Vec<u8>>)>, Txn),
     /// A lease of [`LEASE`].
     Grant,
     /// A sign of life.
@@ -139,6 +144,8 @@ pub struct Safeguards {
     pub create_if_absent: bool,
     /// Pauses grow while the store does not answer.
     pub backoff: bool,
+    /// A claim is forgotten by the disk before it is given back.
+    pub forget_first: bool,
 }
 
 impl Default for Safeguards {
@@ -150,6 +157,7 @@ impl Default for Safeguards {
             ask_history: true,
             create_if_absent: true,
             backoff: true,
+            forget_first: true,
         }
     }
 }
@@ -163,6 +171,8 @@ enum Pending {
     Own(Vec<Write>),
     /// The sign that all of them are written.
     Alive,
+    /// A claim that is given back.
+    Return(Key, Vec<Write>),
     /// A wish, how often it was tried, and what it writes.
     Wish(Token, Wish, u32, Vec<Write>),
 }
@@ -185,9 +195,8 @@ pub struct Core {
     node: Node,
     name: Name,
     mirror: Mirror,
-    /// What this host wants of its own keys.
+    /// What this host wants of its own keys. Those that shall not be there are not here.
     own: BTreeMap<Key, Vec<u8>>,
-    /// Own keys that the store was told to remove, or that were never there, are not here.
     phase: Phase,
     /// Whether a list has ended since the start, well or not.
     tried: bool,
@@ -270,6 +279,16 @@ impl Core {
         self.mirror.faults.iter()
     }
 
+    /// The revision of the store that is known.
+    pub fn revision(&self) -> Revision {
+        self.mirror.revision
+    }
+
+    /// Records by kind.
+    pub fn kinds(&self) -> BTreeMap<&'static str, usize> {
+        self.mirror.kinds()
+    }
+
     /// When a [`Input::Tick`] is due at the latest.
     pub fn due(&self) -> Duration {
         match self.phase {
@@ -295,21 +314,22 @@ impl Core {
                         None => self.own.remove(&key),
                     };
                 }
-                self.publish(now);
+                self.publish();
             }
+            Input::Release(network, prefix) => self.release(&network, prefix),
             Input::Self_(node) => {
                 self.node = node;
-                self.publish(now);
+                self.publish();
             }
             Input::Listed(Ok(listing)) => self.listed(listing, now),
-            Input::Watching(Ok(())) => self.online(now),
-            Input::Watched(Ok(events)) => self.watched(events, now),
+            Input::Watching(Ok(())) => self.online(),
+            Input::Watched(Ok(events)) => self.watched(events),
             Input::Ended(number, end) => self.ended(number, end, now),
             Input::Granted(Ok(lease)) => {
                 self.asking_lease = false;
                 self.lease = Some(lease);
                 self.kept = now;
-                self.publish(now);
+                self.publish();
             }
             Input::Kept(Ok(())) => self.kept = now,
             Input::Kept(Err(StoreError::LeaseGone)) => self.lease = None,
@@ -324,6 +344,7 @@ impl Core {
             | Input::Granted(Err(error))
             | Input::Kept(Err(error)) => self.lost(&error, now),
         }
+        self.give_back();
         self.tick(now);
         std::mem::take(&mut self.out)
     }
@@ -382,8 +403,10 @@ impl Core {
         self.next = now + pause / 2 + pause * thousandth / 1000;
         // Whether they were done is seen in the next list.
         for (_, pending) in std::mem::take(&mut self.pending) {
-            if let Pending::Wish(token, wish, ..) = pending {
-                self.reply(token, Err(self.offline(&wish)));
+            match pending {
+                Pending::Wish(token, wish, ..) => self.reply(token, Err(self.offline(&wish))),
+                Pending::Return(key, _) => self.mirror.give_back(&key, false),
+                Pending::Meta(_) | Pending::Own(_) | Pending::Alive => {}
             }
         }
         for (token, wish) in std::mem::take(&mut self.early) {
@@ -420,7 +443,7 @@ impl Core {
         self.out.push(Output::Watch(revision + 1));
     }
 
-    fn online(&mut self, now: Duration) {
+    fn online(&mut self) {
         if self.phase != Phase::Opening {
             return;
         }
@@ -428,14 +451,14 @@ impl Core {
         self.failures = 0;
         self.why.clear();
         self.out.push(Output::News(vec![News::Link(Link::Online)]));
-        self.publish(now);
+        self.publish();
         for (token, wish) in std::mem::take(&mut self.early) {
             self.wish(token, wish, 0);
         }
         self.retry();
     }
 
-    fn watched(&mut self, events: Events, now: Duration) {
+    fn watched(&mut self, events: Events) {
         if self.phase != Phase::Online {
             return;
         }
@@ -450,7 +473,7 @@ impl Core {
         let (news, saved) = self.mirror.apply(events);
         self.tell(news, saved);
         if is_own || !self.mirror.lost_claims.is_empty() {
-            self.publish(now);
+            self.publish();
         }
         self.retry();
     }
@@ -492,7 +515,7 @@ impl Core {
             Ok(end) => end,
             Err(StoreError::LeaseGone) => {
                 self.lease = None;
-                return self.publish(now);
+                return self.publish();
             }
             Err(error) => {
                 self.pending.insert(number, pending);
@@ -503,28 +526,38 @@ impl Core {
             // Another host may have been first: then a watch tells which cluster it is.
             Pending::Meta(_) if !end.done => {}
             Pending::Meta(writes) => {
-                let (news, saved) = self.mirror.wrote(writes, end.revision, &self.node.id);
+                let (news, saved) = self.mirror.wrote(writes, end.revision);
                 self.tell(news, saved);
             }
             Pending::Own(writes) if end.done => {
-                let (news, saved) = self.mirror.wrote(writes, end.revision, &self.node.id);
+                let (news, saved) = self.mirror.wrote(writes, end.revision);
                 self.tell(news, saved);
             }
             Pending::Own(writes) => {
                 // Somebody else holds what this host says is its own.
                 for write in &writes {
                     if let Some(key @ Key::Claim(..)) = Key::parse(write.key()) {
-                        self.mirror.contested(&key);
+                        self.mirror.contested.insert(key);
                     }
                 }
                 self.list();
+            }
+            Pending::Return(key, writes) => {
+                self.mirror.give_back(&key, false);
+                if end.done {
+                    let (news, saved) = self.mirror.wrote(writes, end.revision);
+                    self.tell(news, saved);
+                } else {
+                    // It was written since, or could not be kept: the next list shows.
+                    self.relist = self.relist.min(now + RETRY.1);
+                }
             }
             Pending::Alive => {
                 self.mirror.alive_lease = self.lease;
             }
             Pending::Wish(token, wish, tries, writes) => {
                 if end.done {
-                    let (news, saved) = self.mirror.wrote(writes, end.revision, &self.node.id);
+                    let (news, saved) = self.mirror.wrote(writes, end.revision);
                     self.tell(news, saved);
                     if let Wish::RemoveNode(name) = &wish
                         && (self.mirror.of_node(name).next().is_some()
@@ -543,7 +576,7 @@ impl Core {
                 }
             }
         }
-        self.publish(now);
+        self.publish();
     }
 
     fn retry(&mut self) {

@@ -10,8 +10,10 @@ use netd_model::{NetworkId, Prefix};
 
 use super::core::{Link, Safeguards};
 use super::keys::Key;
-use super::records::{self, Claim, Meta, Node, Record, Station};
+use super::records::{self, Claim, Node, Record, Station};
 use super::store::{Event, Events, KeyValue, Known, Lease, Listing, Revision, Write};
+
+mod questions;
 
 /// Where the revision is kept, beside the keys of the store.
 const REVISION: &str = "@revision";
@@ -76,6 +78,9 @@ pub struct Mirror {
     held: BTreeMap<Key, Vec<u8>>,
     /// Own claims that somebody else wrote over.
     pub contested: BTreeSet<Key>,
+    /// Claims that the store ascribes to this host and that it gives back: it does not hold them any more.
+    /// The value: whether that is under way.
+    returning: BTreeMap<Key, bool>,
     me: Option<(Name, String)>,
 }
 
@@ -130,141 +135,6 @@ impl Mirror {
         entries
             .filter_map(|(key, entry)| news(key, entry.record.as_ref()))
             .collect()
-    }
-
-    // ---- questions ------------------------------------------------------------------------------------------------
-
-    /// Which cluster the store says it is.
-    pub fn meta(&self) -> Option<&Meta> {
-        match self.record(&Key::Meta) {
-            Some(Record::Meta(meta)) if self.raw(&Key::Meta).is_some() => Some(meta),
-            _ => None,
-        }
-    }
-
-    /// The last good reading of a key.
-    pub fn record(&self, key: &Key) -> Option<&Record> {
-        self.entries.get(key)?.record.as_ref()
-    }
-
-    /// What the store holds.
-    pub fn raw(&self, key: &Key) -> Option<&Vec<u8>> {
-        let entry = self.entries.get(key).filter(|entry| !entry.ghost)?;
-        Some(&entry.value)
-    }
-
-    /// When the store was told it.
-    pub fn revision_of(&self, key: &Key) -> Option<Revision> {
-        let entry = self.entries.get(key).filter(|entry| !entry.ghost)?;
-        Some(entry.revision)
-    }
-
-    /// Keys of one host that the store holds.
-    pub fn of_node<'a>(&'a self, node: &'a Name) -> impl Iterator<Item = &'a Key> {
-        let (net, id) = (zero_network(), zero_container());
-        let ends = [Key::Node(node.clone()), Key::Alive(node.clone())];
-        let single = ends
-            .into_iter()
-            .filter_map(|key| self.entries.get_key_value(&key));
-        let members = self.entries.range(Key::Member(node.clone(), net.clone())..);
-        let endpoints = self.entries.range(Key::Endpoint(node.clone(), net, id)..);
-        let is_of = move |(key, _): &(&Key, &Entry)| key.node() == Some(node);
-        single
-            .chain(members.take_while(is_of))
-            .chain(endpoints.take_while(is_of))
-            .filter(|(_, entry)| !entry.ghost)
-            .map(|(key, _)| key)
-    }
-
-    /// The networks.
-    pub fn networks(&self) -> impl Iterator<Item = &Network> {
-        let range = self.entries.range(Key::Network(zero_network())..);
-        range
-            .map_while(|(key, entry)| match (key, &entry.record) {
-                (Key::Network(_), Some(Record::Network(network))) => Some(Some(&**network)),
-                (Key::Network(_), _) => Some(None),
-                _ => None,
-            })
-            .flatten()
-    }
-
-    /// The hosts that take part in a network.
-    pub fn members<'a>(
-        &'a self,
-        net: &'a NetworkId,
-    ) -> impl Iterator<Item = (&'a Name, &'a Station)> {
-        let entries = self.entries.iter();
-        entries.filter_map(move |(key, entry)| match (key, &entry.record) {
-            (Key::Member(node, of), Some(Record::Station(station)))
-                if of == net && !entry.ghost =>
-            {
-                Some((node, station))
-            }
-            _ => None,
-        })
-    }
-
-    /// The claims on a network, those that were given back too.
-    pub fn claims<'a>(
-        &'a self,
-        net: &'a NetworkId,
-    ) -> impl Iterator<Item = (Prefix, Option<&'a Claim>)> {
-        let first = Prefix::default_route(netd_model::net::Family::V4);
-        let range = self.entries.range(Key::Claim(net.clone(), first)..);
-        range.map_while(move |(key, entry)| match key {
-            Key::Claim(of, prefix) if of == net => {
-                let claim = match &entry.record {
-                    Some(Record::Claim(claim)) => Some(claim),
-                    _ => None,
-                };
-                Some((*prefix, claim))
-            }
-            _ => None,
-        })
-    }
-
-    /// What a host has claimed.
-    pub fn claims_of<'a>(&'a self, node: &'a Name) -> impl Iterator<Item = &'a Key> {
-        let entries = self.entries.iter();
-        entries.filter_map(move |(key, entry)| match &entry.record {
-            Some(Record::Claim(claim)) if claim.node.as_ref() == Some(node) => Some(key),
-            _ => None,
-        })
-    }
-
-    /// Whether nobody holds these addresses, as far as is known.
-    pub fn is_free(&self, net: &NetworkId, prefix: Prefix) -> bool {
-        let key = Key::Claim(net.clone(), prefix);
-        match self.entries.get(&key) {
-            None => !self.held.contains_key(&key),
-            Some(entry) => {
-                matches!(&entry.record, Some(Record::Claim(claim)) if claim.node.is_none())
-                    && !entry.ghost
-            }
-        }
-    }
-
-    /// Who holds these addresses; one that cannot be read is somebody.
-    pub fn holder(&self, net: &NetworkId, prefix: Prefix) -> Option<&Claim> {
-        match self.record(&Key::Claim(net.clone(), prefix))? {
-            Record::Claim(claim) if claim.node.is_some() => Some(claim),
-            _ => None,
-        }
-    }
-
-    /// Networks and own claims that the store forgot.
-    pub fn lost(&self) -> Vec<(Key, Vec<u8>)> {
-        let ghosts = self
-            .entries
-            .iter()
-            .filter(|(key, entry)| entry.ghost && matches!(key, Key::Network(_)));
-        let networks = ghosts.map(|(key, entry)| (key.clone(), entry.value.clone()));
-        let claims = self
-            .lost_claims
-            .iter()
-            .filter(|key| !self.contested.contains(*key));
-        let claims = claims.filter_map(|key| Some((key.clone(), self.held.get(key)?.clone())));
-        networks.chain(claims).collect()
     }
 
     // ---- changes --------------------------------------------------------------------------------------------------
@@ -361,13 +231,9 @@ impl Mirror {
         self.told(change)
     }
 
-    /// Takes in what a transaction of this host wrote, before a watch tells it.
-    pub fn wrote(
-        &mut self,
-        writes: Vec<Write>,
-        revision: Revision,
-        _id: &str,
-    ) -> (Vec<News>, Saved) {
+    /// Takes in what a transaction of this host wrote, before a watch tells it. Claims in it are this host's from now on:
+    /// what only a list ascribes to it may be older than what it gave back.
+    pub fn wrote(&mut self, writes: Vec<Write>, revision: Revision) -> (Vec<News>, Saved) {
         let mut change = Change::default();
         for write in writes {
             let Some(key) = Key::parse(write.key()) else {
@@ -382,6 +248,9 @@ impl Mirror {
                         value,
                         revision,
                     };
+                    if is_claim_of(&key, &kv.value, self.me.as_ref()) {
+                        self.adopt(&key, &kv.value, &mut change);
+                    }
                     self.put(&key, kv, &mut change);
                 }
                 Write::Delete(_) => self.remove(&key, &mut change),
@@ -390,16 +259,38 @@ impl Mirror {
         self.told(change)
     }
 
-    /// A claim is not this host's any more.
+    /// A claim is not this host's any more: it is given back as soon as the store takes it.
     pub fn let_go(&mut self, net: &NetworkId, prefix: Prefix) {
         let key = Key::Claim(net.clone(), prefix);
-        self.held.remove(&key);
-        self.lost_claims.remove(&key);
+        if self.held.remove(&key).is_none() {
+            return;
+        }
+        let lost = self.lost_claims.remove(&key) | self.contested.remove(&key);
+        if lost {
+            // The store does not have it as this host's: what it has is not this host's to change.
+            self.entries.retain(|of, entry| *of != key || !entry.ghost);
+        } else {
+            self.returning.insert(key, false);
+        }
     }
 
-    /// Somebody else holds what this host has claimed.
-    pub fn contested(&mut self, key: &Key) {
-        self.contested.insert(key.clone());
+    /// Giving a claim back is under way, or that has ended, well or not.
+    pub fn give_back(&mut self, key: &Key, under_way: bool) {
+        if let Some(returning) = self.returning.get_mut(key) {
+            *returning = under_way;
+        }
+    }
+
+    /// A claim that this host has just made.
+    fn adopt(&mut self, key: &Key, value: &[u8], change: &mut Change) {
+        self.returning.remove(key);
+        if self.held.insert(key.clone(), value.to_vec()).is_none()
+            && let Some(entry) = self.entries.get(key).filter(|entry| entry.value == value)
+        {
+            // Told by the watch, or by a list, before the transaction's own answer.
+            change.news.extend(news(key, entry.record.as_ref()));
+            change.saved.push((key.text(), Some(value.to_vec())));
+        }
     }
 
     fn is_mine(&self, key: &Key) -> bool {
@@ -453,11 +344,14 @@ impl Mirror {
             self.cluster = Some(meta.id.clone());
         }
         let good = record.is_some();
+        let known = self.entries.get(key).map(is_free);
         let record = record.or_else(|| self.entries.remove(key).and_then(|old| old.record));
-        if good && !self.claimed(key, record.as_ref(), &kv.value) {
+        let silent = good && self.claimed(key, record.as_ref(), known);
+        if good && !silent {
             change.news.extend(news(key, record.as_ref()));
         }
-        if good {
+        // What this host holds, or does not, whatever the store says, its disk keeps as it knew it.
+        if good && !silent {
             // What is kept for the next start is the last good one too.
             change.saved.push((kv.key, Some(kv.value.clone())));
         }
@@ -470,8 +364,11 @@ impl Mirror {
         self.entries.insert(key.clone(), entry);
     }
 
-    /// Notes a claim of this host, or that somebody else wrote over one; then nothing changes here.
-    fn claimed(&mut self, key: &Key, record: Option<&Record>, value: &[u8]) -> bool {
+    /// Notes what a claim means for this host, and whether nobody is to be told of it: of one that somebody else wrote over
+    /// a claim of this host, for then nothing changes here; and of one that the store ascribes to this host, which does not
+    /// hold it. That one is given back, if it was nobody's as far as this host knew (`known`: none, it knew nothing): a claim
+    /// whose answer was lost, or one that was being given back. If it was somebody else's, the store is older than that.
+    fn claimed(&mut self, key: &Key, record: Option<&Record>, known: Option<bool>) -> bool {
         let Some(Record::Claim(claim)) = record else {
             return false;
         };
@@ -479,17 +376,28 @@ impl Mirror {
             .me
             .as_ref()
             .is_some_and(|(_, id)| claim.node.is_some() && *id == claim.id);
-        if mine {
-            self.held.insert(key.clone(), value.to_vec());
-            self.lost_claims.remove(key);
-            self.contested.remove(key);
-            return false;
+        let held = self.held.contains_key(key);
+        match (mine, held) {
+            (true, true) => {
+                self.lost_claims.remove(key);
+                self.contested.remove(key);
+                false
+            }
+            (true, false) => {
+                if known.unwrap_or(true) {
+                    self.returning.entry(key.clone()).or_insert(false);
+                }
+                true
+            }
+            (false, true) => {
+                self.contested.insert(key.clone());
+                true
+            }
+            (false, false) => {
+                self.returning.remove(key);
+                false
+            }
         }
-        let foreign = self.held.contains_key(key);
-        if foreign {
-            self.contested.insert(key.clone());
-        }
-        foreign
     }
 
     /// The hosts that are alive have written again what they have: what the store forgot of them is gone.
@@ -528,6 +436,17 @@ impl Mirror {
     }
 
     fn remove(&mut self, key: &Key, change: &mut Change) {
+        self.returning.remove(key);
+        if let Key::Network(id) = key {
+            // With it all that was claimed on it.
+            let on = |key: &Key| matches!(key, Key::Claim(of, _) if of == id);
+            let lost = std::mem::take(&mut self.lost_claims);
+            let (gone, lost) = lost.into_iter().partition(on);
+            self.lost_claims = lost;
+            let gone: BTreeSet<Key> = gone;
+            self.held.retain(|key, _| !on(key));
+            gone.iter().for_each(|key| self.remove(key, change));
+        }
         if self.held.contains_key(key) {
             // Only this host gives it back.
             self.lost_claims.insert(key.clone());
@@ -548,6 +467,22 @@ impl Mirror {
             self.lay(node, change);
         }
     }
+}
+
+/// Whether it is a claim that was given back.
+fn is_free(entry: &Entry) -> bool {
+    matches!(&entry.record, Some(Record::Claim(claim)) if claim.node.is_none())
+}
+
+/// Whether a value is a claim of a host of this name and id.
+fn is_claim_of(key: &Key, value: &[u8], me: Option<&(Name, String)>) -> bool {
+    let Key::Claim(..) = key else {
+        return false;
+    };
+    let Ok(Record::Claim(claim)) = records::read(key, value) else {
+        return false;
+    };
+    me.is_some_and(|(name, id)| claim.node.as_ref() == Some(name) && claim.id == *id)
 }
 
 #[derive(Debug, Default)]

@@ -24,6 +24,7 @@ use super::store::{Events, StoreError, Txn};
 use host::{Host, Mail, Watch, network};
 
 mod host;
+mod returns;
 mod scenarios;
 mod size;
 
@@ -326,6 +327,10 @@ impl World {
             }
             Output::Txn(number, _) => {
                 self.answer(n, Mail::Input(Input::Ended(number, Err(Self::dead()))));
+            }
+            Output::TxnAfter(number, kept, txn) => {
+                self.carry_out(n, Output::Save(kept));
+                self.carry_out(n, Output::Txn(number, txn));
             }
             Output::Grant => {
                 let lease = if reached {

@@ -10,13 +10,16 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use netd_model::error::Result;
 use netd_model::id::Name;
-use tokio::sync::mpsc;
+use netd_model::probe::{Paths, Target};
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::core::{Core, Input, LEASE, Output, Token};
+use super::meter::Meter;
 use super::mirror::News;
+use super::probing::{self, Sites};
 use super::records::Node;
-use super::store::{Events, Store, StoreError};
+use super::store::{Events, Store, StoreError, TxnEnd};
 use crate::state;
 
 /// Changes of the view are written at most this often.
@@ -35,6 +38,8 @@ pub enum Told {
     Faults(BTreeMap<String, String>),
     /// From where the store is reached, when it was.
     Local(IpAddr),
+    /// How it stands with all peers, whenever that changed.
+    Probed(BTreeMap<Target, Paths>),
 }
 
 /// The owner's ends.
@@ -50,6 +55,8 @@ pub struct Ends {
     pub restored: Vec<News>,
     /// To the core.
     pub inputs: mpsc::UnboundedSender<Input>,
+    /// To the probes: who is to be probed.
+    pub sites: watch::Sender<Sites>,
     /// From it.
     pub told: mpsc::UnboundedReceiver<Told>,
 }
@@ -69,6 +76,8 @@ pub struct Setup {
     pub store: Arc<dyn Store>,
     /// Where the view is kept.
     pub records: Arc<dyn state::Store>,
+    /// What is counted.
+    pub meter: Arc<Meter>,
     /// What makes its pauses differ from those of other hosts.
     pub seed: u64,
 }
@@ -77,6 +86,8 @@ pub struct Setup {
 pub fn start(setup: Setup) -> (Ends, impl Future<Output = ()> + Send) {
     let (inputs, wanted) = mpsc::unbounded_channel();
     let (tell, told) = mpsc::unbounded_channel();
+    let (sites, probed) = watch::channel(Sites::default());
+    let probing = probing::run(probed, tell.clone(), setup.seed);
     let core = Core::new(
         setup.name.clone(),
         setup.node.clone(),
@@ -89,10 +100,12 @@ pub fn start(setup: Setup) -> (Ends, impl Future<Output = ()> + Send) {
         fixed: setup.fixed,
         restored: core.restored(),
         inputs,
+        sites,
         told,
     };
     let task = Task {
         core,
+        meter: setup.meter,
         store: setup.store,
         records: setup.records,
         tell,
@@ -103,7 +116,10 @@ pub fn start(setup: Setup) -> (Ends, impl Future<Output = ()> + Send) {
         faults: BTreeMap::new(),
         started: Instant::now(),
     };
-    (ends, task.run(wanted))
+    let both = async {
+        tokio::join!(task.run(wanted), probing);
+    };
+    (ends, both)
 }
 
 type Watch = mpsc::Receiver<std::result::Result<Events, StoreError>>;
@@ -116,6 +132,7 @@ enum Done {
 
 struct Task {
     core: Core,
+    meter: Arc<Meter>,
     store: Arc<dyn Store>,
     records: Arc<dyn state::Store>,
     tell: mpsc::UnboundedSender<Told>,
@@ -167,10 +184,14 @@ impl Task {
         if let (true, Some(local)) = (listed, self.store.local_address()) {
             self.say(Told::Local(local));
         }
+        if let Some(well) = answered(&input) {
+            self.meter.answered(well);
+        }
         let outputs = self.core.step(input, self.started.elapsed());
         for output in outputs {
             self.carry_out(output);
         }
+        self.meter.stands(&self.core);
         let faults: BTreeMap<String, String> = self
             .core
             .faults()
@@ -195,6 +216,7 @@ impl Task {
         match output {
             Output::List(known) => {
                 self.watch = None;
+                self.meter.lists();
                 let list = self.store.list(known);
                 self.call(async { Input::Listed(list.await) });
             }
@@ -205,8 +227,27 @@ impl Task {
                     .push(Box::pin(async { Done::Watch(watch.await) }));
             }
             Output::Txn(number, txn) => {
+                self.meter.sends(&txn);
                 let txn = self.store.txn(txn);
                 self.call(async move { Input::Ended(number, txn.await) });
+            }
+            Output::TxnAfter(number, kept, txn) => {
+                self.meter.sends(&txn);
+                let (records, txn) = (Arc::clone(&self.records), self.store.txn(txn));
+                self.call(async move {
+                    let kept = tokio::task::spawn_blocking(move || records.put_cluster(&kept));
+                    let why = match kept.await {
+                        Ok(Ok(())) => return Input::Ended(number, txn.await),
+                        Ok(Err(error)) => error.to_string(),
+                        Err(error) => error.to_string(),
+                    };
+                    tracing::error!(
+                        why,
+                        "the view of the cluster could not be kept: nothing is given back"
+                    );
+                    let (done, revision) = (false, 0);
+                    Input::Ended(number, Ok(TxnEnd { done, revision }))
+                });
             }
             Output::Grant => {
                 let seconds = u32::try_from(LEASE.as_secs()).unwrap_or(u32::MAX);
@@ -248,6 +289,18 @@ impl Task {
             self.save_at = Some(Instant::now() + SAVE * 10);
         }
     }
+}
+
+/// Whether an input is an answer of the store, and one that is as it should be.
+fn answered(input: &Input) -> Option<bool> {
+    Some(match input {
+        Input::Listed(answer) => answer.is_ok(),
+        Input::Watching(answer) | Input::Kept(answer) => answer.is_ok(),
+        Input::Watched(answer) => answer.is_ok(),
+        Input::Ended(_, answer) => answer.is_ok(),
+        Input::Granted(answer) => answer.is_ok(),
+        _ => return None,
+    })
 }
 
 async fn next(watch: &mut Option<Watch>) -> Option<std::result::Result<Events, StoreError>> {

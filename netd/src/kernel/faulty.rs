@@ -4,8 +4,10 @@
 //! in [`crate::state::FaultyStore`]. At the step that was chosen it lets one fail, or all from there on, or the daemon
 //! die: from then on nothing of that daemon reaches kernel or store any more.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -228,6 +230,10 @@ impl Kernel for FaultyKernel {
 
     fn watch(&self, sink: Box<dyn Fn(Noticed) + Send>) -> Result<(), KernelError> {
         self.inner.watch(sink)
+    }
+
+    fn path_mtus(&self, to: &[IpAddr]) -> Result<BTreeMap<IpAddr, u32>, KernelError> {
+        self.inner.path_mtus(to)
     }
 
     fn facts(&self) -> Result<HostFacts, KernelError> {

@@ -9,10 +9,10 @@
     reason = "a failed list names its operation; that is rare, and moved twice on its way"
 )]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
-use std::net::{TcpListener, UdpSocket};
+use std::net::{IpAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -94,6 +94,11 @@ pub trait Kernel: fmt::Debug + Send + Sync {
             format_args!("socket inside {}", id.short()),
             unsupported,
         ))
+    }
+
+    /// The largest packets that go by the routes to these addresses, in bytes. Of one that no route leads to nothing is said.
+    fn path_mtus(&self, _to: &[IpAddr]) -> Result<BTreeMap<IpAddr, u32>, KernelError> {
+        Ok(BTreeMap::new())
     }
 
     /// Facts about the host.

@@ -6,36 +6,43 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use netd_model::api::DryRun;
-use netd_model::error::{Code, Error, Result};
-use netd_model::id::{ContainerId, NetworkId};
-use netd_model::request::{CreateNetwork, Join};
+use netd_model::id::{ContainerId, Name, NetworkId};
+use netd_model::request::CreateNetwork;
 use netd_model::{Ns, Object, Op, Owner as ObjectOwner};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::cluster::core::{Input, Link, Token, Wish};
 use crate::cluster::keys::Key;
+use crate::cluster::mirror::News;
+use crate::cluster::probing::Sites;
 use crate::cluster::{Ends, Told};
 use crate::kernel::Noticed;
-use crate::reconcile::handle::{Answer, Message, Request};
+use crate::reconcile::handle::Message;
 use crate::reconcile::job::{Outcome, Work};
 use crate::reconcile::journal::Entry;
 use crate::reconcile::naming;
 use crate::reconcile::outcomes::failure;
-use crate::reconcile::owner::{Owner, Reply, Then, Touches, random};
+use crate::reconcile::owner::{Owner, Reply, Then, Touches};
 use crate::reconcile::queue::Subject;
-use crate::reconcile::requests::answer;
 use crate::reconcile::world::overlay::{Shared, StationKey, is_overlay};
 
-/// How often a network is planned anew because another host was faster.
-const TRIES: u32 = 8;
+mod requests;
+
+/// How often it is asked by which routes the other hosts are reached; and when their addresses changed.
+const ROUTES: Duration = Duration::from_mins(1);
 
 /// What this host shares, and waits for.
 #[derive(Debug, Default)]
 pub(crate) struct Cluster {
     inputs: Option<mpsc::UnboundedSender<Input>>,
+    /// Who is to be probed.
+    sites: Option<watch::Sender<Sites>>,
+    /// Where it is told what the routes to other hosts take, and when to ask again.
+    pub(crate) routes: Option<mpsc::Sender<BTreeMap<IpAddr, u32>>>,
+    routes_at: Duration,
     /// Whether the address of this host was configured.
     fixed: bool,
     /// What the core was told to keep in the store of this host's.
@@ -80,15 +87,14 @@ impl Owner {
             fixed,
             restored,
             inputs,
+            sites,
             told,
         } = ends;
         let mut shared = Shared::new(name, node);
         if shared.node.address.is_unspecified() {
             // Until the store is reached it is where it was.
             let earlier = restored.iter().find_map(|news| match news {
-                crate::cluster::mirror::News::Node(of, Some(node)) if *of == shared.name => {
-                    Some((node.address, node.mtu))
-                }
+                News::Node(of, Some(node)) if *of == shared.name => Some((node.address, node.mtu)),
                 _ => None,
             });
             if let Some((address, mtu)) = earlier {
@@ -102,12 +108,27 @@ impl Owner {
         let node = shared.node.clone();
         self.world.shared = Some(shared);
         self.cluster.inputs = Some(inputs);
+        self.cluster.sites = Some(sites);
         self.cluster.fixed = fixed;
         self.world.take_in(restored);
         let ids: Vec<NetworkId> = self.world.overlays().map(|net| net.id.clone()).collect();
         ids.iter().for_each(|id| self.show_network(id));
         self.say(Input::Self_(node));
         told
+    }
+
+    /// Says who is to be probed.
+    fn probe(&self) {
+        if let Some(sites) = &self.cluster.sites {
+            let wanted = self.world.probe_sites();
+            sites.send_if_modified(|held| {
+                let differs = **held != wanted;
+                if differs {
+                    *held = Arc::new(wanted);
+                }
+                differs
+            });
+        }
     }
 
     fn say(&self, input: Input) {
@@ -137,7 +158,11 @@ impl Owner {
                 self.note_stale_networks(&networks);
                 let effects = self.world.take_in(news);
                 effects.networks.iter().for_each(|id| self.show_network(id));
-                effects.stations.iter().for_each(|key| self.name(key));
+                effects.names.iter().for_each(|key| self.name(key));
+                if effects.sites {
+                    self.probe();
+                    self.cluster.routes_at = Duration::ZERO;
+                }
                 for id in effects.gone {
                     self.forget_network(&id);
                 }
@@ -160,7 +185,10 @@ impl Owner {
                 self.cluster.faults = faults;
             }
             Told::Local(address) => self.found_at(address),
+            Told::Probed(paths) => self.world.take_paths(paths),
         }
+        let now = self.now();
+        self.world.age(now);
         self.publish();
     }
 
@@ -176,10 +204,12 @@ impl Owner {
     }
 
     /// Networks whose own part news may change.
-    fn changing(&self, news: &[crate::cluster::mirror::News]) -> BTreeSet<NetworkId> {
-        use crate::cluster::mirror::News;
+    fn changing(&self, news: &[News]) -> BTreeSet<NetworkId> {
         let id = |news: &News| match news {
-            News::Claim(id, ..) => Some(id.clone()),
+            News::Claim(id, prefix, claim) => {
+                let own = self.world.is_own_claim(id, *prefix, claim.as_ref());
+                own.then(|| id.clone())
+            }
             _ => None,
         };
         news.iter()
@@ -200,7 +230,14 @@ impl Owner {
     fn note_stale_networks(&mut self, ids: &BTreeSet<NetworkId>) {
         for id in ids {
             if !self.cluster.stale_networks.contains_key(id) {
-                let held = self.world.objects([id], []);
+                let mut held = self.world.objects([id], []);
+                // Of stations whose change is not carried out yet the kernel holds what it did before.
+                let of_network = |((of, ..), _): &(&StationKey, &Vec<Object>)| of == id;
+                let stale = || self.cluster.stale.iter().filter(of_network);
+                let now = stale().flat_map(|(key, _)| self.world.station_objects(key));
+                let now: BTreeSet<netd_model::Key> = now.map(|object| object.key()).collect();
+                held.retain(|object| !now.contains(&object.key()));
+                held.extend(stale().flat_map(|(_, was)| was.iter().cloned()));
                 self.cluster.stale_networks.insert(id.clone(), held);
             }
         }
@@ -212,8 +249,7 @@ impl Owner {
             Some(shared) if self.cluster.fixed => shared.node.address,
             _ => found,
         };
-        let mtu = self.world.facts.mtus.get(&address).copied();
-        self.be_at(address, mtu);
+        self.be_at(address, self.world.mtu_of(address));
     }
 
     /// Facts were read anew: the MTU of the own interface may be another.
@@ -221,8 +257,33 @@ impl Owner {
         let Some(address) = self.world.shared.as_ref().map(|shared| shared.node.address) else {
             return;
         };
-        let mtu = self.world.facts.mtus.get(&address).copied();
-        self.be_at(address, mtu);
+        self.be_at(address, self.world.mtu_of(address));
+    }
+
+    /// Asks, on a thread that may block, by which routes the other hosts are reached.
+    fn start_routes(&mut self) {
+        let Some(routes) = self.cluster.routes.clone() else {
+            return;
+        };
+        let now = self.now();
+        if now < self.cluster.routes_at || routes.capacity() == 0 {
+            return;
+        }
+        self.cluster.routes_at = now + ROUTES;
+        let others = self.world.addresses_of_others();
+        let kernel = Arc::clone(&self.tools.kernel);
+        tokio::task::spawn_blocking(move || match kernel.path_mtus(&others) {
+            // A full channel: the last answer is not dealt with yet.
+            Ok(mtus) => drop(routes.try_send(mtus)),
+            Err(error) => tracing::warn!(%error, "the MTU to other hosts is not known"),
+        });
+    }
+
+    /// What the routes to other hosts take.
+    pub(crate) fn after_routes(&mut self, mtus: &BTreeMap<IpAddr, u32>) {
+        self.world.take_routes(mtus);
+        self.see_own_mtu();
+        self.publish();
     }
 
     fn be_at(&mut self, address: IpAddr, mtu: Option<u32>) {
@@ -244,6 +305,7 @@ impl Owner {
             self.say(Input::Self_(shared.node.clone()));
         }
         ids.iter().for_each(|id| self.tell_part(id, None));
+        self.probe();
         self.follow();
     }
 
@@ -272,18 +334,14 @@ impl Owner {
         let mut touched: BTreeSet<NetworkId> = networks.keys().cloned().collect();
         let mut before: Vec<Object> = networks.values().flatten().cloned().collect();
         let mut after = self.world.objects(networks.keys(), []);
-        for ((id, ..), held) in stations
-            .iter()
+        // Those of networks that are done as a whole are among their objects.
+        for (key, held) in stations
+            .into_iter()
             .filter(|((id, ..), _)| !networks.contains_key(id))
         {
-            touched.insert(id.clone());
-            before.extend(held.iter().cloned());
-        }
-        for key in stations
-            .keys()
-            .filter(|(id, ..)| !networks.contains_key(id))
-        {
-            after.extend(self.world.station_objects(key));
+            after.extend(self.world.station_objects(&key));
+            before.extend(held);
+            touched.insert(key.0);
         }
         // A job that brings the host's share along is planned from what was before: what changed since comes after it.
         let is_brought = self.pending.values().any(|pending| pending.touches.host);
@@ -334,6 +392,38 @@ impl Owner {
         self.follow();
     }
 
+    /// What time brings about: hosts are silent for longer, addresses have rested.
+    pub(crate) fn look_at_cluster(&mut self) {
+        if self.world.shared.is_none() {
+            return;
+        }
+        let now = self.now();
+        self.world.age(now);
+        self.return_idle();
+        self.start_routes();
+        self.publish();
+    }
+
+    /// Gives back what this host has claimed and does not need.
+    fn return_idle(&mut self) {
+        if !self.ready || self.purging {
+            return;
+        }
+        let now = self.now();
+        for (id, prefix) in self.world.idle_claims(now) {
+            let name = self.world.network(&id).map(|net| net.name.clone());
+            let Some(name) = name.filter(|_| !self.cluster.ahead.contains(&id)) else {
+                continue;
+            };
+            if self.busy.contains(&Subject::Network(name.clone())) {
+                continue;
+            }
+            tracing::info!(network = %name, %prefix, "addresses are given back to the cluster");
+            self.world.let_go(&id, prefix);
+            self.say(Input::Release(id, prefix));
+        }
+    }
+
     // ---- what readers see -----------------------------------------------------------------------------------------
 
     fn show_network(&mut self, id: &NetworkId) {
@@ -373,7 +463,7 @@ impl Owner {
         let Some(id) = id.as_ref().filter(|_| self.cluster.named.contains(net)) else {
             return;
         };
-        let holder = format!("{node}/{id}");
+        let holder = holder(node, id);
         let names = self.world.names_elsewhere(key);
         self.zone.update(|zone| {
             zone.remove_names(net, &holder);
@@ -389,6 +479,7 @@ impl Owner {
         if present == self.cluster.named.contains(id) {
             return;
         }
+        self.probe();
         let keys = self.world.stations(|(net, ..)| net == id);
         if present {
             self.cluster.named.insert(id.clone());
@@ -398,7 +489,7 @@ impl Owner {
             self.zone.update(|zone| {
                 for (net, node, container) in &keys {
                     if let Some(container) = container {
-                        zone.remove_names(net, &format!("{node}/{container}"));
+                        zone.remove_names(net, &holder(node, container));
                     }
                 }
             });
@@ -409,17 +500,13 @@ impl Owner {
 
     /// Tells the cluster what a container has now; nothing, when it is leaving.
     pub(crate) fn tell_cluster(&mut self, id: &ContainerId, leaving: bool) {
-        let Some(shared) = &self.world.shared else {
+        if self.world.shared.is_none() {
             return;
-        };
-        let name = shared.name.clone();
-        let own = if leaving {
+        }
+        let own: BTreeMap<Key, Vec<u8>> = if leaving {
             BTreeMap::new()
         } else {
-            self.world
-                .own_stations(id)
-                .into_iter()
-                .collect::<BTreeMap<_, _>>()
+            self.world.own_stations(id).into_iter().collect()
         };
         let told = self
             .cluster
@@ -436,7 +523,6 @@ impl Owner {
         if networks.is_empty() {
             return;
         }
-        debug_assert!(told.iter().all(|key| key.node() == Some(&name)));
         // The host's part before what stands on it.
         let gone_from = leaving.then_some(id);
         networks
@@ -484,166 +570,6 @@ impl Owner {
         }
     }
 
-    // ---- requests -------------------------------------------------------------------------------------------------
-
-    /// Has a request wait for addresses, if it needs some that are not this host's yet: of one network after the other.
-    pub(crate) fn claim_first(&mut self, message: Message, waited: usize) -> Option<Message> {
-        let joins: &[Join] = match &message.request {
-            Request::Attach { attach, .. } => &attach.networks,
-            Request::CniAdd { request, .. } => &request.attach.networks,
-            Request::Connect { join, .. } => std::slice::from_ref(join),
-            _ => return Some(message),
-        };
-        // Others may take what was claimed for it, but not for ever.
-        if self.world.shared.is_none() || waited > joins.len() + TRIES as usize {
-            return Some(message);
-        }
-        match self.world.lacking(joins) {
-            Ok(None) => Some(message),
-            Ok(Some(ask)) => {
-                let takes = self.needs(&message.request);
-                self.busy.extend(takes.iter().cloned());
-                let waiting = Waiting::Message(Box::new(message), takes, waited + 1);
-                self.wish(Wish::Claim(ask), waiting);
-                None
-            }
-            Err(error) => {
-                answer(message.reply, Err(error));
-                None
-            }
-        }
-    }
-
-    /// Creates a network for all hosts.
-    pub(crate) fn share_network(
-        &mut self,
-        request: CreateNetwork,
-        dry_run: bool,
-        tries: u32,
-        reply: Reply,
-    ) {
-        let planned = random().and_then(|bytes: [u8; 20]| {
-            let (id, rest) = bytes.split_at(16);
-            let id = NetworkId::from_bytes(id.try_into().unwrap_or_default());
-            let random = u32::from_le_bytes(rest.try_into().unwrap_or_default());
-            self.world.plan_network(&request, id, random)
-        });
-        match planned {
-            Err(error) => answer(reply, Err(error)),
-            // Nothing is made on any host before a container comes.
-            Ok(_) if dry_run => answer(reply, Ok(Answer::DryRun(DryRun::new(Vec::new())))),
-            Ok(record) => {
-                self.busy.insert(Subject::Network(request.name.clone()));
-                let id = record.id.clone();
-                let waiting = Waiting::Network(Box::new(request), id, tries, reply);
-                self.wish(Wish::CreateNetwork(Box::new(record)), waiting);
-            }
-        }
-    }
-
-    /// Removes a network from all hosts.
-    pub(crate) fn unshare_network(&mut self, id: NetworkId, dry_run: bool, reply: Option<Reply>) {
-        match reply {
-            Some(reply) if dry_run => answer(reply, Ok(Answer::DryRun(DryRun::new(Vec::new())))),
-            reply => self.wish(Wish::RemoveNetwork(id), Waiting::Removal(reply)),
-        }
-    }
-
-    /// Removes a host that is gone.
-    pub(crate) fn remove_node(&mut self, reference: &str, dry_run: bool, reply: Reply) {
-        let Some(shared) = &self.world.shared else {
-            let text =
-                "this host is in no cluster: netd was started without --store etcd://HOST:PORT";
-            return answer(reply, Err(Error::new(Code::NodeNotFound, text)));
-        };
-        let found = shared.hosts.iter().find(|(name, host)| {
-            let id = host.record.as_ref().map(|record| record.id.as_str());
-            name.as_str() == reference || id == Some(reference)
-        });
-        let Some(name) = found.map(|(name, _)| name.clone()) else {
-            let text = format!(
-                "no host has the name or id {:?}: `netctl node ls` lists them",
-                netd_model::id::shorten(reference)
-            );
-            return answer(reply, Err(Error::new(Code::NodeNotFound, text)));
-        };
-        if name == shared.name {
-            let text = format!("host {name} is this one: stop its netd, and remove it on another");
-            return answer(reply, Err(Error::new(Code::NodeInUse, text)));
-        }
-        if dry_run {
-            return answer(reply, Ok(Answer::DryRun(DryRun::new(Vec::new()))));
-        }
-        self.wish(
-            Wish::RemoveNode(name.clone()),
-            Waiting::Node(name.to_string(), reply),
-        );
-    }
-
-    fn replied(&mut self, token: Token, replied: Result<()>) {
-        let Some(waiting) = self.cluster.waiting.remove(&token) else {
-            return;
-        };
-        match waiting {
-            Waiting::Message(message, takes, waited) => {
-                for subject in &takes {
-                    self.busy.remove(subject);
-                }
-                match replied {
-                    Ok(()) => {
-                        if let Some(message) = self.claim_first(*message, waited) {
-                            self.begin_claimed(message);
-                        }
-                    }
-                    Err(error) => answer(message.reply, Err(error)),
-                }
-                self.wake();
-            }
-            Waiting::Network(request, id, tries, reply) => {
-                self.busy.remove(&Subject::Network(request.name.clone()));
-                match replied {
-                    Ok(()) => {
-                        let view = self.network_views.get(&id).cloned();
-                        let made = view.map(|view| {
-                            Answer::Network(Box::new(netd_model::api::Network::clone(&view)))
-                        });
-                        let missing = || {
-                            let text = format!(
-                                "network {} was created, but cannot be used here: see netctl status",
-                                request.name
-                            );
-                            Error::new(Code::Conflict, text)
-                        };
-                        answer(reply, made.ok_or_else(missing));
-                    }
-                    Err(error) if error.code == Code::Conflict && tries < TRIES => {
-                        self.share_network(*request, false, tries + 1, reply);
-                    }
-                    Err(error) => answer(reply, Err(error)),
-                }
-                self.wake();
-            }
-            Waiting::Removal(reply) => {
-                if let Some(reply) = reply {
-                    answer(reply, replied.map(|()| Answer::Done));
-                }
-            }
-            Waiting::Ahead(net) => {
-                self.cluster.ahead.remove(&net);
-                if let Err(error) = replied {
-                    tracing::info!(%error, "no addresses were claimed ahead");
-                }
-            }
-            Waiting::Node(name, reply) => {
-                if replied.is_ok() {
-                    self.journal
-                        .add(Entry::new("node_removed", name, String::new()));
-                }
-                answer(reply, replied.map(|()| Answer::Done));
-            }
-        }
-    }
-
     /// A job that brought the host's share along has ended: what the kernel holds of it is what was wanted before the changes
     /// that are not carried out yet.
     pub(crate) fn host_share_is_held(&mut self) {
@@ -660,4 +586,9 @@ impl Owner {
             Some(Link::Offline(why)) => format!("unavailable: {why}"),
         }
     }
+}
+
+/// Who holds a name in the zone, for a container elsewhere: a container's own id may be that of another on another host.
+fn holder(node: &Name, container: &ContainerId) -> String {
+    format!("{node}/{container}")
 }

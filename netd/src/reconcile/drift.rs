@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use netd_model::object::Sysctl;
-use netd_model::{ContainerId, Key, Ns, Object, Owner as ObjectOwner, api};
+use netd_model::{ContainerId, Key, NetworkId, Ns, Object, Owner as ObjectOwner, api};
 use tokio::sync::mpsc;
 
 use crate::kernel::{Noticed, Process};
@@ -108,6 +108,28 @@ impl Drift {
         self.due = (!self.seen.is_empty()).then_some(now + SETTLE);
     }
 
+    /// Entries of stations elsewhere that are gone. A network may have tens of thousands, so each is asked for by itself.
+    fn compare_stations(
+        &mut self,
+        is_wanted: impl Fn(&NetworkId, &Key) -> bool,
+        is_in_flight: impl Fn(&ObjectOwner) -> bool,
+    ) {
+        let seen = std::mem::take(&mut self.seen).into_iter();
+        let (stations, others) = seen.partition(|(key, (owner, _))| {
+            let elsewhere = matches!(owner, ObjectOwner::Network(_));
+            elsewhere && is_station(key) && !is_in_flight(owner)
+        });
+        self.seen = others;
+        let stations: BTreeMap<Key, _> = stations;
+        for (key, (owner, _)) in stations {
+            if let ObjectOwner::Network(id) = &owner
+                && is_wanted(id, &key)
+            {
+                self.places.entry(place(&key, &owner)).or_insert(None);
+            }
+        }
+    }
+
     /// The places that may be looked at now; the others wait for their time.
     fn ready(&mut self, now: Instant) -> Places {
         let waits = |ns: &Ns| {
@@ -172,6 +194,13 @@ impl Drift {
     }
 }
 
+fn is_station(key: &Key) -> bool {
+    matches!(
+        key,
+        Key::Remote { .. } | Key::Flood { .. } | Key::Station { .. } | Key::Neighbour { .. }
+    )
+}
+
 /// The container in whose namespace the kernel told of an object.
 fn inside(key: &Key) -> Option<&ContainerId> {
     match key {
@@ -213,6 +242,10 @@ impl Owner {
             ObjectOwner::Container(id) | ObjectOwner::Endpoint(id, _) => world.objects([], [id]),
         };
         let is_known = |id: &ContainerId| world.container(id).is_some();
+        self.drift.compare_stations(
+            |id, key| world.is_station_wanted(id, key),
+            |owner| touched.holds(owner),
+        );
         self.drift
             .compare(wanted, is_known, |owner| touched.holds(owner), now);
         if std::mem::take(&mut self.drift.lost) {

@@ -262,6 +262,8 @@ impl Owner {
         let mut audits = tokio::time::interval(self.timing.audit);
         let mut sweeps = tokio::time::interval(self.timing.sweep);
         let (read_sender, mut read) = mpsc::channel(1);
+        let (route_sender, mut routes) = mpsc::channel(1);
+        self.cluster.routes = Some(route_sender);
         let mut settings = tokio::time::interval(self.timing.settings);
         settings.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         audits.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -280,9 +282,13 @@ impl Owner {
                     self.look_after();
                 }
                 _ = audits.tick() => self.start_audit(audit::Purpose::Repair { reply: None }),
-                _ = sweeps.tick() => self.start_sweep(&gone_sender),
+                _ = sweeps.tick() => {
+                    self.start_sweep(&gone_sender);
+                    self.look_at_cluster();
+                }
                 Some(missing) = gone.recv() => self.after_sweep(missing),
                 _ = settings.tick() => self.start_settings(&read_sender),
+                Some(mtus) = routes.recv() => self.after_routes(&mtus),
                 Some(read) = read.recv() => self.after_settings(read),
                 // The first audit failed: nothing is served before one succeeds.
                 () = tokio::time::sleep(self.timing.retry), if !self.ready && self.pending.is_empty() => {

@@ -1,6 +1,6 @@
 //! Own records: what the store holds of this host's is compared with what it shall hold, and the difference written.
 
-use std::time::Duration;
+use netd_model::record::Unknown;
 
 use super::super::keys::{Key, META};
 use super::super::records::{self, Alive, Meta, Record};
@@ -9,14 +9,14 @@ use super::{Core, Pending, Phase};
 
 impl Core {
     /// Writes what the store does not hold as this host wants it, a step at a time: the next follows the answer.
-    pub(super) fn publish(&mut self, now: Duration) {
-        let busy = |pending: &Pending| !matches!(pending, Pending::Wish(..));
+    pub(super) fn publish(&mut self) {
+        let busy = |pending: &Pending| !matches!(pending, Pending::Wish(..) | Pending::Return(..));
         let unknown = self.node.address.is_unspecified();
         if self.phase != Phase::Online || unknown || self.pending.values().any(busy) {
             return;
         }
         if self.mirror.meta().is_none() {
-            return self.found(now);
+            return self.found();
         }
         let key = Key::Node(self.name.clone());
         match self.mirror.record(&key) {
@@ -49,7 +49,7 @@ impl Core {
         let alive = Key::Alive(self.name.clone());
         let value = records::write(&Alive {
             incarnation: self.node.incarnation.clone(),
-            unknown: netd_model::record::Unknown::new(),
+            unknown: Unknown::new(),
         });
         let (Some(lease), held) = (self.lease, self.mirror.raw(&alive)) else {
             return;
@@ -70,7 +70,7 @@ impl Core {
     }
 
     /// The first host marks the store as that of a cluster.
-    pub(super) fn found(&mut self, _now: Duration) {
+    pub(super) fn found(&mut self) {
         let id = self.mirror.cluster.clone();
         let id = id.unwrap_or_else(|| {
             let (high, low) = (self.draw(), self.draw());
@@ -78,7 +78,7 @@ impl Core {
         });
         let meta = Meta {
             id,
-            unknown: netd_model::record::Unknown::new(),
+            unknown: Unknown::new(),
         };
         let then = vec![Write::put(META, records::write(&meta))];
         let txn = Txn {

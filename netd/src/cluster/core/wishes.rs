@@ -4,7 +4,7 @@
 use netd_model::NetworkId;
 use netd_model::error::{Code, Error, Result};
 use netd_model::id::Name;
-use netd_model::record::Network;
+use netd_model::record::{Network, Unknown};
 
 use super::super::claims::{self, Ask, Choice};
 use super::super::keys::{Key, NETWORKS};
@@ -90,23 +90,12 @@ impl Core {
             }
             Wish::RemoveNetwork(id) => self.plan_removal(id),
             Wish::RemoveNode(name) => self.plan_node_removal(name),
-            Wish::Release(network, prefix) => {
-                let key = Key::Claim(network.clone(), *prefix);
-                let Some(revision) = self.mirror.revision_of(&key) else {
-                    return Ok(None);
-                };
-                self.mirror.let_go(network, *prefix);
-                Ok(Some(Txn {
-                    when: vec![Compare::At(key.text(), revision)],
-                    then: vec![Write::put(key.text(), records::write(&claims::free()))],
-                }))
-            }
         }
     }
 
     pub(super) fn plan_claim(&mut self, ask: &Ask) -> Result<Option<Txn>> {
         let random = self.draw();
-        let choices = claims::choose(ask, &self.mirror, &self.name, &self.node.id, random)?;
+        let choices = claims::choose(ask, &self.mirror, &self.node.id, random)?;
         let mut txn = Txn::default();
         for Choice { prefix, router } in choices {
             let key = Key::Claim(ask.network.clone(), prefix);
@@ -114,7 +103,7 @@ impl Core {
                 node: Some(self.name.clone()),
                 id: self.node.id.clone(),
                 router,
-                unknown: netd_model::record::Unknown::new(),
+                unknown: Unknown::new(),
             };
             if self.safeguards.create_if_absent {
                 txn.when.push(match self.mirror.revision_of(&key) {

@@ -12,17 +12,19 @@ use std::time::Duration;
 use axum::http::uri::PathAndQuery;
 use futures_util::{FutureExt as _, StreamExt as _, stream};
 use tokio::sync::mpsc;
+use tonic::Request;
 use tonic::client::Grpc;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
-use tonic::{Code, Request, Status};
 use tonic_prost::ProstCodec;
 
+use self::failure::{explain, of_status};
 use super::store::{
     Answer, Compare, Event, Events, KeyValue, Known, Lease, Listing, Revision, Store, StoreError,
     Txn, TxnEnd, Write,
 };
 
+mod failure;
 mod proto;
 
 /// How long a connection may take to come about.
@@ -512,69 +514,6 @@ where
     let answer = tokio::time::timeout(CALL, answer).await;
     let answer = answer.map_err(|_| StoreError::Unavailable("etcd does not answer".to_owned()))?;
     Ok(answer.map_err(|status| of_status(&status))?.into_inner())
-}
-
-/// What a failure means.
-fn of_status(status: &Status) -> StoreError {
-    let text = status.message();
-    if text.contains("lease not found") {
-        return StoreError::LeaseGone;
-    }
-    if text.contains("required revision has been compacted") {
-        return StoreError::Compacted;
-    }
-    let refused = matches!(
-        status.code(),
-        Code::PermissionDenied | Code::Unauthenticated | Code::InvalidArgument
-    );
-    if refused && !text.contains("invalid auth token") {
-        return StoreError::Refused(format!("etcd refuses: {text}"));
-    }
-    let behind = std::error::Error::source(status).map(causes);
-    let text = behind.unwrap_or_else(|| text.to_owned());
-    StoreError::Unavailable(format!("etcd: {text}{}", remedy(&text)))
-}
-
-/// An error of the transport, with what is behind it: the reason is the last of a chain.
-fn explain(at: &str, error: &tonic::transport::Error) -> String {
-    let text = causes(error);
-    format!("etcd at {at} cannot be reached: {text}{}", remedy(&text))
-}
-
-/// What to do about a failure of TLS, by the words of the library.
-fn remedy(text: &str) -> &'static str {
-    let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
-    if says(&["UnknownIssuer", "BadSignature"]) {
-        "; its certificate is not signed by what etcd-ca holds"
-    } else if says(&["certificate not valid for name"]) {
-        "; its certificate is not for that name or address"
-    } else if says(&["certificate expired", "certificate not valid yet"]) {
-        "; look at the validity of its certificate, and at the clock"
-    } else if says(&[
-        "CertificateRequired",
-        "BadCertificate",
-        "UnknownCA",
-        "HandshakeFailure",
-    ]) {
-        "; it wants a certificate of this host that it trusts: look at etcd-cert and etcd-key"
-    } else if says(&["InvalidContentType", "InvalidMessage", "tls handshake eof"]) {
-        "; it does not speak TLS: leave etcd-ca out, or switch TLS on there"
-    } else {
-        ""
-    }
-}
-
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let words = cause.to_string();
-        if !text.contains(&words) {
-            text = format!("{text}: {words}");
-        }
-        next = cause.source();
-    }
-    text
 }
 
 impl Store for Etcd {

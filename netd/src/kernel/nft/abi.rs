@@ -105,6 +105,13 @@ pub(super) const NFTA_SET_ELEM_EXPR: u16 = 7;
 pub(super) const NFTA_SET_ELEM_KEY_END: u16 = 10;
 pub(super) const NFTA_COUNTER_BYTES: u16 = 1;
 pub(super) const NFTA_COUNTER_PACKETS: u16 = 2;
+
+// enum nft_limit_attributes, enum nft_limit_type.
+pub(super) const NFTA_LIMIT_RATE: u16 = 1;
+pub(super) const NFTA_LIMIT_UNIT: u16 = 2;
+pub(super) const NFTA_LIMIT_BURST: u16 = 3;
+pub(super) const NFTA_LIMIT_TYPE: u16 = 4;
+pub(super) const NFT_LIMIT_PKTS: u32 = 0;
 pub(super) const NFT_SET_ELEM_INTERVAL_END: u32 = 0x1;
 
 pub(super) const NFTA_DATA_VALUE: u16 = 1;

@@ -126,6 +126,7 @@ impl Rule<'_> {
             Stmt::CtStatusDnat => self.conntrack(NFT_CT_STATUS, IPS_DST_NAT),
             Stmt::CtOriginal => self.direction(IP_CT_DIR_ORIGINAL),
             Stmt::CtReply => self.direction(IP_CT_DIR_REPLY),
+            Stmt::ToGroup => self.for_group(),
             Stmt::FibDaddrLocal => self.fib_daddr_local(),
             Stmt::Masquerade => self.expression("masq", |_| ()),
             Stmt::Notrack => self.expression("notrack", |_| ()),
@@ -391,6 +392,19 @@ impl Rule<'_> {
             w.put_u32(NFTA_CT_KEY, NFT_CT_DIRECTION);
         });
         self.cmp(NFT_CMP_EQ, &[direction]);
+    }
+
+    /// The first bit on the wire of the address that a frame goes to (IEEE 802).
+    fn for_group(&mut self) {
+        const GROUP: u8 = 1;
+        self.expression("payload", |w| {
+            w.put_u32(NFTA_PAYLOAD_DREG, SCRATCH);
+            w.put_u32(NFTA_PAYLOAD_BASE, NFT_PAYLOAD_LL_HEADER);
+            w.put_u32(NFTA_PAYLOAD_OFFSET, 0);
+            w.put_u32(NFTA_PAYLOAD_LEN, 1);
+        });
+        self.and(&[GROUP]);
+        self.cmp(NFT_CMP_EQ, &[GROUP]);
     }
 
     fn fib_daddr_local(&mut self) {

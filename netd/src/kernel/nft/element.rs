@@ -8,7 +8,7 @@
 use netd_model::Owner;
 use netd_model::counters::Count;
 use netd_model::nft::{
-    Datum, Element, ElementData, ElementKey, Field, SetKind, SetSpec, TableRef, Verdict, wire,
+    Datum, Element, ElementData, ElementKey, Field, Rate, SetKind, SetSpec, TableRef, Verdict, wire,
 };
 
 use super::abi::*;
@@ -67,6 +67,9 @@ pub(super) fn write(spec: &SetSpec, element: &Element, w: &mut Writer) {
         if spec.counter {
             put_counter(w);
         }
+        if let Some(rate) = spec.limit {
+            put_limit(rate, w);
+        }
     });
     if in_bounds(spec) {
         put_end(end.as_deref(), w);
@@ -105,6 +108,18 @@ fn put_counter(w: &mut Writer) {
         w.nest(NFTA_EXPR_DATA, |w| {
             w.put(NFTA_COUNTER_BYTES, &0_u64.to_be_bytes());
             w.put(NFTA_COUNTER_PACKETS, &0_u64.to_be_bytes());
+        });
+    });
+}
+
+fn put_limit(rate: Rate, w: &mut Writer) {
+    w.nest(NFTA_SET_ELEM_EXPR, |w| {
+        w.put_text(NFTA_EXPR_NAME, "limit");
+        w.nest(NFTA_EXPR_DATA, |w| {
+            w.put(NFTA_LIMIT_RATE, &rate.second.to_be_bytes());
+            w.put(NFTA_LIMIT_UNIT, &1_u64.to_be_bytes());
+            w.put_u32(NFTA_LIMIT_BURST, rate.burst);
+            w.put_u32(NFTA_LIMIT_TYPE, NFT_LIMIT_PKTS);
         });
     });
 }

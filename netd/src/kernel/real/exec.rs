@@ -353,6 +353,7 @@ impl Steps<'_> {
         }
     }
 
+    /// Objects that are added one by one: all others go in batches, see [`kind`].
     fn add(&mut self, object: &Object) -> Result<(), Refusal> {
         match object {
             Object::HostPort(port) => self.shared.ports.hold(port),
@@ -364,13 +365,7 @@ impl Steps<'_> {
             Object::Shaper(shaper) => traffic::shape(self.host, shaper),
             Object::Redirect(redirect) => traffic::redirect(self.host, redirect),
             Object::Sysctl(sysctl) => ops::set_sysctl(sysctl),
-            Object::Ruleset(_)
-            | Object::Element(_)
-            | Object::DnsSocket(_)
-            | Object::Remote(_)
-            | Object::Flood(_)
-            | Object::Station(_)
-            | Object::Neighbour(_) => Err(not_here()),
+            _ => Err(not_here()),
         }
     }
 
@@ -387,6 +382,7 @@ impl Steps<'_> {
         }
     }
 
+    /// The same for those that are removed one by one.
     fn remove(&mut self, object: &Object) -> Result<(), Refusal> {
         match object {
             Object::HostPort(port) => {
@@ -399,14 +395,7 @@ impl Steps<'_> {
             Object::Route(route) => ops::remove_route(self.space(), route),
             // The flags go with the port; settings and `lo` are never taken back.
             Object::BridgePort(_) | Object::Loopback(_) | Object::Sysctl(_) => Ok(()),
-            Object::Link(_)
-            | Object::Ruleset(_)
-            | Object::Element(_)
-            | Object::DnsSocket(_)
-            | Object::Remote(_)
-            | Object::Flood(_)
-            | Object::Station(_)
-            | Object::Neighbour(_) => Err(not_here()),
+            _ => Err(not_here()),
         }
     }
 }

@@ -105,6 +105,32 @@ fn mtus(routes: &[RouteView], links: &[LinkView]) -> BTreeMap<IpAddr, u32> {
     routes.iter().filter_map(of_link).collect()
 }
 
+/// The largest packets by the routes to these addresses: what the route says, by configuration or by what was learnt of the
+/// path, else what its interface takes.
+pub(super) fn path_mtus(
+    space: &mut Space,
+    to: &[IpAddr],
+) -> Result<BTreeMap<IpAddr, u32>, KernelError> {
+    let links = space
+        .route
+        .dump(&link::all(), LinkView::read)
+        .map_err(|r| r.on("list links"))?;
+    let requests: Vec<_> = to.iter().map(|ip| inet::route_to(*ip)).collect();
+    let answers = space
+        .route
+        .batch(&requests)
+        .map_err(|r| r.on("look for routes"))?;
+    let mtu = |body: &[u8]| {
+        let route = RouteView::read(body)?;
+        let link = links.iter().find(|view| Some(view.index) == route.oif)?;
+        Some(inet::route_mtu(body).unwrap_or(link.mtu).min(link.mtu))
+    };
+    let found = to.iter().zip(answers);
+    Ok(found
+        .filter_map(|(ip, answer)| Some((*ip, mtu(&answer.ok()?)?)))
+        .collect())
+}
+
 /// A route to others.
 fn way(route: &RouteView, links: &[LinkView]) -> Option<Way> {
     let index = route

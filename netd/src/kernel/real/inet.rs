@@ -269,6 +269,14 @@ impl RouteView {
     }
 }
 
+/// The MTU that a route has of its own, in an RTM_NEWROUTE message.
+pub(super) fn route_mtu(body: &[u8]) -> Option<u32> {
+    const RTA_METRICS: u16 = 8;
+    const RTAX_MTU: u16 = 2;
+    let metrics = Attrs::behind(body, RTMSG).nested(RTA_METRICS);
+    metrics.u32(RTAX_MTU).filter(|mtu| *mtu > 0)
+}
+
 /// The interface of the first `struct rtnexthop`.
 fn first_hop(hops: &[u8]) -> Option<u32> {
     u16_at(hops, 0).filter(|len| *len >= 8)?;

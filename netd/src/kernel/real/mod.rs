@@ -3,7 +3,8 @@
 //! A [`RealKernel`] works on the namespace that the thread was in which made it: the host's. Threads enter a
 //! container's namespace only in [`ns`], and always come back.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -250,6 +251,10 @@ impl Kernel for RealKernel {
                 errno.into(),
             )
         })
+    }
+
+    fn path_mtus(&self, to: &[IpAddr]) -> Result<BTreeMap<IpAddr, u32>, KernelError> {
+        facts::path_mtus(&mut self.shared.host_space()?, to)
     }
 
     fn facts(&self) -> Result<HostFacts, KernelError> {

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 
 use netd_model::object::{Flood, Neighbour, Remote, Station};
 use netd_model::observed::Observed;
-use netd_model::{IfName, Mac, Object, Op, Owner};
+use netd_model::{IfName, Key, Mac, Object, Op, Owner};
 use netlink_packet_core::{NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE};
 use nix::errno::Errno;
 
@@ -22,7 +22,7 @@ use super::wire::{Attrs, Writer, ip, u16_at, u32_at};
 use crate::kernel::KernelErrorKind;
 
 const RTM_NEWNEIGH: u16 = 28;
-const RTM_DELNEIGH: u16 = 29;
+pub(super) const RTM_DELNEIGH: u16 = 29;
 const RTM_GETNEIGH: u16 = 30;
 /// `sizeof(struct ndmsg)`.
 const NDMSG: usize = 12;
@@ -168,9 +168,9 @@ pub(super) fn apply(space: &mut Space, ops: &[Op]) -> Result<(), (usize, Refusal
 }
 
 /// An entry as read.
-struct View {
+pub(super) struct View {
     family: u8,
-    index: u32,
+    pub(super) index: u32,
     state: u16,
     flags: u8,
     dst: Option<IpAddr>,
@@ -179,7 +179,7 @@ struct View {
 }
 
 impl View {
-    fn read(body: &[u8]) -> Option<Self> {
+    pub(super) fn read(body: &[u8]) -> Option<Self> {
         let attrs = Attrs::behind(body, NDMSG);
         Some(Self {
             family: *body.first()?,
@@ -228,6 +228,30 @@ impl View {
             host,
             owner,
         }))
+    }
+}
+
+impl View {
+    /// Which object of netd's it was, on a link of netd's, when it is gone. What the kernel tells of it then has no state any
+    /// more, and of a neighbour no Ethernet address.
+    pub(super) fn gone(&self, ifname: &IfName) -> Option<Key> {
+        let ifname = ifname.clone();
+        if self.family != AF_BRIDGE {
+            let ip = self.dst.filter(|_| self.protocol == PROTOCOL)?;
+            return Some(Key::Neighbour { ifname, ip });
+        }
+        let mac = self.mac?;
+        if self.flags & NTF_SELF == 0 {
+            let mac = Mac::new(mac).ok()?;
+            return Some(Key::Station { ifname, mac });
+        }
+        let host = self.dst?;
+        Some(if mac == EVERYBODY {
+            Key::Flood { ifname, host }
+        } else {
+            let mac = Mac::new(mac).ok()?;
+            Key::Remote { ifname, mac }
+        })
     }
 }
 

@@ -25,6 +25,7 @@ mod limits;
 mod orphans;
 mod requests;
 mod settings;
+mod shared;
 mod subnets;
 
 /// A daemon's inside, with a handle to everything.

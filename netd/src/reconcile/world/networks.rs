@@ -240,6 +240,7 @@ impl World {
         let net = self.networks.remove(id)?;
         self.network_names.remove(&net.record.name);
         self.going.remove(id);
+        self.forget_claims(id);
         Some(net.record)
     }
 

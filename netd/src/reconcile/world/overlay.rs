@@ -3,14 +3,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::time::Duration;
 
 use netd_ipam::Pool;
-use netd_model::Object;
 use netd_model::desired::FAMILIES;
 use netd_model::error::{Code, Error, Result};
 use netd_model::id::{ContainerId, Name, NetworkId};
 use netd_model::net::{Family, Mac, Prefix};
 use netd_model::overlay::{self, Place};
+use netd_model::probe::Paths;
 use netd_model::record::{Driver, Network, Subnet};
 use netd_model::request::Join;
 
@@ -21,6 +22,9 @@ use crate::cluster::core::Link;
 use crate::cluster::mirror::News;
 use crate::cluster::records::{Claim, Node, Station};
 
+mod life;
+mod returns;
+mod stations;
 mod told;
 
 /// Blocks are asked for when this share of the addresses is in use: three of four.
@@ -34,6 +38,10 @@ pub(crate) type StationKey = (NetworkId, Name, Option<ContainerId>);
 pub(crate) struct Host {
     pub(crate) record: Option<Node>,
     pub(crate) alive: bool,
+    /// Since when it gives no sign of life, neither in the store nor by probes.
+    silent: Option<Duration>,
+    /// For how long, when that was looked at last.
+    silent_for: Option<Duration>,
 }
 
 /// What is known of the cluster.
@@ -49,6 +57,12 @@ pub(crate) struct Shared {
     claims: BTreeMap<(NetworkId, Prefix), Claim>,
     /// What others have, and who.
     holders: BTreeMap<(NetworkId, Prefix), Name>,
+    /// The host to which the smallest packets go, and how large they may be.
+    narrowest: Option<(Name, u32)>,
+    /// What probes show, by host and network.
+    paths: BTreeMap<(Name, NetworkId), Paths>,
+    /// Claims of which no address is in use, and since when.
+    idle: BTreeMap<(NetworkId, Prefix), Duration>,
     /// Networks that the store does not have any more, but this host's containers are on.
     pub(crate) removed: BTreeSet<NetworkId>,
     /// Networks and stations that cannot be as their records say, with the reason.
@@ -62,8 +76,10 @@ pub(crate) struct Effects {
     pub(crate) networks: BTreeSet<NetworkId>,
     /// Networks that are gone.
     pub(crate) gone: BTreeSet<NetworkId>,
-    /// Stations that changed.
-    pub(crate) stations: BTreeSet<StationKey>,
+    /// Stations whose names, or who is asked for them, may be others.
+    pub(crate) names: BTreeSet<StationKey>,
+    /// Whether other hosts may be to be probed.
+    pub(crate) sites: bool,
 }
 
 impl Shared {
@@ -76,6 +92,9 @@ impl Shared {
             stations: BTreeMap::new(),
             claims: BTreeMap::new(),
             holders: BTreeMap::new(),
+            idle: BTreeMap::new(),
+            narrowest: None,
+            paths: BTreeMap::new(),
             removed: BTreeSet::new(),
             conflicts: BTreeMap::new(),
         }
@@ -84,6 +103,15 @@ impl Shared {
     /// The address of a host.
     fn address(&self, name: &Name) -> Option<IpAddr> {
         Some(self.hosts.get(name)?.record.as_ref()?.address)
+    }
+
+    /// What this host has claimed on a network.
+    fn claims_on<'a>(&'a self, net: &'a NetworkId) -> impl Iterator<Item = (Prefix, &'a Claim)> {
+        let first = (net.clone(), Prefix::default_route(Family::V4));
+        self.claims
+            .range(first..)
+            .take_while(move |((of, _), _)| of == net)
+            .map(|((_, prefix), claim)| (*prefix, claim))
     }
 
     fn stations_of<'a>(
@@ -100,6 +128,35 @@ impl Shared {
     fn first_name(&self) -> Name {
         // "0" is the least; this host's own name is only there for a name that cannot fail.
         Name::parse("0").unwrap_or_else(|_| self.name.clone())
+    }
+
+    fn is_silent(&self, name: &Name) -> bool {
+        self.hosts.get(name).is_none_or(|host| !host.alive)
+    }
+
+    /// The containers of hosts that give no sign of life.
+    fn stations_of_silent(&self) -> Vec<StationKey> {
+        let keys = self.stations.keys();
+        keys.filter(|(_, node, id)| id.is_some() && self.is_silent(node))
+            .cloned()
+            .collect()
+    }
+
+    /// Those of them on the same network with the same name.
+    fn silent_namesakes(&self, key: &StationKey) -> Vec<StationKey> {
+        let station = self.stations.get(key);
+        let Some(name) = station.and_then(|station| station.name.as_ref()) else {
+            return Vec::new();
+        };
+        if self.hosts.values().all(|host| host.alive) {
+            return Vec::new();
+        }
+        self.stations_of(&key.0)
+            .filter(|((_, node, _), other)| {
+                other.name.as_ref() == Some(name) && self.is_silent(node)
+            })
+            .map(|(key, _)| key.clone())
+            .collect()
     }
 
     /// The stations that a change is about.
@@ -136,111 +193,6 @@ impl Shared {
 }
 
 impl World {
-    /// What is on the other hosts of a network, as objects.
-    pub(crate) fn station_objects(&self, key: &StationKey) -> Vec<Object> {
-        let (net, node, container) = key;
-        let Some(shared) = &self.shared else {
-            return Vec::new();
-        };
-        if *node == shared.name || !self.is_present(net) {
-            return Vec::new();
-        }
-        let (Some(network), Some(station)) = (self.network(net), shared.stations.get(key)) else {
-            return Vec::new();
-        };
-        let Some(host) = shared
-            .address(node)
-            .filter(|host| *host != shared.node.address)
-        else {
-            return Vec::new();
-        };
-        if self.clash(network, node, station).is_some() {
-            return Vec::new();
-        }
-        let place = station.at(host);
-        match container {
-            Some(_) => overlay::remote(network, &place, &self.facts),
-            None => overlay::peer(network, &place, &self.facts),
-        }
-    }
-
-    /// Why a station of a host cannot be believed, if it cannot: what this host itself has, nobody else has, and what another has
-    /// claimed is that one's.
-    fn clash(&self, network: &Network, node: &Name, station: &Station) -> Option<String> {
-        let net = self.networks.get(&network.id)?;
-        let claimed = station.ips.iter().find_map(|ip| {
-            let holder = self.shared.as_ref()?.holder(network, *ip)?;
-            (holder != node).then_some((ip, holder))
-        });
-        if let Some((ip, holder)) = claimed {
-            return Some(format!("its address {ip} belongs to host {holder}"));
-        }
-        let outside = station.ips.iter().find(|ip| {
-            let subnet = network.subnet_of(**ip);
-            subnet.is_none_or(|s| s.gateway == **ip)
-        });
-        if let Some(ip) = outside {
-            return Some(format!(
-                "its address {ip} is none of network {}",
-                network.name
-            ));
-        }
-        let own = |ip: &IpAddr| {
-            net.pools
-                .iter()
-                .any(|pool| holds(pool, *ip) && pool.is_used(*ip))
-        };
-        if let Some(ip) = station.ips.iter().find(|ip| own(ip)) {
-            return Some(format!(
-                "its address {ip} is that of a container of this host"
-            ));
-        }
-        net.macs.contains(&station.mac).then(|| {
-            format!(
-                "its Ethernet address {} is that of a container of this host",
-                station.mac
-            )
-        })
-    }
-
-    /// All that is elsewhere on a network, as objects.
-    pub(super) fn remote_objects(&self, net: &NetworkId) -> Vec<Object> {
-        let Some(shared) = &self.shared else {
-            return Vec::new();
-        };
-        let keys = shared.stations_of(net);
-        keys.flat_map(|(key, _)| self.station_objects(key))
-            .collect()
-    }
-
-    /// From where packets of overlay networks are taken.
-    pub(super) fn peer_objects(&self) -> Vec<Object> {
-        let Some(shared) = &self.shared else {
-            return Vec::new();
-        };
-        let own = shared.node.address;
-        let addresses = shared
-            .hosts
-            .values()
-            .filter_map(|host| Some(host.record.as_ref()?.address));
-        let others: BTreeSet<IpAddr> = addresses.filter(|ip| *ip != own).collect();
-        let ports = self
-            .overlays()
-            .filter_map(|net| Some(net.overlay.as_ref()?.port));
-        let ports: BTreeSet<u16> = ports.collect();
-        overlay::peers(&others)
-            .chain(overlay::ports(&ports))
-            .collect()
-    }
-
-    /// The stations that changes are about, before they are taken in.
-    pub(crate) fn affected(&self, news: &[News]) -> BTreeSet<StationKey> {
-        let shared = self.shared.iter();
-        shared
-            .flat_map(|shared| news.iter().flat_map(|news| shared.keys_of(news)))
-            .collect()
-    }
-
     /// Takes in what changed.
     pub(crate) fn take_in(&mut self, news: Vec<News>) -> Effects {
         let mut effects = Effects::default();
@@ -254,7 +206,11 @@ impl World {
         let Some(shared) = &mut self.shared else {
             return;
         };
-        effects.stations.extend(shared.keys_of(&news));
+        effects.names.extend(shared.keys_of(&news));
+        effects.sites |= matches!(
+            &news,
+            News::Member(..) | News::Node(..) | News::Network(..) | News::Claim(..)
+        );
         match news {
             News::Link(link) => shared.link = link,
             News::Node(name, record) => {
@@ -265,14 +221,25 @@ impl World {
                 }
             }
             News::Alive(name, alive) => {
-                let host = shared.hosts.entry(name).or_default();
+                let host = shared.hosts.entry(name.clone()).or_default();
                 host.alive = alive;
+                // Who is silent is asked for only where nobody alive has the name.
+                let of_silent = shared.stations_of_silent();
+                let of_host = shared.stations.keys().filter(|(_, of, _)| *of == name);
+                effects.names.extend(of_host.cloned().chain(of_silent));
             }
             News::Member(node, net, station) => {
                 put(&mut shared.stations, (net, node, None), station);
             }
             News::Endpoint(node, net, id, station) => {
-                put(&mut shared.stations, (net, node, Some(id)), station);
+                let key = (net, node, Some(id));
+                // Under the name that it had, and under the one that it has.
+                effects.names.extend(shared.silent_namesakes(&key));
+                put(&mut shared.stations, key.clone(), station);
+                let shared = self.shared.iter();
+                effects
+                    .names
+                    .extend(shared.flat_map(|shared| shared.silent_namesakes(&key)));
             }
             News::Claim(net, prefix, claim) => self.take_claim(net, prefix, claim, effects),
             News::Network(id, Some(record)) => {
@@ -301,19 +268,24 @@ impl World {
             return;
         };
         let key = (net.clone(), prefix);
-        let holder = claim.as_ref().filter(|claim| claim.id != shared.node.id);
-        match holder.and_then(|claim| claim.node.clone()) {
+        let (mine, others) = match claim.filter(|claim| claim.node.is_some()) {
+            Some(claim) if claim.id == shared.node.id => (Some(claim), None),
+            claim => (None, claim.and_then(|claim| claim.node)),
+        };
+        match others {
             Some(holder) => shared.holders.insert(key.clone(), holder),
             None => shared.holders.remove(&key),
         };
-        let mine = claim.filter(|claim| claim.node.is_some() && claim.id == shared.node.id);
-        let had = shared.claims.contains_key(&key);
-        match mine {
+        let has = mine.is_some();
+        if !has && shared.claims.contains_key(&key) && shared.removed.contains(&net) {
+            // The network is gone, and what its containers stand on stays until they end.
+            return;
+        }
+        let had = match mine {
             Some(claim) => shared.claims.insert(key, claim),
             None => shared.claims.remove(&key),
         };
-        let has = shared.claims.contains_key(&key_of(&net, prefix));
-        if had != has && self.networks.contains_key(&net) {
+        if had.is_some() != has && self.networks.contains_key(&net) {
             self.settle(&net);
             effects.networks.insert(net);
         }
@@ -372,12 +344,9 @@ impl World {
         let Some(net) = self.networks.get_mut(id) else {
             return;
         };
-        let range = (id.clone(), Prefix::default_route(Family::V4))..;
         let own: Vec<(Prefix, bool)> = shared
-            .claims
-            .range(range)
-            .take_while(|((of, _), _)| of == id)
-            .map(|((_, prefix), claim)| (*prefix, claim.router))
+            .claims_on(id)
+            .map(|(prefix, claim)| (prefix, claim.router))
             .collect();
         let router = |subnet: &Subnet| {
             let (from, _) = own
@@ -419,6 +388,55 @@ impl World {
                 }
             }
         }
+    }
+
+    /// Whether a claim is this host's, or was.
+    pub(crate) fn is_own_claim(
+        &self,
+        net: &NetworkId,
+        prefix: Prefix,
+        claim: Option<&Claim>,
+    ) -> bool {
+        self.shared.as_ref().is_some_and(|shared| {
+            claim.is_some_and(|claim| claim.id == shared.node.id)
+                || shared.claims.contains_key(&(net.clone(), prefix))
+        })
+    }
+
+    /// Where the other hosts are.
+    pub(crate) fn addresses_of_others(&self) -> Vec<IpAddr> {
+        let shared = self.shared.iter();
+        let hosts = shared.flat_map(|shared| {
+            let others = shared
+                .hosts
+                .iter()
+                .filter(|(name, _)| **name != shared.name);
+            others.filter_map(|(_, host)| Some(host.record.as_ref()?.address))
+        });
+        hosts.collect()
+    }
+
+    /// Takes in how large packets may be by the routes to other hosts.
+    pub(crate) fn take_routes(&mut self, mtus: &BTreeMap<IpAddr, u32>) {
+        let Some(shared) = &mut self.shared else {
+            return;
+        };
+        let hosts = shared.hosts.iter();
+        let others = hosts.filter(|(name, _)| **name != shared.name);
+        let known = others.filter_map(|(name, host)| {
+            let address = host.record.as_ref()?.address;
+            Some((name.clone(), *mtus.get(&address)?))
+        });
+        shared.narrowest = known.min_by_key(|(_, mtu)| *mtu);
+    }
+
+    /// How large packets from one of this host's addresses may be so that they reach all others: what its interface takes, and
+    /// the routes. None if it is not known.
+    pub(crate) fn mtu_of(&self, address: IpAddr) -> Option<u32> {
+        let own = self.facts.mtus.get(&address).copied();
+        let shared = self.shared.as_ref();
+        let route = shared.and_then(|shared| Some(shared.narrowest.as_ref()?.1));
+        own.into_iter().chain(route).min()
     }
 
     /// This host's address is another: its part in each network is too.
@@ -501,10 +519,8 @@ impl World {
             };
             let pools = || net.pools.iter().filter(|p| range_of(p).family() == family);
             let claimed = self.shared.as_ref().is_some_and(|shared| {
-                let mut claims = shared.claims.iter();
-                claims.any(|((of, prefix), claim)| {
-                    *of == net.record.id && prefix.family() == family && claim.router
-                })
+                let mut claims = shared.claims_on(&net.record.id);
+                claims.any(|(prefix, claim)| prefix.family() == family && claim.router)
             });
             let want = |ip, router| Want {
                 subnet: subnet.subnet,
@@ -519,7 +535,7 @@ impl World {
                 Some(ip) if subnet.subnet.contains(ip) && !pools().any(|p| holds(p, ip)) => {
                     wants.push(want(Some(ip), false));
                 }
-                None if claimed && !pools().any(has_room_ref(&has_room)) => {
+                None if claimed && !pools().any(&has_room) => {
                     wants.push(want(None, false));
                 }
                 _ => {}
@@ -527,14 +543,6 @@ impl World {
         }
         wants
     }
-}
-
-fn has_room_ref(has_room: &impl Fn(&Pool) -> bool) -> impl FnMut(&Pool) -> bool {
-    move |pool| has_room(pool)
-}
-
-fn key_of(net: &NetworkId, prefix: Prefix) -> (NetworkId, Prefix) {
-    (net.clone(), prefix)
 }
 
 fn put(stations: &mut BTreeMap<StationKey, Station>, key: StationKey, station: Option<Station>) {

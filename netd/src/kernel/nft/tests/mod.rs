@@ -390,6 +390,7 @@ fn other_set(set: &str, key: Vec<Field>) -> SetSpec {
         kind: SetKind::Set,
         interval: false,
         counter: false,
+        limit: None,
         size: None,
     }
 }

@@ -9,6 +9,7 @@ use netd_model::{ContainerId, IfName, Key, Ns, Object, Owner, desired};
 
 use super::super::inet::{AddressView, LOCAL, MAIN, PROTOCOL, RouteView, UNICAST};
 use super::super::link::LinkView;
+use super::super::neighbour;
 use super::super::wire::{Attrs, text, u32_at};
 use crate::kernel::{Noticed, Process};
 
@@ -84,6 +85,14 @@ impl Place {
             RTM_NEWNETCONF => self.forwarding(body).into_iter().collect(),
             _ => Vec::new(),
         }
+    }
+
+    /// A notice of an entry that was taken out of a table of stations.
+    pub(super) fn station(&self, kind: u16, body: &[u8]) -> Option<Noticed> {
+        let view = neighbour::View::read(body).filter(|_| kind == neighbour::RTM_DELNEIGH)?;
+        let known = self.links.get(&view.index)?;
+        let owner = known.owner.clone()?;
+        Some(object(owner, view.gone(&known.name)?, None))
     }
 
     fn link(&mut self, view: &LinkView) -> Vec<Noticed> {
@@ -290,7 +299,7 @@ mod tests {
             messages in prop::collection::vec((any::<u16>(), prop::collection::vec(any::<u8>(), 0..200)), 0..8),
             container: bool,
         ) {
-            let kinds = [RTM_NEWLINK, RTM_DELLINK, RTM_NEWADDR, RTM_DELROUTE, RTM_NEWNETCONF, NFT_MSG_NEWGEN];
+            let kinds = [neighbour::RTM_DELNEIGH, RTM_NEWLINK, RTM_DELLINK, RTM_NEWADDR, RTM_DELROUTE, RTM_NEWNETCONF, NFT_MSG_NEWGEN];
             let ns = if container {
                 Ns::Container(ContainerId::parse("c").unwrap())
             } else {
@@ -302,6 +311,7 @@ mod tests {
                 for kind in [kind, known] {
                     place.route(kind, &body);
                     place.table(kind, &body);
+                    place.station(kind, &body);
                     ended(kind, &body);
                 }
             }

@@ -18,10 +18,12 @@ use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, NetlinkAddr, recvmsg, setsockopt, sockopt};
+use socket2::{SockFilter, SockRef};
 
 use self::decode::Place;
 use super::Shared;
 use super::link::{self, LinkView};
+use super::neighbour::RTM_DELNEIGH;
 use super::netlink::{Messages, Netlink, Request};
 use crate::kernel::Noticed;
 
@@ -33,6 +35,11 @@ const NFT_GROUPS: [u32; 1] = [7];
 const QUEUE: usize = 4 << 20;
 /// Longest notice: a link with all its statistics has a few KiB, a batch of nftables 32.
 const BUFFER: usize = 64 << 10;
+const RTNLGRP_NEIGH: u32 = 3;
+// Instructions of a socket filter (linux/bpf_common.h).
+const BPF_LOAD_HALF: u16 = 0x28;
+const BPF_EQUAL: u16 = 0x15;
+const BPF_RETURN: u16 = 0x06;
 const RTM_GETNSID: u16 = 90;
 const NETNSA_FD: u16 = 3;
 const SOL_NETLINK: i32 = 270;
@@ -51,6 +58,7 @@ pub(super) type Sink = Box<dyn Fn(Noticed) + Send>;
 pub(super) fn start(shared: &Arc<Shared>, sink: Sink) -> io::Result<Watch> {
     let route = listen(NETLINK_ROUTE, &ROUTE_GROUPS)?;
     let nft = listen(NETLINK_NETFILTER, &NFT_GROUPS)?;
+    let stations = listen_to_stations()?;
     let mut asking = Netlink::open(NETLINK_ROUTE)?;
     let mut host = Place::new(Ns::Host);
     // Listed after the sockets listen: what comes in between is noticed.
@@ -72,7 +80,7 @@ pub(super) fn start(shared: &Arc<Shared>, sink: Sink) -> io::Result<Watch> {
     std::thread::Builder::new()
         .name("watch".to_owned())
         .stack_size(256 << 10)
-        .spawn(move || watcher.run(&route, &nft, &stop))?;
+        .spawn(move || watcher.run(&route, &nft, &stations, &stop))?;
     Ok(Watch { _running: running })
 }
 
@@ -98,6 +106,23 @@ fn listen(protocol: isize, groups: &[u32]) -> io::Result<Socket> {
     Ok(socket)
 }
 
+/// A socket that hears of entries that are taken out of the tables of [`super::neighbour`], in the host's namespace. Those
+/// that come are not told, and the kernel sorts them out: netd adds tens of thousands at once, and what others add is of no
+/// matter as long as netd's are there.
+fn listen_to_stations() -> io::Result<Socket> {
+    // Of `struct nlmsghdr`, the type; what is loaded is taken for network byte order.
+    let kind = u16::from_be_bytes(RTM_DELNEIGH.to_ne_bytes());
+    let load = SockFilter::new(BPF_LOAD_HALF, 0, 0, 4);
+    let compare = SockFilter::new(BPF_EQUAL, 0, 1, kind.into());
+    let [all, none] = [u32::MAX, 0].map(|bytes| SockFilter::new(BPF_RETURN, 0, 0, bytes));
+    let mut socket = Socket::new(NETLINK_ROUTE)?;
+    SockRef::from(&socket).attach_filter(&[load, compare, all, none])?;
+    socket.bind_auto()?;
+    socket.set_non_blocking(true)?;
+    socket.add_membership(RTNLGRP_NEIGH)?;
+    Ok(socket)
+}
+
 struct Watcher {
     shared: Arc<Shared>,
     /// For questions.
@@ -113,10 +138,10 @@ struct Watcher {
 }
 
 impl Watcher {
-    fn run(&mut self, route: &Socket, nft: &Socket, stop: &PipeReader) {
+    fn run(&mut self, route: &Socket, nft: &Socket, stations: &Socket, stop: &PipeReader) {
         let mut buffer = vec![0; BUFFER];
         loop {
-            let mut fds = [route.as_fd(), nft.as_fd(), stop.as_fd()]
+            let mut fds = [route.as_fd(), nft.as_fd(), stations.as_fd(), stop.as_fd()]
                 .map(|fd| PollFd::new(fd, PollFlags::POLLIN));
             match poll(&mut fds, PollTimeout::NONE) {
                 Err(Errno::EINTR) => continue,
@@ -126,7 +151,7 @@ impl Watcher {
                 }
                 Ok(_) => {}
             }
-            let [first, second, ended] = fds.map(|fd| fd.any().unwrap_or(true));
+            let [first, second, third, ended] = fds.map(|fd| fd.any().unwrap_or(true));
             if ended {
                 return;
             }
@@ -135,6 +160,9 @@ impl Watcher {
             }
             if second {
                 self.drain(nft, &mut buffer, Self::nft);
+            }
+            if third {
+                self.drain(stations, &mut buffer, Self::station);
             }
         }
     }
@@ -169,6 +197,13 @@ impl Watcher {
                 let noticed = place.route(message.kind, message.body);
                 noticed.into_iter().for_each(|noticed| (self.sink)(noticed));
             }
+        }
+    }
+
+    fn station(&mut self, _: Option<i32>, datagram: &[u8]) {
+        for message in Messages(datagram) {
+            let noticed = self.host.station(message.kind, message.body);
+            noticed.into_iter().for_each(|noticed| (self.sink)(noticed));
         }
     }
 

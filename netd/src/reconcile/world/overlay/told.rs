@@ -8,7 +8,7 @@ use netd_model::error::{Code, Error, Result};
 use netd_model::id::{ContainerId, Name, NetworkId};
 use netd_model::net::Family;
 use netd_model::overlay::{self, Overlay};
-use netd_model::record::{Network, Phase};
+use netd_model::record::{Network, Phase, Unknown};
 use netd_model::request::CreateNetwork;
 
 use super::super::World;
@@ -120,12 +120,10 @@ impl World {
         let mut keys = vec![node];
         for network in overlays {
             keys.push((Key::Network(network.id.clone()), records::write(network)));
-            let claims = shared
-                .claims
-                .iter()
-                .filter(|((of, _), _)| *of == network.id);
-            keys.extend(claims.map(|((of, prefix), claim)| {
-                (Key::Claim(of.clone(), *prefix), records::write(claim))
+            let claims = shared.claims_on(&network.id);
+            keys.extend(claims.map(|(prefix, claim)| {
+                let key = Key::Claim(network.id.clone(), prefix);
+                (key, records::write(claim))
             }));
         }
         let keys = keys.into_iter();
@@ -151,7 +149,7 @@ impl World {
                 name: Some(container.name.clone()),
                 hostname: Some(container.hostname.clone()),
                 aliases: endpoint.aliases.clone(),
-                unknown: netd_model::record::Unknown::new(),
+                unknown: Unknown::new(),
             };
             let key = Key::Endpoint(shared.name.clone(), network.id.clone(), id.clone());
             own.push((key, records::write(&station)));
@@ -179,7 +177,7 @@ impl World {
             name: None,
             hostname: None,
             aliases: Vec::new(),
-            unknown: netd_model::record::Unknown::new(),
+            unknown: Unknown::new(),
         });
         Some((key, station.map(|station| records::write(&station))))
     }
@@ -228,7 +226,9 @@ impl World {
                 id: record.id.clone(),
                 name: name.to_string(),
                 address: record.address,
-                state: if host.alive { "alive" } else { "suspect" }.to_owned(),
+                state: shared.state(name, host).to_owned(),
+                last_seen: host.last_seen(),
+                paths: self.path_views(shared, name),
                 networks: networks.map(|net| net.name.to_string()).collect(),
                 own: *name == shared.name,
                 mtu: record.mtu,
@@ -262,8 +262,19 @@ impl World {
             }
             let narrow = overlay::inner_mtu(shared.node.mtu, shared.node.address);
             if !shared.node.address.is_unspecified() && narrow < net.mtu {
+                let on_the_way = shared
+                    .narrowest
+                    .as_ref()
+                    .filter(|(_, mtu)| *mtu == shared.node.mtu);
+                let interface = self.facts.mtus.get(&shared.node.address);
+                let place = match on_the_way {
+                    Some((host, mtu)) if interface != Some(mtu) => {
+                        format!("on the route to host {host}")
+                    }
+                    _ => "through this host's interface".to_owned(),
+                };
                 warnings.push(format!(
-                    "network {} has MTU {}, but only {narrow} fit through this host's interface: packets are fragmented; \
+                    "network {} has MTU {}, but only {narrow} fit {place}: packets are fragmented; \
                      raise its MTU to {}, or create the network anew",
                     net.name,
                     net.mtu,
@@ -280,12 +291,24 @@ impl World {
             }
         }
         for (name, host) in &shared.hosts {
-            if !host.alive && host.record.is_some() && *name != shared.name {
-                warnings.push(format!(
-                    "host {name} gives no sign of life: see to it, or remove it with `netctl node rm {name}` if it is gone"
-                ));
+            if host.alive || host.record.is_none() || *name == shared.name {
+                continue;
             }
+            let heard = host.last_seen().is_none();
+            let what = match shared.state(name, host) {
+                "dead" => {
+                    "is dead: nothing is heard of it, neither in the store nor over the networks"
+                }
+                _ if heard => {
+                    "is heard over the networks, but not in the store: see whether it reaches that"
+                }
+                _ => "gives no sign of life",
+            };
+            warnings.push(format!(
+                "host {name} {what}: see to it, or remove it with `netctl node rm {name}` if it is gone"
+            ));
         }
+        warnings.extend(self.path_warnings(shared));
         warnings
     }
 }

@@ -1,0 +1,163 @@
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use netd_model::api;
+use netd_model::id::{ContainerId, Name};
+use netd_model::observed::HostFacts;
+use netd_model::overlay::Overlay;
+use netd_model::record::{Driver, Mode, Network, Policy, Subnet, Unknown};
+use netd_model::request::Attach;
+
+use super::*;
+use crate::cluster::mirror::News;
+use crate::cluster::records::{Claim, Node};
+use crate::reconcile::world::GiveBack;
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn id() -> NetworkId {
+    NetworkId::from_bytes([9; 16])
+}
+
+fn node() -> Node {
+    Node {
+        id: "1".repeat(32),
+        incarnation: String::new(),
+        address: IpAddr::from([192, 0, 2, 1]),
+        mtu: 1500,
+        software: String::new(),
+        unknown: Unknown::new(),
+    }
+}
+
+fn network() -> Network {
+    Network {
+        interface: Network::default_interface(&id()),
+        name: Name::parse("web").unwrap(),
+        driver: Driver::Overlay,
+        subnets: vec![Subnet {
+            subnet: "10.0.0.0/24".parse().unwrap(),
+            gateway: IpAddr::from([10, 0, 0, 1]),
+            ip_range: None,
+        }],
+        internal: false,
+        mode: Mode::Nat,
+        mode6: None,
+        policy: Policy::default(),
+        mtu: 1450,
+        dns: Vec::new(),
+        naming: netd_model::naming::Naming::default(),
+        labels: BTreeMap::new(),
+        routes: Vec::new(),
+        access: netd_model::access::Access::default(),
+        reservations: BTreeMap::new(),
+        overlay: Some(Overlay {
+            vni: 42,
+            port: 4789,
+            router: None,
+        }),
+        unknown: Unknown::new(),
+        id: id(),
+    }
+}
+
+fn claim(prefix: &str, router: bool) -> News {
+    let claim = Claim {
+        node: Some(Name::parse("h1").unwrap()),
+        id: node().id,
+        router,
+        unknown: Unknown::new(),
+    };
+    News::Claim(id(), prefix.parse().unwrap(), Some(claim))
+}
+
+/// A host with these blocks of the network, the first with its own address.
+fn world(blocks: &[&str]) -> World {
+    let mut world = World::new(HostFacts::default(), [0; 5]);
+    world.shared = Some(Shared::new(Name::parse("h1").unwrap(), node()));
+    let mut news = vec![
+        News::Link(Link::Online),
+        News::Network(id(), Some(Box::new(network()))),
+    ];
+    let claims = blocks.iter().enumerate();
+    news.extend(claims.map(|(n, prefix)| claim(prefix, n == 0)));
+    world.take_in(news);
+    world
+}
+
+fn attach(world: &mut World, name: &str, ip: Option<&str>) -> ContainerId {
+    let raw = api::ContainerAttach {
+        netns: format!("/ns/{name}"),
+        name: name.to_owned(),
+        networks: vec![api::Join {
+            network: "web".to_owned(),
+            ip: ip.map(|ip| ip.parse().unwrap()),
+            ..api::Join::default()
+        }],
+        ..api::ContainerAttach::default()
+    };
+    let id = ContainerId::parse(&format!("id-of-{name}")).unwrap();
+    let inode = world.containers().count() as u64;
+    let attach = Attach::try_from(raw).unwrap();
+    world
+        .reserve(attach, id.clone(), (1, inode), Duration::ZERO, &[])
+        .unwrap();
+    id
+}
+
+fn given(world: &mut World, now: Duration) -> Vec<String> {
+    let given = world.idle_claims(now).into_iter();
+    given.map(|(_, prefix)| prefix.to_string()).collect()
+}
+
+#[test]
+fn all_go_a_rest_after_the_last_container() {
+    let mut world = world(&["10.0.0.16/28", "10.0.0.3/32"]);
+    let a = attach(&mut world, "a", None);
+    assert_eq!(given(&mut world, Duration::ZERO), Vec::<String>::new());
+    assert_eq!(given(&mut world, 10 * MINUTE), ["10.0.0.3/32"]);
+    world.remove_container(&a, GiveBack::Used(10 * MINUTE));
+    // Nothing is told of the rest that began with the removal but by looking.
+    assert_eq!(given(&mut world, 10 * MINUTE), ["10.0.0.3/32"]);
+    assert_eq!(
+        given(&mut world, 11 * MINUTE),
+        ["10.0.0.3/32", "10.0.0.16/28"]
+    );
+    world.let_go(&id(), "10.0.0.16/28".parse().unwrap());
+    world.let_go(&id(), "10.0.0.3/32".parse().unwrap());
+    assert_eq!(given(&mut world, 20 * MINUTE), Vec::<String>::new());
+    let net = &world.networks[&id()];
+    assert!(net.pools.is_empty());
+}
+
+#[test]
+fn a_daemon_that_starts_again_waits_for_a_rest_that_it_does_not_know_of() {
+    let mut world = world(&["10.0.0.16/28"]);
+    assert_eq!(given(&mut world, MINUTE), Vec::<String>::new());
+    assert_eq!(given(&mut world, 2 * MINUTE), ["10.0.0.16/28"]);
+}
+
+#[test]
+fn while_there_are_containers_the_own_address_and_enough_room_stay() {
+    let mut world = world(&["10.0.0.16/28", "10.0.0.32/28", "10.0.0.48/28"]);
+    // In the second block: the first has the host's own address, and stays though it is empty.
+    let a = attach(&mut world, "a", Some("10.0.0.40"));
+    given(&mut world, Duration::ZERO);
+    assert_eq!(given(&mut world, 2 * MINUTE), ["10.0.0.48/28"]);
+    // Half of what would be left is in use: nothing goes that would be claimed again soon.
+    for n in 0..15 {
+        attach(&mut world, &format!("b{n}"), None);
+    }
+    assert_eq!(given(&mut world, 2 * MINUTE), Vec::<String>::new());
+    assert!(world.container(&a).is_some());
+}
+
+#[test]
+fn nothing_goes_while_the_store_is_away() {
+    let mut world = world(&["10.0.0.16/28"]);
+    given(&mut world, Duration::ZERO);
+    world.take_in(vec![News::Link(Link::Offline("away".to_owned()))]);
+    assert_eq!(given(&mut world, 2 * MINUTE), Vec::<String>::new());
+    world.take_in(vec![News::Link(Link::Online)]);
+    assert_eq!(given(&mut world, 2 * MINUTE), ["10.0.0.16/28"]);
+}

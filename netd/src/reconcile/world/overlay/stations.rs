@@ -1,0 +1,144 @@
+//! The stations elsewhere on shared networks, as objects of this host.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use netd_model::id::{Name, NetworkId};
+use netd_model::overlay;
+use netd_model::record::Network;
+use netd_model::{Key, Object};
+
+use super::super::World;
+use super::{StationKey, holds};
+use crate::cluster::mirror::News;
+use crate::cluster::records::Station;
+
+impl World {
+    /// What is on the other hosts of a network, as objects.
+    pub(crate) fn station_objects(&self, key: &StationKey) -> Vec<Object> {
+        let (net, node, container) = key;
+        let Some(shared) = &self.shared else {
+            return Vec::new();
+        };
+        if *node == shared.name || !self.is_present(net) {
+            return Vec::new();
+        }
+        let (Some(network), Some(station)) = (self.network(net), shared.stations.get(key)) else {
+            return Vec::new();
+        };
+        let Some(host) = shared
+            .address(node)
+            .filter(|host| *host != shared.node.address)
+        else {
+            return Vec::new();
+        };
+        if self.clash(network, node, station).is_some() {
+            return Vec::new();
+        }
+        let place = station.at(host);
+        match container {
+            Some(_) => overlay::remote(network, &place, &self.facts),
+            None => overlay::peer(network, &place, &self.facts),
+        }
+    }
+
+    /// Why a station of a host cannot be believed, if it cannot: what this host itself has, nobody else has, and what another has
+    /// claimed is that one's.
+    pub(super) fn clash(
+        &self,
+        network: &Network,
+        node: &Name,
+        station: &Station,
+    ) -> Option<String> {
+        let net = self.networks.get(&network.id)?;
+        let claimed = station.ips.iter().find_map(|ip| {
+            let holder = self.shared.as_ref()?.holder(network, *ip)?;
+            (holder != node).then_some((ip, holder))
+        });
+        if let Some((ip, holder)) = claimed {
+            return Some(format!("its address {ip} belongs to host {holder}"));
+        }
+        let outside = station.ips.iter().find(|ip| {
+            let subnet = network.subnet_of(**ip);
+            subnet.is_none_or(|s| s.gateway == **ip)
+        });
+        if let Some(ip) = outside {
+            return Some(format!(
+                "its address {ip} is none of network {}",
+                network.name
+            ));
+        }
+        let own = |ip: &IpAddr| {
+            net.pools
+                .iter()
+                .any(|pool| holds(pool, *ip) && pool.is_used(*ip))
+        };
+        if let Some(ip) = station.ips.iter().find(|ip| own(ip)) {
+            return Some(format!(
+                "its address {ip} is that of a container of this host"
+            ));
+        }
+        net.macs.contains(&station.mac).then(|| {
+            format!(
+                "its Ethernet address {} is that of a container of this host",
+                station.mac
+            )
+        })
+    }
+
+    /// Whether an entry of a station elsewhere shall be there.
+    pub(crate) fn is_station_wanted(&self, net: &NetworkId, key: &Key) -> bool {
+        let Some(shared) = &self.shared else {
+            return false;
+        };
+        let is_about = |(_, node, _): &StationKey, station: &Station| match key {
+            Key::Remote { mac, .. } | Key::Station { mac, .. } => station.mac == *mac,
+            Key::Neighbour { ip, .. } => station.ips.contains(ip),
+            Key::Flood { host, .. } => shared.address(node) == Some(*host),
+            _ => false,
+        };
+        shared
+            .stations_of(net)
+            .filter(|(of, station)| is_about(of, station))
+            .flat_map(|(of, _)| self.station_objects(of))
+            .any(|object| object.key() == *key)
+    }
+
+    /// All that is elsewhere on a network, as objects.
+    pub(in crate::reconcile::world) fn remote_objects(&self, net: &NetworkId) -> Vec<Object> {
+        let Some(shared) = &self.shared else {
+            return Vec::new();
+        };
+        let keys = shared.stations_of(net);
+        keys.flat_map(|(key, _)| self.station_objects(key))
+            .collect()
+    }
+
+    /// From where packets of overlay networks are taken.
+    pub(in crate::reconcile::world) fn peer_objects(&self) -> Vec<Object> {
+        let Some(shared) = &self.shared else {
+            return Vec::new();
+        };
+        let own = shared.node.address;
+        let addresses = shared
+            .hosts
+            .values()
+            .filter_map(|host| Some(host.record.as_ref()?.address));
+        let others: BTreeSet<IpAddr> = addresses.filter(|ip| *ip != own).collect();
+        let ports = self
+            .overlays()
+            .filter_map(|net| Some(net.overlay.as_ref()?.port));
+        let ports: BTreeSet<u16> = ports.collect();
+        overlay::peers(&others)
+            .chain(overlay::ports(&ports))
+            .collect()
+    }
+
+    /// The stations that changes are about, before they are taken in.
+    pub(crate) fn affected(&self, news: &[News]) -> BTreeSet<StationKey> {
+        let shared = self.shared.iter();
+        shared
+            .flat_map(|shared| news.iter().flat_map(|news| shared.keys_of(news)))
+            .collect()
+    }
+}
