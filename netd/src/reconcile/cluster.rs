@@ -399,6 +399,7 @@ impl Owner {
         }
         let now = self.now();
         self.world.age(now);
+        self.world.judge_all();
         self.return_idle();
         self.start_routes();
         self.publish();

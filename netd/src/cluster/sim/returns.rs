@@ -14,6 +14,7 @@ impl World {
         let used = |prefix: &Prefix| host.containers.values().any(|ip| prefix.contains(*ip));
         let prefix = host.claims.keys().find(|prefix| !used(prefix)).copied()?;
         host.claims.remove(&prefix);
+        host.settle(&self.network);
         let network = self.network.id.clone();
         self.step(n, Input::Release(network, prefix));
         Some(prefix)

@@ -15,6 +15,7 @@ use netd_model::probe::Paths;
 use netd_model::record::{Driver, Network, Subnet};
 use netd_model::request::Join;
 
+use self::known::Stations;
 use super::World;
 use super::pools::{Net, ipam_error};
 use crate::cluster::claims::{Ask, Want, router_address};
@@ -22,6 +23,7 @@ use crate::cluster::core::Link;
 use crate::cluster::mirror::News;
 use crate::cluster::records::{Claim, Node, Station};
 
+mod known;
 mod life;
 mod returns;
 mod stations;
@@ -52,7 +54,9 @@ pub(crate) struct Shared {
     pub(crate) node: Node,
     pub(crate) link: Link,
     pub(crate) hosts: BTreeMap<Name, Host>,
-    stations: BTreeMap<StationKey, Station>,
+    stations: Stations,
+    /// Stations that are not believed, with the reason, as they were looked at last.
+    disbelieved: BTreeMap<StationKey, String>,
     /// What this host has claimed.
     claims: BTreeMap<(NetworkId, Prefix), Claim>,
     /// What others have, and who.
@@ -89,7 +93,8 @@ impl Shared {
             node,
             link: Link::Starting,
             hosts: BTreeMap::new(),
-            stations: BTreeMap::new(),
+            stations: Stations::default(),
+            disbelieved: BTreeMap::new(),
             claims: BTreeMap::new(),
             holders: BTreeMap::new(),
             idle: BTreeMap::new(),
@@ -118,16 +123,7 @@ impl Shared {
         &'a self,
         net: &'a NetworkId,
     ) -> impl Iterator<Item = (&'a StationKey, &'a Station)> {
-        let first = (net.clone(), self.first_name(), None);
-        self.stations
-            .range(first..)
-            .take_while(move |((of, ..), _)| of == net)
-    }
-
-    /// The least of all names.
-    fn first_name(&self) -> Name {
-        // "0" is the least; this host's own name is only there for a name that cannot fail.
-        Name::parse("0").unwrap_or_else(|_| self.name.clone())
+        self.stations.on(net)
     }
 
     fn is_silent(&self, name: &Name) -> bool {
@@ -136,7 +132,7 @@ impl Shared {
 
     /// The containers of hosts that give no sign of life.
     fn stations_of_silent(&self) -> Vec<StationKey> {
-        let keys = self.stations.keys();
+        let keys = self.stations.all().map(|(key, _)| key);
         keys.filter(|(_, node, id)| id.is_some() && self.is_silent(node))
             .cloned()
             .collect()
@@ -151,11 +147,10 @@ impl Shared {
         if self.hosts.values().all(|host| host.alive) {
             return Vec::new();
         }
-        self.stations_of(&key.0)
-            .filter(|((_, node, _), other)| {
-                other.name.as_ref() == Some(name) && self.is_silent(node)
-            })
-            .map(|(key, _)| key.clone())
+        let namesakes = self.stations.named(&key.0, name);
+        namesakes
+            .filter(|(_, node, _)| self.is_silent(node))
+            .cloned()
             .collect()
     }
 
@@ -168,15 +163,11 @@ impl Shared {
             }
             // Its address may be another.
             News::Node(node, _) => {
-                let all = self.stations.keys();
+                let all = self.stations.all().map(|(key, _)| key);
                 all.filter(|(_, of, _)| of == node).cloned().collect()
             }
             // Whose they are may be another.
-            News::Claim(net, prefix, _) => self
-                .stations_of(net)
-                .filter(|(_, station)| station.ips.iter().any(|ip| prefix.contains(*ip)))
-                .map(|(key, _)| key.clone())
-                .collect(),
+            News::Claim(net, prefix, _) => self.stations.within(net, *prefix).cloned().collect(),
             _ => Vec::new(),
         }
     }
@@ -199,6 +190,7 @@ impl World {
         for one in news {
             self.take(one, &mut effects);
         }
+        self.judge(&effects.names);
         effects
     }
 
@@ -225,17 +217,18 @@ impl World {
                 host.alive = alive;
                 // Who is silent is asked for only where nobody alive has the name.
                 let of_silent = shared.stations_of_silent();
-                let of_host = shared.stations.keys().filter(|(_, of, _)| *of == name);
+                let keys = shared.stations.all().map(|(key, _)| key);
+                let of_host = keys.filter(|(_, of, _)| *of == name);
                 effects.names.extend(of_host.cloned().chain(of_silent));
             }
             News::Member(node, net, station) => {
-                put(&mut shared.stations, (net, node, None), station);
+                shared.stations.put(&(net, node, None), station);
             }
             News::Endpoint(node, net, id, station) => {
                 let key = (net, node, Some(id));
                 // Under the name that it had, and under the one that it has.
                 effects.names.extend(shared.silent_namesakes(&key));
-                put(&mut shared.stations, key.clone(), station);
+                shared.stations.put(&key, station);
                 let shared = self.shared.iter();
                 effects
                     .names
@@ -543,13 +536,6 @@ impl World {
         }
         wants
     }
-}
-
-fn put(stations: &mut BTreeMap<StationKey, Station>, key: StationKey, station: Option<Station>) {
-    match station {
-        Some(station) => stations.insert(key, station),
-        None => stations.remove(&key),
-    };
 }
 
 fn ask(net: &Net, wants: Vec<Want>) -> Option<Ask> {

@@ -86,6 +86,37 @@ impl World {
         })
     }
 
+    /// Notes which of these stations are not believed.
+    pub(super) fn judge(&mut self, keys: &BTreeSet<StationKey>) {
+        let Some(shared) = &self.shared else {
+            return;
+        };
+        let others = keys.iter().filter(|(_, node, _)| *node != shared.name);
+        let judged: Vec<_> = others
+            .map(|key| {
+                let station = shared.stations.get(key);
+                let network = self.network(&key.0);
+                let why = network.and_then(|net| self.clash(net, &key.1, station?));
+                (key.clone(), why)
+            })
+            .collect();
+        if let Some(shared) = &mut self.shared {
+            for (key, why) in judged {
+                match why {
+                    Some(why) => shared.disbelieved.insert(key, why),
+                    None => shared.disbelieved.remove(&key),
+                };
+            }
+        }
+    }
+
+    /// The same of all stations: what this host's containers have since got or lost makes a difference too.
+    pub(crate) fn judge_all(&mut self) {
+        let all = self.shared.iter().flat_map(|shared| shared.stations.all());
+        let keys = all.map(|(key, _)| key.clone()).collect();
+        self.judge(&keys);
+    }
+
     /// Whether an entry of a station elsewhere shall be there.
     pub(crate) fn is_station_wanted(&self, net: &NetworkId, key: &Key) -> bool {
         let Some(shared) = &self.shared else {

@@ -193,11 +193,9 @@ impl World {
             .then_some(())?;
         let is_alive = |node: &Name| shared.hosts.get(node).is_some_and(|host| host.alive);
         if !is_alive(node) {
-            let same = |other: &Station| other.name.is_some() && other.name == station.name;
-            let elsewhere = shared
-                .stations_of(net)
-                .any(|((_, of, _), other)| of != node && is_alive(of) && same(other));
-            if elsewhere {
+            let names = station.name.iter();
+            let mut namesakes = names.flat_map(|name| shared.stations.named(net, name));
+            if namesakes.any(|(_, of, _)| of != node && is_alive(of)) {
                 return None;
             }
         }
@@ -207,8 +205,11 @@ impl World {
     /// All stations elsewhere on a network, or on a host.
     pub(crate) fn stations(&self, of: impl Fn(&StationKey) -> bool) -> Vec<StationKey> {
         let shared = self.shared.iter();
-        let keys = shared.flat_map(|shared| shared.stations.keys());
-        keys.filter(|key| of(key)).cloned().collect()
+        let keys = shared.flat_map(|shared| shared.stations.all());
+        keys.map(|(key, _)| key)
+            .filter(|key| of(key))
+            .cloned()
+            .collect()
     }
 
     /// The hosts of the cluster, as readers see them.
@@ -220,7 +221,7 @@ impl World {
             let record = host.record.as_ref()?;
             let networks = self.overlays().filter(|net| {
                 let key = (net.id.clone(), name.clone(), None);
-                shared.stations.contains_key(&key)
+                shared.stations.get(&key).is_some()
             });
             Some(api::Node {
                 id: record.id.clone(),
@@ -282,13 +283,8 @@ impl World {
                 ));
             }
         }
-        for (key, station) in &shared.stations {
-            let clash = self
-                .network(&key.0)
-                .and_then(|net| self.clash(net, &key.1, station));
-            if let Some(why) = clash.filter(|_| key.1 != shared.name) {
-                warnings.push(format!("a record of host {} is not used: {why}", key.1));
-            }
+        for ((_, node, _), why) in &shared.disbelieved {
+            warnings.push(format!("a record of host {node} is not used: {why}"));
         }
         for (name, host) in &shared.hosts {
             if host.alive || host.record.is_none() || *name == shared.name {
