@@ -210,15 +210,21 @@ pub fn remote(network: &Network, place: &Place, facts: &HostFacts) -> Vec<Object
     objects
 }
 
+/// That a host gets what is for all hosts of the network.
+pub fn flood(network: &Network, host: IpAddr) -> Option<Object> {
+    parts(network)?;
+    Some(Object::Flood(Flood {
+        ifname: device(network),
+        host,
+        owner: Owner::Network(network.id.clone()),
+    }))
+}
+
 /// What a host holds of another host on the network.
 pub fn peer(network: &Network, router: &Place, facts: &HostFacts) -> Vec<Object> {
     let mut objects = remote(network, router, facts);
     if !objects.is_empty() {
-        objects.push(Object::Flood(Flood {
-            ifname: device(network),
-            host: router.host,
-            owner: Owner::Network(network.id.clone()),
-        }));
+        objects.extend(flood(network, router.host));
         let known = router.ips.iter().filter(|ip| ip.is_ipv4() || facts.ipv6);
         objects.extend(known.map(|ip| {
             let set = skeleton::of_family(ROUTERS, Family::of(*ip));

@@ -46,6 +46,14 @@ pub(crate) struct Host {
     silent_for: Option<Duration>,
 }
 
+/// Another host that has claimed addresses.
+#[derive(Debug)]
+struct Holder {
+    host: Name,
+    /// Whether its own address on the network is among them: it takes part, or will before it says so.
+    router: bool,
+}
+
 /// What is known of the cluster.
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -59,8 +67,8 @@ pub(crate) struct Shared {
     disbelieved: BTreeMap<StationKey, String>,
     /// What this host has claimed.
     claims: BTreeMap<(NetworkId, Prefix), Claim>,
-    /// What others have, and who.
-    holders: BTreeMap<(NetworkId, Prefix), Name>,
+    /// What others have claimed.
+    holders: BTreeMap<(NetworkId, Prefix), Holder>,
     /// The host to which the smallest packets go, and how large they may be.
     narrowest: Option<(Name, u32)>,
     /// What probes show, by host and network.
@@ -164,12 +172,34 @@ impl Shared {
             // Its address may be another.
             News::Node(node, _) => {
                 let all = self.stations.all().map(|(key, _)| key);
-                all.filter(|(_, of, _)| of == node).cloned().collect()
+                let claims = self.holders.iter();
+                let claims = claims.filter(|(_, holder)| holder.router && holder.host == *node);
+                let parts = claims.map(|((net, _), _)| (net.clone(), node.clone(), None));
+                let stations = all.filter(|(_, of, _)| of == node).cloned();
+                stations.chain(parts).collect()
             }
             // Whose they are may be another.
-            News::Claim(net, prefix, _) => self.stations.within(net, *prefix).cloned().collect(),
+            News::Claim(net, prefix, claim) => {
+                let had = self.holders.get(&(net.clone(), *prefix));
+                let has = claim.as_ref().and_then(|claim| claim.node.as_ref());
+                let hosts = had.map(|had| &had.host).into_iter().chain(has);
+                let parts = hosts.map(|host| (net.clone(), host.clone(), None));
+                let stations = self.stations.within(net, *prefix).cloned();
+                stations.chain(parts).collect()
+            }
             _ => Vec::new(),
         }
+    }
+
+    /// Hosts that have claimed an address of their own on a network: what is for all hosts there is sent to them before
+    /// they say that they take part, which is after their first container can be spoken to.
+    fn announced(&self, net: &NetworkId) -> BTreeSet<StationKey> {
+        let first = (net.clone(), Prefix::default_route(Family::V4));
+        let on = self.holders.range(first..);
+        on.take_while(|((of, _), _)| of == net)
+            .filter(|(_, holder)| holder.router)
+            .map(|(_, holder)| (net.clone(), holder.host.clone(), None))
+            .collect()
     }
 
     /// Another host than this one's that has claimed an address: alone, or with its block.
@@ -179,7 +209,16 @@ impl Shared {
         let mut claims = lens
             .map(|len| (network.id.clone(), Prefix::holding(ip, len)))
             .into_iter();
-        claims.find_map(|claim| self.holders.get(&claim))
+        claims.find_map(|claim| Some(&self.holders.get(&claim)?.host))
+    }
+}
+
+impl Holder {
+    fn of(claim: Claim) -> Option<Self> {
+        Some(Self {
+            host: claim.node?,
+            router: claim.router,
+        })
     }
 }
 
@@ -263,7 +302,7 @@ impl World {
         let key = (net.clone(), prefix);
         let (mine, others) = match claim.filter(|claim| claim.node.is_some()) {
             Some(claim) if claim.id == shared.node.id => (Some(claim), None),
-            claim => (None, claim.and_then(|claim| claim.node)),
+            claim => (None, claim.and_then(Holder::of)),
         };
         match others {
             Some(holder) => shared.holders.insert(key.clone(), holder),

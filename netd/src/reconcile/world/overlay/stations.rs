@@ -23,14 +23,20 @@ impl World {
         if *node == shared.name || !self.is_present(net) {
             return Vec::new();
         }
-        let (Some(network), Some(station)) = (self.network(net), shared.stations.get(key)) else {
+        let address = shared.address(node);
+        let elsewhere = address.filter(|host| *host != shared.node.address);
+        let (Some(network), Some(host)) = (self.network(net), elsewhere) else {
             return Vec::new();
         };
-        let Some(host) = shared
-            .address(node)
-            .filter(|host| *host != shared.node.address)
-        else {
-            return Vec::new();
+        let Some(station) = shared.stations.get(key) else {
+            let comes = shared.announced(net).contains(key);
+            return if comes {
+                overlay::flood(network, host)
+            } else {
+                None
+            }
+            .into_iter()
+            .collect();
         };
         if self.clash(network, node, station).is_some() {
             return Vec::new();
@@ -128,10 +134,16 @@ impl World {
             Key::Flood { host, .. } => shared.address(node) == Some(*host),
             _ => false,
         };
-        shared
-            .stations_of(net)
+        let announced = shared.announced(net);
+        let parts = announced
+            .iter()
+            .filter(|(_, node, _)| matches!(key, Key::Flood { host, .. } if shared.address(node) == Some(*host)));
+        let stations = shared.stations_of(net);
+        stations
             .filter(|(of, station)| is_about(of, station))
-            .flat_map(|(of, _)| self.station_objects(of))
+            .map(|(of, _)| of)
+            .chain(parts)
+            .flat_map(|of| self.station_objects(of))
             .any(|object| object.key() == *key)
     }
 
@@ -140,8 +152,10 @@ impl World {
         let Some(shared) = &self.shared else {
             return Vec::new();
         };
-        let keys = shared.stations_of(net);
-        keys.flat_map(|(key, _)| self.station_objects(key))
+        let mut keys = shared.announced(net);
+        keys.extend(shared.stations_of(net).map(|(key, _)| key.clone()));
+        keys.iter()
+            .flat_map(|key| self.station_objects(key))
             .collect()
     }
 
