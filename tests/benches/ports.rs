@@ -24,6 +24,8 @@ const ROUNDS: usize = 60;
 /// Ports of one container of the crowd, and how many of those there are.
 const EACH: usize = 1000;
 const CROWD: usize = 10;
+/// Networks of the containers without ports: the kernel's own work grows with the ports of one bridge.
+const NETWORKS: usize = 10;
 
 fn main() {
     lab::dispatch(PROGRAMS);
@@ -31,6 +33,7 @@ fn main() {
     let host = Host::start("bench");
     host.ok(&["network", "create", "web"]);
     let first = measure(&host, 0);
+    let rules = host.count_rules();
     let empty = resident(host.pid());
     let begin = Instant::now();
     let crowd: Vec<Netns> = (0..CROWD).map(|n| publish_many(&host, n)).collect();
@@ -44,19 +47,46 @@ fn main() {
         std::fs::read_dir(format!("/proc/{}/fd", host.pid())).map_or(0, Iterator::count),
     );
     let last = measure(&host, EACH * CROWD);
-    println!("\nbeside 10,000 ports / beside none (aim: at most 1.2)");
-    for ((what, first), (_, last)) in first.iter().zip(&last) {
-        println!("  {what:<32} {:.2}", last / first);
-    }
-    println!("nft rules: {}", host.count_rules());
+    compare("beside 10,000 ports / beside none", &first, &last);
+    let others = attach_others(&host);
+    println!("\n{} more containers on {NETWORKS} networks", others.len());
+    let both = measure(&host, EACH * CROWD);
+    compare(
+        "beside 10,000 ports and 1,000 containers / beside none",
+        &first,
+        &both,
+    );
+    println!("nft rules: {rules} at first, now {}", host.count_rules());
     let begin = Instant::now();
     assert_eq!(host.plan(), Vec::<String>::new());
     println!(
         "an audit of all: {:.0} ms",
         begin.elapsed().as_secs_f64() * 1e3
     );
-    drop(crowd);
+    drop((crowd, others));
     memory();
+}
+
+fn compare(what: &str, first: &[(&str, f64)], now: &[(&str, f64)]) {
+    println!("\n{what} (aim: at most 1.2)");
+    for ((what, first), (_, now)) in first.iter().zip(now) {
+        println!("  {what:<32} {:.2}", now / first);
+    }
+}
+
+/// With the crowd a thousand containers.
+fn attach_others(host: &Host) -> Vec<Netns> {
+    let mut others = Vec::new();
+    for network in 0..NETWORKS {
+        let network = format!("net{network}");
+        host.ok(&["network", "create", &network]);
+        for n in 0..(1000 - CROWD) / NETWORKS {
+            let netns = Netns::new(&format!("{network}-{n}"));
+            host.attach(&netns, &["--network", &network]);
+            others.push(netns);
+        }
+    }
+    others
 }
 
 /// Medians in microseconds: an attach with a port, and the port's map element alone.
