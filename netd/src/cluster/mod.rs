@@ -19,6 +19,8 @@ pub mod mirror;
 pub mod probing;
 pub mod records;
 #[cfg(test)]
+pub(crate) mod samples;
+#[cfg(test)]
 mod sim;
 pub mod store;
 pub mod task;

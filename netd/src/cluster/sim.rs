@@ -20,8 +20,9 @@ use super::core::{Core, Input, Link, Output, Safeguards, Token, Wish};
 use super::memory::Memory;
 use super::mirror::News;
 use super::records::{self, Claim, Station};
+use super::samples::{network, station};
 use super::store::{Events, StoreError, Txn};
-use host::{Host, Mail, Watch, network};
+use host::{Host, Mail, Watch};
 
 mod host;
 mod returns;
@@ -168,7 +169,7 @@ impl World {
         let host = &self.hosts[n];
         let own = host.containers.iter().map(|(id, ip)| {
             let key = host.key(&self.network.id, id);
-            (key, Some(records::write(&Host::station(*ip))))
+            (key, Some(records::write(&station(*ip))))
         });
         let own: Vec<_> = own.collect();
         self.step(n, Input::Own(own));
@@ -249,7 +250,7 @@ impl World {
         self.hosts[n].containers.insert(id.clone(), ip);
         self.step(
             n,
-            Input::Own(vec![(key, Some(records::write(&Host::station(ip))))]),
+            Input::Own(vec![(key, Some(records::write(&station(ip))))]),
         );
         true
     }

@@ -69,7 +69,7 @@ enum Waiting {
     /// A request that needs addresses, with how often it has waited for some.
     Message(Box<Message>, Vec<Subject>, usize),
     /// A new network.
-    Network(Box<CreateNetwork>, NetworkId, u32, Reply),
+    Network(Box<CreateNetwork>, NetworkId, usize, Reply),
     /// The end of a network.
     Removal(Option<Reply>),
     /// Addresses ahead of time.
@@ -151,9 +151,13 @@ impl Owner {
             Told::News(news) => {
                 let affected = self.world.affected(&news);
                 self.note_stale(&affected);
-                self.cluster
-                    .stale_host
-                    .get_or_insert_with(|| self.world.host_objects());
+                // Of what the cluster says, hosts and networks make the host's share.
+                if news
+                    .iter()
+                    .any(|news| matches!(news, News::Node(..) | News::Network(..)))
+                {
+                    self.note_stale_host();
+                }
                 let networks = self.changing(&news);
                 self.note_stale_networks(&networks);
                 let effects = self.world.take_in(news);
@@ -243,6 +247,12 @@ impl Owner {
         }
     }
 
+    fn note_stale_host(&mut self) {
+        self.cluster
+            .stale_host
+            .get_or_insert_with(|| self.world.host_objects());
+    }
+
     /// The address that this host is reached at, as the way to the store shows.
     fn found_at(&mut self, found: IpAddr) {
         let address = match &self.world.shared {
@@ -296,9 +306,7 @@ impl Owner {
         }
         let ids: BTreeSet<NetworkId> = self.world.overlays().map(|net| net.id.clone()).collect();
         self.note_stale_networks(&ids);
-        self.cluster
-            .stale_host
-            .get_or_insert_with(|| self.world.host_objects());
+        self.note_stale_host();
         self.world.move_to(address, mtu);
         tracing::info!(%address, mtu, "other hosts reach this one at");
         if let Some(shared) = &self.world.shared {
@@ -481,7 +489,7 @@ impl Owner {
             return;
         }
         self.probe();
-        let keys = self.world.stations(|(net, ..)| net == id);
+        let keys = self.world.stations_on(id);
         if present {
             self.cluster.named.insert(id.clone());
             keys.iter().for_each(|key| self.name(key));

@@ -5,14 +5,13 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use netd_model::id::{ContainerId, Name, NetworkId};
-use netd_model::net::{Mac, Prefix};
-use netd_model::overlay::Overlay;
-use netd_model::record::{Driver, Mode, Network, Policy, Subnet, Unknown};
+use netd_model::net::Prefix;
+use netd_model::record::{Network, Unknown};
 
 use super::super::claims::router_address;
 use super::super::core::{Core, Input, Link, Token};
 use super::super::keys::Key;
-use super::super::records::{Node, Station};
+use super::super::records::Node;
 use super::super::store::{Revision, Txn};
 
 /// A watch that was opened: what it tells next, and when that arrives once there is something.
@@ -118,17 +117,6 @@ impl Host {
         }
     }
 
-    pub(super) fn station(ip: IpAddr) -> Station {
-        Station {
-            mac: Mac::of_address(ip),
-            ips: vec![ip],
-            name: None,
-            hostname: None,
-            aliases: Vec::new(),
-            unknown: Unknown::new(),
-        }
-    }
-
     pub(super) fn key(&self, net: &NetworkId, id: &ContainerId) -> Key {
         Key::Endpoint(self.name.clone(), net.clone(), id.clone())
     }
@@ -139,38 +127,4 @@ fn addresses(prefix: Prefix) -> impl Iterator<Item = IpAddr> {
         unreachable!("the simulated network has IPv4 alone");
     };
     (first.to_bits()..=last.to_bits()).map(|bits| IpAddr::V4(bits.into()))
-}
-
-/// The network that all hosts share.
-pub(super) fn network(subnet: &str) -> Network {
-    let id = NetworkId::from_bytes([9; 16]);
-    let subnet: Prefix = subnet.parse().unwrap();
-    Network {
-        interface: Network::default_interface(&id),
-        name: Name::parse("web").unwrap(),
-        driver: Driver::Overlay,
-        subnets: vec![Subnet {
-            subnet,
-            gateway: IpAddr::from([10, 0, 0, 1]),
-            ip_range: None,
-        }],
-        internal: false,
-        mode: Mode::Nat,
-        mode6: None,
-        policy: Policy::default(),
-        mtu: 1450,
-        dns: Vec::new(),
-        naming: netd_model::naming::Naming::default(),
-        labels: BTreeMap::new(),
-        routes: Vec::new(),
-        access: netd_model::access::Access::default(),
-        reservations: BTreeMap::new(),
-        overlay: Some(Overlay {
-            vni: 42,
-            port: 4789,
-            router: None,
-        }),
-        unknown: Unknown::new(),
-        id,
-    }
 }

@@ -158,13 +158,13 @@ fn records_of(world: &World, n: usize, containers: usize) -> Vec<Write> {
         Write::put(Key::Node(name()).text(), records::write(&node)),
         Write::put(
             Key::Member(name(), net.clone()).text(),
-            records::write(&Host::station(ip(0))),
+            records::write(&station(ip(0))),
         ),
         Write::put(Key::Alive(name()).text(), records::write(&alive)),
     ];
     writes.extend((1..=containers).map(|number| {
         let id = ContainerId::parse(&format!("{n:x}f{number:x}")).unwrap();
-        let station = records::write(&Host::station(ip(number)));
+        let station = records::write(&station(ip(number)));
         Write::put(Key::Endpoint(name(), net.clone(), id).text(), station)
     }));
     writes

@@ -14,7 +14,7 @@ use crate::reconcile::queue::Subject;
 use crate::reconcile::requests::answer;
 
 /// How often a network is planned anew because another host was faster.
-const TRIES: u32 = 8;
+const TRIES: usize = 8;
 
 impl Owner {
     /// Has a request wait for addresses, if it needs some that are not this host's yet: of one network after the other.
@@ -26,7 +26,7 @@ impl Owner {
             _ => return Some(message),
         };
         // Others may take what was claimed for it, but not for ever.
-        if self.world.shared.is_none() || waited > joins.len() + TRIES as usize {
+        if self.world.shared.is_none() || waited > joins.len() + TRIES {
             return Some(message);
         }
         match self.world.lacking(joins) {
@@ -50,7 +50,7 @@ impl Owner {
         &mut self,
         request: CreateNetwork,
         dry_run: bool,
-        tries: u32,
+        tries: usize,
         reply: Reply,
     ) {
         let planned = random().and_then(|bytes: [u8; 20]| {

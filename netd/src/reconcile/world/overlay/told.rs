@@ -202,14 +202,11 @@ impl World {
         Some((records::names(station, id), station.ips.clone()))
     }
 
-    /// All stations elsewhere on a network, or on a host.
-    pub(crate) fn stations(&self, of: impl Fn(&StationKey) -> bool) -> Vec<StationKey> {
+    /// All stations on a network.
+    pub(crate) fn stations_on(&self, net: &NetworkId) -> Vec<StationKey> {
         let shared = self.shared.iter();
-        let keys = shared.flat_map(|shared| shared.stations.all());
-        keys.map(|(key, _)| key)
-            .filter(|key| of(key))
-            .cloned()
-            .collect()
+        let stations = shared.flat_map(|shared| shared.stations_of(net));
+        stations.map(|(key, _)| key.clone()).collect()
     }
 
     /// The hosts of the cluster, as readers see them.

@@ -1,27 +1,11 @@
-use netd_model::NetworkId;
 use netd_model::observed::HostFacts;
-use netd_model::record::Unknown;
 
 use super::*;
 use crate::cluster::mirror::News;
-use crate::cluster::records::{Node, Station};
+use crate::cluster::records::Station;
+use crate::cluster::samples::{name, network_id, node, station};
 
 const SECOND: Duration = Duration::from_secs(1);
-
-fn name(text: &str) -> Name {
-    Name::parse(text).unwrap()
-}
-
-fn node(n: u8) -> Node {
-    Node {
-        id: n.to_string().repeat(32),
-        incarnation: String::new(),
-        address: [192, 0, 2, n].into(),
-        mtu: 1500,
-        software: String::new(),
-        unknown: Unknown::new(),
-    }
-}
 
 /// A host that knows another, which is alive.
 fn world() -> World {
@@ -43,7 +27,7 @@ fn paths(from: State, to: State) -> BTreeMap<Target, Paths> {
         full: state,
     };
     let target = Target {
-        network: NetworkId::from_bytes([9; 16]),
+        network: network_id(),
         host: name("h2"),
     };
     let paths = Paths {
@@ -165,14 +149,10 @@ fn a_way_that_does_not_work_is_named_with_host_direction_and_size() {
 #[test]
 fn a_silent_hosts_names_return_when_nobody_alive_has_them() {
     let mut world = world();
-    let net = NetworkId::from_bytes([9; 16]);
+    let net = network_id();
     let station = |ip: [u8; 4]| Station {
-        mac: netd_model::Mac::of_address(ip.into()),
-        ips: vec![ip.into()],
         name: Some(name("db")),
-        hostname: None,
-        aliases: Vec::new(),
-        unknown: Unknown::new(),
+        ..station(ip.into())
     };
     let id = |text: &str| netd_model::ContainerId::parse(text).unwrap();
     world.take_in(vec![

@@ -1,86 +1,25 @@
-use std::collections::BTreeMap;
-use std::net::IpAddr;
-
 use netd_model::api;
-use netd_model::id::{ContainerId, Name};
+use netd_model::id::ContainerId;
 use netd_model::observed::HostFacts;
-use netd_model::overlay::Overlay;
-use netd_model::record::{Driver, Mode, Network, Policy, Subnet, Unknown};
 use netd_model::request::Attach;
 
 use super::*;
 use crate::cluster::mirror::News;
-use crate::cluster::records::{Claim, Node};
+use crate::cluster::samples::{claimed, name, network, network_id, node};
 use crate::reconcile::world::GiveBack;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-fn id() -> NetworkId {
-    NetworkId::from_bytes([9; 16])
-}
-
-fn node() -> Node {
-    Node {
-        id: "1".repeat(32),
-        incarnation: String::new(),
-        address: IpAddr::from([192, 0, 2, 1]),
-        mtu: 1500,
-        software: String::new(),
-        unknown: Unknown::new(),
-    }
-}
-
-fn network() -> Network {
-    Network {
-        interface: Network::default_interface(&id()),
-        name: Name::parse("web").unwrap(),
-        driver: Driver::Overlay,
-        subnets: vec![Subnet {
-            subnet: "10.0.0.0/24".parse().unwrap(),
-            gateway: IpAddr::from([10, 0, 0, 1]),
-            ip_range: None,
-        }],
-        internal: false,
-        mode: Mode::Nat,
-        mode6: None,
-        policy: Policy::default(),
-        mtu: 1450,
-        dns: Vec::new(),
-        naming: netd_model::naming::Naming::default(),
-        labels: BTreeMap::new(),
-        routes: Vec::new(),
-        access: netd_model::access::Access::default(),
-        reservations: BTreeMap::new(),
-        overlay: Some(Overlay {
-            vni: 42,
-            port: 4789,
-            router: None,
-        }),
-        unknown: Unknown::new(),
-        id: id(),
-    }
-}
-
-fn claim(prefix: &str, router: bool) -> News {
-    let claim = Claim {
-        node: Some(Name::parse("h1").unwrap()),
-        id: node().id,
-        router,
-        unknown: Unknown::new(),
-    };
-    News::Claim(id(), prefix.parse().unwrap(), Some(claim))
-}
-
 /// A host with these blocks of the network, the first with its own address.
 fn world(blocks: &[&str]) -> World {
     let mut world = World::new(HostFacts::default(), [0; 5]);
-    world.shared = Some(Shared::new(Name::parse("h1").unwrap(), node()));
+    world.shared = Some(Shared::new(name("h1"), node(1)));
     let mut news = vec![
         News::Link(Link::Online),
-        News::Network(id(), Some(Box::new(network()))),
+        News::Network(network_id(), Some(Box::new(network("10.0.0.0/24")))),
     ];
     let claims = blocks.iter().enumerate();
-    news.extend(claims.map(|(n, prefix)| claim(prefix, n == 0)));
+    news.extend(claims.map(|(n, prefix)| claimed(prefix, n == 0)));
     world.take_in(news);
     world
 }
@@ -123,10 +62,10 @@ fn all_go_a_rest_after_the_last_container() {
         given(&mut world, 11 * MINUTE),
         ["10.0.0.3/32", "10.0.0.16/28"]
     );
-    world.let_go(&id(), "10.0.0.16/28".parse().unwrap());
-    world.let_go(&id(), "10.0.0.3/32".parse().unwrap());
+    world.let_go(&network_id(), "10.0.0.16/28".parse().unwrap());
+    world.let_go(&network_id(), "10.0.0.3/32".parse().unwrap());
     assert_eq!(given(&mut world, 20 * MINUTE), Vec::<String>::new());
-    let net = &world.networks[&id()];
+    let net = &world.networks[&network_id()];
     assert!(net.pools.is_empty());
 }
 
