@@ -8,7 +8,7 @@
     reason = "test code: a panic is how a test fails"
 )]
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -438,10 +438,26 @@ fn hostile_records() {
     }
     // Well formed, but of what is this host's own, or nobody's: a host that exists says so of its containers.
     cluster.store[0].put("nodes/e", node("192.0.2.200").as_bytes());
-    for (id, ip) in [("d1", own_ip.as_str()), ("d2", gateway), ("d3", "8.8.8.8")] {
+    // In the shared block, where nobody has claimed anything.
+    let idle = match gateway.parse().unwrap() {
+        IpAddr::V4(gateway) => std::net::Ipv4Addr::from(gateway.to_bits() + 1).to_string(),
+        IpAddr::V6(_) => unreachable!(),
+    };
+    let b = cluster.hosts[1].ok(&["inspect", "b"]);
+    let mac_of_b = b["endpoints"][0]["mac"].as_str().unwrap();
+    for (id, mac, ip) in [
+        ("d1", free, own_ip.as_str()),
+        ("d2", free, gateway),
+        ("d3", free, "8.8.8.8"),
+        // Its own address, and another's Ethernet address: frames to that one are not led astray.
+        ("d4", mac_of_b, &idle),
+    ] {
         let key = format!("endpoints/e/{net}/{id}");
-        cluster.store[0].put(&key, station(free, &[ip]).as_bytes());
+        cluster.store[0].put(&key, station(mac, &[ip]).as_bytes());
     }
+    lab::wait_for("it is named", PATIENCE, || {
+        warnings(&cluster.hosts[0]).contains("that of a station of host h2")
+    });
     // Keys that nobody knows, and many of them.
     for n in 0..50 {
         cluster.store[0].put(&format!("later/{n}"), b"x");
@@ -457,7 +473,7 @@ fn hostile_records() {
         let warnings = warnings(host);
         assert_eq!(
             warnings.matches("a record of host e is not used").count(),
-            3,
+            4,
             "{warnings}"
         );
     }

@@ -162,6 +162,7 @@ fn endpoint(world: &World, endpoint: &Endpoint) -> Option<api::Endpoint> {
 
 /// Puts a container into the zone, as the record has it now.
 pub(crate) fn enter_names(zone: &mut Zone, world: &World, record: &Container) {
+    let record = &*world.usable(record);
     for endpoint in &record.endpoints {
         let Some(network) = world.network(&endpoint.network) else {
             continue;

@@ -61,10 +61,11 @@ impl World {
             let own = *place.ips.first()?;
             let stations = shared.stations_of(&network.id);
             let others = stations.filter(|((_, node, id), _)| id.is_none() && *node != shared.name);
-            let peers = others.filter_map(|((_, node, _), station)| {
+            let peers = others.filter_map(|(key, station)| {
+                let node = &key.1;
                 let mut ips = station.ips.iter();
                 let ip = ips.find(|ip| Family::of(**ip) == Family::of(own))?;
-                let believed = self.clash(network, node, station).is_none();
+                let believed = self.clash(network, key, station).is_none();
                 believed.then(|| (node.clone(), *ip))
             });
             Some(Site {

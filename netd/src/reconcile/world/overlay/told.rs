@@ -136,7 +136,7 @@ impl World {
             return Vec::new();
         };
         let mut own = Vec::new();
-        for endpoint in &container.endpoints {
+        for endpoint in &self.usable(container).endpoints {
             let network = self
                 .network(&endpoint.network)
                 .filter(|net| net.overlay.is_some());
@@ -188,7 +188,7 @@ impl World {
         let (net, node, id) = key;
         let (shared, id) = (self.shared.as_ref()?, id.as_ref()?);
         let station = shared.stations.get(key).filter(|_| *node != shared.name)?;
-        self.clash(self.network(net)?, node, station)
+        self.clash(self.network(net)?, key, station)
             .is_none()
             .then_some(())?;
         let is_alive = |node: &Name| shared.hosts.get(node).is_some_and(|host| host.alive);
@@ -280,6 +280,7 @@ impl World {
                 ));
             }
         }
+        warnings.extend(self.lost_warnings());
         for ((_, node, _), why) in &shared.disbelieved {
             warnings.push(format!("a record of host {node} is not used: {why}"));
         }
