@@ -134,6 +134,9 @@ pub struct Paths {
     pub to: Way,
 }
 
+/// What to send at once, each of its kind.
+pub type Payloads = Vec<(Size, Vec<u8>)>;
+
 /// Something that arrived, and when.
 type Seen = Option<(u64, Duration)>;
 
@@ -215,7 +218,7 @@ impl Prober {
     }
 
     /// What to send now: payloads for one peer. None: nothing is due.
-    pub fn poll(&mut self, now: Duration) -> Option<(Target, Vec<(Size, Vec<u8>)>)> {
+    pub fn poll(&mut self, now: Duration) -> Option<(Target, Payloads)> {
         self.due.first().filter(|(at, _)| *at <= now)?;
         let (_, target) = self.due.pop_first()?;
         let round = self.round();

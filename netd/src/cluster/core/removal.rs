@@ -1,8 +1,11 @@
 //! A host that was removed while it was away comes back: it claims again what nobody has claimed since, leaves the rest to those
 //! who have, and is taken back as another incarnation ([`super::Mirror::removal`]).
 
+use netd_model::id::Name;
+use netd_model::record::Unknown;
+
 use super::super::keys::Key;
-use super::super::records::{self, Node, Record, Station};
+use super::super::records::{self, Node, Record, Removed, Station};
 use super::super::store::{Compare, TXN_WRITES, Txn, Write};
 use super::{Core, Output, Pending};
 
@@ -68,6 +71,30 @@ impl Core {
             .insert(self.number, Pending::Back(txn.then.clone()));
         let kept = self.mirror.given_up();
         self.out.push(Output::TxnAfter(self.number, kept, txn));
+    }
+
+    /// The removal of a host leaves a record of it: should the host come back, it reads there that what it held may be another's.
+    /// While it comes back, no further part of the removal can pass it by.
+    pub(super) fn mark_removed(&self, name: &Name, when: &mut Vec<Compare>, then: &mut Vec<Write>) {
+        let Some(Record::Node(record)) = self.mirror.record(&Key::Node(name.clone())) else {
+            return;
+        };
+        let key = Key::Removed(name.clone(), record.id.clone());
+        if Key::parse(&key.text()).as_ref() != Some(&key) {
+            // An id that is none makes no key.
+            return;
+        }
+        if let Some(revision) = self.mirror.revision_of(&key) {
+            when.push(Compare::At(key.text(), revision));
+            return;
+        }
+        when.push(Compare::Absent(key.text()));
+        let removed = Removed {
+            incarnation: record.incarnation.clone(),
+            by: self.name.clone(),
+            unknown: Unknown::new(),
+        };
+        then.insert(0, Write::put(key.text(), records::write(&removed)));
     }
 
     /// Whether an own station has an address that is another host's by now: the owner has yet to hear of that.

@@ -8,7 +8,7 @@ use netd_model::record::{Network, Unknown};
 
 use super::super::claims::{self, Ask, Choice};
 use super::super::keys::{Key, NETWORKS};
-use super::super::records::{self, Claim, Record, Removed};
+use super::super::records::{self, Claim, Record};
 use super::super::store::{Compare, TXN_WRITES, Txn, Write};
 use super::{Core, Output, Pending, Phase, Token, Wish};
 
@@ -182,31 +182,7 @@ impl Core {
         // The host's own record is the first key of its, and goes last: a removal in parts can be repeated.
         then.reverse();
         let mut when = vec![Compare::Absent(Key::Alive(name.clone()).text())];
-        let stone = match self.mirror.record(&node) {
-            Some(Record::Node(record)) => {
-                let key = Key::Removed(name.clone(), record.id.clone());
-                // An id that is none makes no key.
-                let is_key = Key::parse(&key.text()).as_ref() == Some(&key);
-                is_key.then_some((key, record))
-            }
-            _ => None,
-        };
-        if let Some((stone, record)) = stone {
-            // Should it come back, it reads there that what it held may be another's. While it does, no further part of the
-            // removal can pass it by.
-            match self.mirror.revision_of(&stone) {
-                Some(revision) => when.push(Compare::At(stone.text(), revision)),
-                None => {
-                    when.push(Compare::Absent(stone.text()));
-                    let removed = Removed {
-                        incarnation: record.incarnation.clone(),
-                        by: self.name.clone(),
-                        unknown: Unknown::new(),
-                    };
-                    then.insert(0, Write::put(stone.text(), records::write(&removed)));
-                }
-            }
-        }
+        self.mark_removed(name, &mut when, &mut then);
         then.truncate(TXN_WRITES);
         Ok(Some(Txn { when, then }))
     }

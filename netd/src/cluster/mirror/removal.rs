@@ -95,9 +95,8 @@ impl Mirror {
         };
         lens.into_iter().any(|len| {
             let key = Key::Claim(net.clone(), Prefix::holding(ip, len));
-            let claim = match self.record(&key) {
-                Some(Record::Claim(claim)) => claim,
-                _ => return false,
+            let Some(Record::Claim(claim)) = self.record(&key) else {
+                return false;
             };
             !self.held.contains_key(&key) && is_other(claim)
         })
