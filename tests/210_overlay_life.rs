@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use netd_tests::cluster::{Cluster, addresses};
+use netd_tests::etcd::Member;
 use netd_tests::host::{Host, PROGRAMS};
 use netd_tests::lab::{self, Netns, PATIENCE, Proto};
 use netd_tests::overlay::{self, Guest, Stream, until_store_is};
@@ -31,6 +32,7 @@ fn main() -> std::process::ExitCode {
             daemons_restart_under_traffic,
         ),
         lab::test("the_store_loses_its_leader", the_store_loses_its_leader),
+        lab::test("the_leader_hands_over", the_leader_hands_over),
         lab::test(
             "an_emptied_store_is_filled_again",
             an_emptied_store_is_filled_again,
@@ -167,6 +169,40 @@ fn the_store_loses_its_leader() {
         }
         cluster.store[n].start();
         stream.go_on();
+    }
+    stream.end();
+}
+
+/// An orderly change of leader, as before a member's maintenance: to each member once, and a container comes each time.
+fn the_leader_hands_over() {
+    let cluster = Cluster::start(&["h1", "h2"], 3);
+    cluster.network("web", &[]);
+    let stream = Stream::start(&cluster, "web");
+    let ids: Vec<String> = cluster.store.iter().map(Member::id).collect();
+    for n in 0..3 {
+        let leader = cluster.store[0].leader();
+        let from = ids.iter().position(|id| *id == leader).unwrap();
+        let to = (from + 1) % ids.len();
+        cluster.store[from].hand_over_to(&ids[to]);
+        let netns = Netns::new(&format!("z{n}"));
+        let attached = cluster.hosts[n % 2].attach(&netns, &["--network", "web"]);
+        let _server = netns.udp_server(netns.name(), 80);
+        let at = SocketAddr::new(addresses(&attached)[0], 80);
+        let asks = [&stream.b, &stream.a][n % 2];
+        assert_eq!(
+            asks.probe(Proto::Udp, at, PATIENCE).name(),
+            Some(netns.name())
+        );
+        for member in &cluster.store {
+            lab::wait_for("all know the new leader", PATIENCE, || {
+                member.leader() == ids[to]
+            });
+        }
+        stream.go_on();
+    }
+    for host in &cluster.hosts {
+        until_store_is(host, "connected");
+        host.assert_healthy();
     }
     stream.end();
 }
