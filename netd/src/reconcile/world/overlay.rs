@@ -24,6 +24,8 @@ use crate::cluster::records::Claim;
 mod known;
 mod life;
 mod returns;
+#[cfg(test)]
+mod samples;
 mod shared;
 mod stations;
 mod told;

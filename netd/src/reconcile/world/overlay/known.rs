@@ -1,10 +1,10 @@
-//! What is known of the stations of all hosts, found by network, by name and by address without a look at all of them.
+//! What is known of the stations of all hosts, found by network, by name and by addresses without a look at all of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use netd_model::id::{Name, NetworkId};
-use netd_model::net::Prefix;
+use netd_model::net::{Mac, Prefix};
 
 use super::StationKey;
 use crate::cluster::records::Station;
@@ -21,6 +21,7 @@ struct OnNetwork {
     /// Containers by the name they go by.
     named: Index<Name>,
     at: Index<IpAddr>,
+    with: Index<Mac>,
 }
 
 type Index<K> = BTreeMap<K, BTreeSet<StationKey>>;
@@ -34,6 +35,7 @@ impl Stations {
                 .iter()
                 .for_each(|name| leave(&mut on.named, name, key));
             had.ips.iter().for_each(|ip| leave(&mut on.at, ip, key));
+            leave(&mut on.with, &had.mac, key);
         }
         if let Some(station) = station {
             if let Some(name) = &station.name {
@@ -45,6 +47,7 @@ impl Stations {
             for ip in &station.ips {
                 on.at.entry(*ip).or_default().insert(key.clone());
             }
+            on.with.entry(station.mac).or_default().insert(key.clone());
             on.all.insert(key.clone(), station);
         }
         if on.all.is_empty() {
@@ -68,6 +71,18 @@ impl Stations {
     /// Those on a network with this name.
     pub(super) fn named(&self, net: &NetworkId, name: &Name) -> impl Iterator<Item = &StationKey> {
         let keys = self.on.get(net).and_then(|on| on.named.get(name));
+        keys.into_iter().flatten()
+    }
+
+    /// Those on a network with this Ethernet address.
+    pub(super) fn with(&self, net: &NetworkId, mac: Mac) -> impl Iterator<Item = &StationKey> {
+        let keys = self.on.get(net).and_then(|on| on.with.get(&mac));
+        keys.into_iter().flatten()
+    }
+
+    /// Those on a network with this address.
+    pub(super) fn at(&self, net: &NetworkId, ip: IpAddr) -> impl Iterator<Item = &StationKey> {
+        let keys = self.on.get(net).and_then(|on| on.at.get(&ip));
         keys.into_iter().flatten()
     }
 
