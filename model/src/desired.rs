@@ -62,7 +62,7 @@ pub fn host(changes: &[HostChange], facts: &HostFacts) -> Vec<Object> {
 }
 
 /// The elements that count what a table drops.
-fn dropped(table: &TableRef, reasons: &[Reason]) -> Vec<Object> {
+pub(crate) fn dropped(table: &TableRef, reasons: &[Reason]) -> Vec<Object> {
     let element = |reason: Reason, family: Datum| {
         Object::Element(Element {
             key: ElementKey {
