@@ -35,6 +35,8 @@ pub const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 pub static HOST: LazyLock<Arc<Ruleset>> = LazyLock::new(|| Arc::new(skeleton::host()));
 /// The ruleset of its bridges, likewise.
 pub static BRIDGE: LazyLock<Arc<Ruleset>> = LazyLock::new(|| Arc::new(skeleton::bridge()));
+/// The ruleset of tunnels, likewise.
+pub static TUNNELS: LazyLock<Arc<Ruleset>> = LazyLock::new(|| Arc::new(skeleton::tunnels()));
 
 /// The host's share: the ruleset, and the settings that netd had to change.
 ///

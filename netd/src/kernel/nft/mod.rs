@@ -65,7 +65,7 @@ static HOST: LazyLock<Known> = LazyLock::new(|| Known::new(Arc::clone(&desired::
 static BRIDGE: LazyLock<Known> = LazyLock::new(|| Known::new(Arc::clone(&desired::BRIDGE)));
 
 /// The ruleset of tunnels, likewise.
-static TUNNELS: LazyLock<Known> = LazyLock::new(|| Known::new(skeleton::tunnels()));
+static TUNNELS: LazyLock<Known> = LazyLock::new(|| Known::new(Arc::clone(&desired::TUNNELS)));
 
 /// All of them. The tables of containers have no sets.
 fn of_host() -> [&'static Known; 3] {
