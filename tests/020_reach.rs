@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 use netd_tests::host::{Host, PROGRAMS};
 use netd_tests::lab::{self, Netns, PATIENCE, Proto};
 use netd_tests::reach::{
-    Circumstances, Report, World, check, check_forged, check_traces, foreign, has_ipv6, host_netns,
-    serve_everywhere, strings, wire,
+    Circumstances, Report, World, check, check_forged, check_traces, foreign, serve_everywhere,
+    strings,
 };
 use socket2::{Domain, Socket, Type};
 
@@ -102,24 +102,17 @@ fn finish(host: &Host, test: &str, report: Report) {
 
 /// A host with one network, and one outside.
 fn small_world() -> (Host, Netns) {
-    let (host, outside) = (host_netns("host"), host_netns("outside"));
-    wire(
-        &host,
-        "wan",
-        &["192.0.2.1/24", "2001:db8::1/64"],
-        &outside,
-        &["192.0.2.9/24", "2001:db8::9/64"],
-    );
+    let (host, outside) = lab::uplink();
     let host = Host::on(host);
     let mut words = vec!["network", "create", "n1"];
-    words.extend(has_ipv6().then_some("--ipv6"));
+    words.extend(lab::has_ipv6().then_some("--ipv6"));
     host.ok(&words);
     (host, outside)
 }
 
 /// Whether this kernel has the family of an address, which is written in brackets if IPv6.
 fn is_known(address: &str) -> bool {
-    has_ipv6() || !address.contains('[')
+    lab::has_ipv6() || !address.contains('[')
 }
 
 fn attach_words<'a>(publish: &[&'a str]) -> Vec<&'a str> {
@@ -298,17 +291,7 @@ fn port_of_another_program() {
         };
         let address: SocketAddr = bound.parse().unwrap();
         let program = host.netns.serve_on(*proto, "program", address);
-        let path = container.path().to_string_lossy().into_owned();
-        let words = [
-            "attach",
-            &path,
-            "--name",
-            "c",
-            "--network",
-            "n1",
-            "--publish",
-            publish,
-        ];
+        let words = Host::attach_words(&container, &["--network", "n1", "--publish", publish]);
         let outcome = host.netctl(&words);
         let is_attached = outcome.code == 0;
         check(&format!("{outcome:?}"), is_attached == *is_free);

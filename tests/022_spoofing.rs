@@ -17,7 +17,6 @@ use std::time::Duration;
 
 use netd_tests::host::{Host, PROGRAMS};
 use netd_tests::lab::{self, Netns, PATIENCE, Proto, Sniffer, Transport, frame};
-use netd_tests::reach::{has_ipv6, host_netns};
 
 use self::frames::{Cast, Sample, Station, mark};
 
@@ -28,8 +27,8 @@ fn main() -> ExitCode {
     lab::dispatch(PROGRAMS);
     lab::enter();
     lab::main(vec![
-        lab::test("frames_bridge_nf_off", || frames_arrive("0")),
-        lab::test("frames_bridge_nf_on", || frames_arrive("1")),
+        lab::test("frames_bridge_nf_off", || frames_arrive(false)),
+        lab::test("frames_bridge_nf_on", || frames_arrive(true)),
         lab::test(
             "a_stolen_address_moves_nothing",
             a_stolen_address_moves_nothing,
@@ -62,7 +61,7 @@ const ALLOWED: (Ipv4Addr, Ipv6Addr) = (
 impl Network {
     fn new(host: &Host, name: &str, options: &[&str]) -> Self {
         let mut words = vec!["network", "create", name];
-        words.extend(has_ipv6().then_some("--ipv6"));
+        words.extend(lab::has_ipv6().then_some("--ipv6"));
         words.extend(options);
         let network = host.ok(&words);
         let container = |role: &str, keys: &str| {
@@ -70,7 +69,7 @@ impl Network {
             let made = host.attach(&netns, &["--network", &format!("{name}{keys}")]);
             (netns, station(&made["endpoints"][0]))
         };
-        let allow = if has_ipv6() {
+        let allow = if lab::has_ipv6() {
             ",allow=10.99.0.0/24,allow=fd99::7"
         } else {
             ",allow=10.99.0.0/24"
@@ -104,7 +103,7 @@ impl Network {
 
     fn samples(&self) -> Vec<Sample> {
         let mut samples = frames::of_ipv4(&self.cast);
-        if has_ipv6() {
+        if lab::has_ipv6() {
             samples.extend(frames::of_ipv6(&self.cast));
         }
         samples
@@ -176,17 +175,13 @@ fn station(endpoint: &serde_json::Value) -> Station {
     }
 }
 
-fn host_with(bridge_nf: &str) -> Host {
-    let netns = host_netns("host");
-    for key in ["iptables", "ip6tables"].map(|name| format!("net/bridge/bridge-nf-call-{name}")) {
-        if netns.sysctl(&key).is_some() {
-            netns.set_sysctl(&key, bridge_nf);
-        }
-    }
+fn host_with(bridge_nf: bool) -> Host {
+    let netns = Netns::host("host");
+    netns.filter_bridged(bridge_nf);
     Host::on(netns)
 }
 
-fn frames_arrive(bridge_nf: &str) {
+fn frames_arrive(bridge_nf: bool) {
     let host = host_with(bridge_nf);
     let guarded = Network::new(&host, "guarded", &[]);
     let samples = guarded.samples();
@@ -197,7 +192,7 @@ fn frames_arrive(bridge_nf: &str) {
         "antispoof on, bridge-nf {bridge_nf}"
     );
     // With br_netfilter the hooks of IP refuse some of these by themselves.
-    if bridge_nf == "0" {
+    if !bridge_nf {
         let open = Network::new(&host, "open", &["--opt", "antispoof=off"]);
         let all: BTreeSet<_> = samples.iter().map(full_name).collect();
         assert_eq!(open.arrived(), all, "antispoof off");
@@ -209,7 +204,7 @@ fn frames_arrive(bridge_nf: &str) {
 
 /// The bridge does not learn from a frame that is dropped.
 fn a_stolen_address_moves_nothing() {
-    let host = host_with("0");
+    let host = host_with(false);
     let network = Network::new(&host, "guarded", &[]);
     let ip = network.cast.other.v4;
     let _server = network.other.tcp_server("other", 80);
@@ -238,7 +233,7 @@ fn a_stolen_address_moves_nothing() {
 /// The resolver at 127.0.0.11 is there for its own container: no frame from a neighbour or from the host gets to it, whatever
 /// name an attacker has resolved to that address.
 fn nobody_asks_a_neighbours_resolver() {
-    let host = host_with("1");
+    let host = host_with(true);
     // Where a container may send from any address, only its kernel stands between.
     let network = Network::new(&host, "open", &["--opt", "antispoof=off"]);
     let query: &[u8] = b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0\x0bopen-victim\0\0\x01\0\x01";
@@ -279,20 +274,10 @@ fn nobody_asks_a_neighbours_resolver() {
 
 /// The rules for a port come before the port.
 fn a_port_is_guarded_before_it_is_up() {
-    let host = host_with("0");
+    let host = host_with(false);
     host.ok(&["network", "create", "guarded"]);
     let netns = Netns::new("c");
-    let path = netns.path().to_string_lossy().into_owned();
-    let words = [
-        "attach",
-        &path,
-        "--name",
-        "c",
-        "--network",
-        "guarded",
-        "--dry-run",
-    ];
-    let ops = host.ok(&words);
+    let ops = host.attach(&netns, &["--network", "guarded", "--dry-run"]);
     let texts: Vec<&str> = ops["text"]
         .as_array()
         .unwrap()
@@ -316,24 +301,16 @@ fn a_port_is_guarded_before_it_is_up() {
 
 /// Nobody is allowed to speak for the gateway.
 fn bad_allow() {
-    let host = host_with("0");
+    let host = host_with(false);
     host.ok(&["network", "create", "n", "--subnet", "10.1.0.0/24"]);
     let netns = Netns::new("c");
-    let path = netns.path().to_string_lossy().into_owned();
     for allow in ["10.1.0.0/28", "10.1.0.1", "x", "10.1.0.1/24"] {
         let network = format!("n,allow={allow}");
-        let outcome = host.netctl(&["attach", &path, "--name", "c", "--network", &network]);
-        assert_eq!(outcome.error_code(), "invalid_allow", "{allow}");
+        let refused = host.refuses_attach(&netns, &["--network", &network]);
+        assert_eq!(refused, "invalid_allow", "{allow}");
     }
-    let twice = host.netctl(&[
-        "attach",
-        &path,
-        "--name",
-        "c",
-        "--network",
-        "n,allow=10.2.0.0/24,allow=10.2.0.7",
-    ]);
-    assert_eq!(twice.error_code(), "invalid_allow");
+    let twice = ["--network", "n,allow=10.2.0.0/24,allow=10.2.0.7"];
+    assert_eq!(host.refuses_attach(&netns, &twice), "invalid_allow");
     host.assert_healthy();
     host.done();
 }

@@ -11,7 +11,6 @@ use std::process::ExitCode;
 use netd_tests::host::{Host, PROGRAMS};
 use netd_tests::lab::etherparse::PacketBuilder;
 use netd_tests::lab::{self, Netns, PATIENCE, frame};
-use netd_tests::reach::{has_ipv6, host_netns, wire};
 use serde_json::Value;
 
 fn main() -> ExitCode {
@@ -43,13 +42,13 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let [host, outside, beyond] = ["host", "outside", "beyond"].map(host_netns);
+        let [host, outside, beyond] = ["host", "outside", "beyond"].map(Netns::host);
         let (ours, theirs) = (
             ["192.0.2.1/24", "2001:db8::1/64"],
             ["192.0.2.9/24", "2001:db8::9/64"],
         );
-        wire(&host, "wan", &ours, &outside, &theirs);
-        wire(
+        lab::wire(&host, "wan", &ours, &outside, &theirs);
+        lab::wire(
             &host,
             "vpn",
             &["198.51.100.1/24"],
@@ -188,7 +187,7 @@ fn mac(netns: &Netns, link: &str) -> frame::Mac {
 /// Each reason counts what it should, `trace` names the drop, and the counts outlive a repair and a restart.
 fn by_reason() {
     let mut world = World::new();
-    let both: &[&str] = if has_ipv6() { &["--ipv6"] } else { &[] };
+    let both: &[&str] = if lab::has_ipv6() { &["--ipv6"] } else { &[] };
     world.network("open", both);
     world.network("other", &[]);
     world.network("routed", &["--mode", "routed"]);

@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use netd_tests::host::{Host, PROGRAMS};
 use netd_tests::lab::{self, Netns, PATIENCE, Proto};
-use netd_tests::reach::{has_ipv6, host_netns, wire};
 use serde_json::Value;
 
 #[path = "ports/sctp.rs"]
@@ -47,8 +46,8 @@ fn main() -> ExitCode {
 
 /// A host with two addresses on a wire to a neighbour. Its kernel gives 40000 to 40009 to programs, but 40001 and 40002.
 fn world() -> (Host, Netns) {
-    let (host, outside) = (host_netns("host"), host_netns("outside"));
-    wire(
+    let (host, outside) = (Netns::host("host"), Netns::host("outside"));
+    lab::wire(
         &host,
         "wan",
         &["192.0.2.1/24", "192.0.2.2/24", "2001:db8::1/64"],
@@ -59,7 +58,7 @@ fn world() -> (Host, Netns) {
     host.set_sysctl("net/ipv4/ip_local_port_range", "40000 40009");
     let host = Host::on(host);
     let mut words = vec!["network", "create", "n1"];
-    words.extend(has_ipv6().then_some("--ipv6"));
+    words.extend(lab::has_ipv6().then_some("--ipv6"));
     host.ok(&words);
     (host, outside)
 }
@@ -109,7 +108,7 @@ fn netd_chooses() {
     assert_answered(&outside, Proto::Tcp, "192.0.2.1:40000", "a");
     assert_answered(&outside, Proto::Tcp, "192.0.2.2:40004", "b");
     assert_answered(&outside, Proto::Tcp, "192.0.2.1:40003", "program");
-    if has_ipv6() {
+    if lab::has_ipv6() {
         assert_answered(&outside, Proto::Tcp, "[2001:db8::1]:40000", "a");
     }
     host.assert_healthy();
@@ -119,12 +118,7 @@ fn netd_chooses() {
     host.start_daemon();
     assert_eq!(ports(&host.ok(&["inspect", "b"])), [40_004]);
     assert_answered(&outside, Proto::Tcp, "192.0.2.1:40004", "b");
-    let taken = host.refused(&[
-        "attach",
-        &outside.path().to_string_lossy(),
-        "--name=c",
-        "--publish=40004:80",
-    ]);
+    let taken = host.refuses_attach(&outside, &["--publish=40004:80"]);
     assert_eq!(taken, "port_in_use");
 
     // A port that was given back rests; a dry run chooses none.
@@ -158,14 +152,7 @@ fn first_free_of_a_range() {
     ] {
         assert_answered(&outside, Proto::Tcp, to, name);
     }
-    let path = d.path().to_string_lossy().into_owned();
-    let full = [
-        "attach",
-        &path,
-        "--name=d",
-        "--network=n1",
-        "--publish=8000-8003:80",
-    ];
+    let full = Host::attach_words(d, &["--network=n1", "--publish=8000-8003:80"]);
     let refused = host.netctl(&full);
     assert_eq!(refused.error_code(), "port_in_use", "{refused:?}");
     assert!(refused.stderr.contains("8000-8003"), "{refused:?}");
@@ -203,24 +190,16 @@ fn ranges_and_addresses() {
     assert_answered(&outside, Proto::Tcp, "192.0.2.2:9000", "b");
     assert_answered(&host.netns, Proto::Tcp, "127.0.0.1:9000", "b");
     let third = Netns::new("third");
-    let path = third.path().to_string_lossy().into_owned();
     for publish in ["9000:80", "0.0.0.0:9000:80", "192.0.2.2:9000:80"] {
-        let words = [
-            "attach",
-            &path,
-            "--name=c",
-            "--network=n1",
-            "--publish",
-            publish,
-        ];
-        assert_eq!(host.refused(&words), "port_in_use", "{publish}");
+        let refused = host.refuses_attach(&third, &["--network=n1", "--publish", publish]);
+        assert_eq!(refused, "port_in_use", "{publish}");
     }
     host.done();
 }
 
 /// What the kernel cannot translate the daemon passes on: from IPv6, where it was asked for, to a container without.
 fn ipv6_port_of_an_ipv4_container() {
-    if !has_ipv6() {
+    if !lab::has_ipv6() {
         lab::skip("no IPv6 in this kernel");
     }
     let (mut host, outside) = world();
@@ -281,15 +260,8 @@ fn ipv6_port_of_an_ipv4_container() {
     host.ok(&["disconnect", "n1", "c"]);
     assert_answered(&outside, Proto::Tcp, "[2001:db8::1]:8080", "c");
     let other = Netns::new("other");
-    let path = other.path().to_string_lossy().into_owned();
-    let words = [
-        "attach",
-        &path,
-        "--name=o",
-        "--network=four",
-        "--publish=[::]:9000:80/sctp",
-    ];
-    assert_eq!(host.refused(&words), "invalid_publish");
+    let refused = host.refuses_attach(&other, &["--network=four", "--publish=[::]:9000:80/sctp"]);
+    assert_eq!(refused, "invalid_publish");
     host.ok(&["detach", "c"]);
     assert_refused(&outside, "[2001:db8::1]:8080");
     host.done();
@@ -297,21 +269,19 @@ fn ipv6_port_of_an_ipv4_container() {
 
 /// With br_netfilter the kernel has no route for a reply to ::1.
 fn ipv6_loopback_with_br_netfilter() {
-    if !has_ipv6() {
+    if !lab::has_ipv6() {
         lab::skip("no IPv6 in this kernel");
     }
-    for on in ["0", "1"] {
-        let (host, outside) = (host_netns("host"), host_netns("outside"));
-        wire(
+    for on in [false, true] {
+        let (host, outside) = (Netns::host("host"), Netns::host("outside"));
+        lab::wire(
             &host,
             "wan",
             &["2001:db8::1/64"],
             &outside,
             &["2001:db8::9/64"],
         );
-        for family in ["ip", "ip6"] {
-            host.set_sysctl(&format!("net/bridge/bridge-nf-call-{family}tables"), on);
-        }
+        host.filter_bridged(on);
         let host = Host::on(host);
         host.ok(&["network", "create", "n1", "--ipv6"]);
         let c = Netns::new("c");
@@ -336,7 +306,7 @@ fn counters() {
     assert_eq!(port(&host, 0)["received"]["packets"], 0);
     let mut sent = 0;
     for to in ["192.0.2.1:8080", "192.0.2.2:8081", "[2001:db8::1]:8080"] {
-        if has_ipv6() || !to.contains('[') {
+        if lab::has_ipv6() || !to.contains('[') {
             assert_answered(&outside, Proto::Tcp, to, "c");
             sent += 1;
         }

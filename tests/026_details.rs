@@ -12,7 +12,6 @@ use std::process::ExitCode;
 use netd_tests::host::{Host, PROGRAMS};
 use netd_tests::lab::hickory_proto::rr::RecordType;
 use netd_tests::lab::{self, Netns, PATIENCE, Proto, Transport};
-use netd_tests::reach::{has_ipv6, host_netns, wire};
 use serde_json::Value;
 
 fn main() -> ExitCode {
@@ -28,14 +27,7 @@ fn main() -> ExitCode {
 }
 
 fn host_with_outside() -> (Host, Netns) {
-    let (host, outside) = (host_netns("host"), host_netns("outside"));
-    wire(
-        &host,
-        "wan",
-        &["192.0.2.1/24", "2001:db8::1/64"],
-        &outside,
-        &["192.0.2.9/24", "2001:db8::9/64"],
-    );
+    let (host, outside) = lab::uplink();
     (Host::on(host), outside)
 }
 
@@ -64,7 +56,7 @@ fn names(found: Vec<(String, u32)>) -> Vec<String> {
 /// The network of the highest priority has the default route and the published ports; the others wait behind it.
 fn gateway_priority() {
     let (mut host, outside) = host_with_outside();
-    let v6: &[&str] = if has_ipv6() { &["--ipv6"] } else { &[] };
+    let v6: &[&str] = if lab::has_ipv6() { &["--ipv6"] } else { &[] };
     for name in ["n1", "n2", "n3"] {
         host.ok(&[&["network", "create", name], v6].concat());
     }
@@ -84,7 +76,7 @@ fn gateway_priority() {
     let shown = host.ok(&["connect", "n3", "c", "--gw-priority", "10"]);
     assert_eq!(shown["endpoints"][3]["gw_priority"], 10);
     assert_eq!(names(defaults(&c, false)), ["eth3", "eth1", "eth2"]);
-    if has_ipv6() {
+    if lab::has_ipv6() {
         assert_eq!(names(defaults(&c, true)), ["eth3", "eth1", "eth2"]);
         assert_eq!(
             outside.tcp_probe("[2001:db8::1]:8080", PATIENCE).name(),
@@ -198,7 +190,6 @@ fn settings_of_an_interface() {
     );
     c.set_sysctl("net/ipv4/conf/front/rp_filter", "2");
     host.ok(&["detach", "c"]);
-    let path = c.path().to_string_lossy().into_owned();
     for (setting, code) in [
         ("net.ipv4.ip_forward=1", "invalid_sysctl"),
         ("net.ipv4.conf.all.rp_filter=1", "invalid_sysctl"),
@@ -208,8 +199,8 @@ fn settings_of_an_interface() {
         ("net.ipv4.conf.IFNAME.rp_filter=x", "kernel_failed"),
     ] {
         let network = format!("n1,sysctl={setting}");
-        let words = ["attach", &path, "--name=c", "--network", &network];
-        assert_eq!(host.refused(&words), code, "{setting}");
+        let refused = host.refuses_attach(&c, &["--network", &network]);
+        assert_eq!(refused, code, "{setting}");
     }
     host.assert_healthy();
     host.done();
@@ -276,10 +267,9 @@ fn extra_hosts() {
     host.start_daemon();
     assert_eq!(resolve(&c, "host.docker.internal", RecordType::A), [second]);
     assert_eq!(resolve(&c, "db.test", RecordType::A), v4("10.0.0.5"));
-    let path = other.path().to_string_lossy().into_owned();
     for text in ["db", "db:x", "a b:10.0.0.5"] {
-        let words = ["attach", &path, "--name=x", "--add-host", text];
-        assert_eq!(host.refused(&words), "invalid_host", "{text}");
+        let refused = host.refuses_attach(&other, &["--add-host", text]);
+        assert_eq!(refused, "invalid_host", "{text}");
     }
     host.done();
 }

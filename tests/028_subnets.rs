@@ -14,7 +14,6 @@ use netd_tests::cni::{self, Cni, Sandbox};
 use netd_tests::host::{Host, PROGRAMS, assert_same};
 use netd_tests::lab::hickory_proto::rr::RecordType;
 use netd_tests::lab::{self, Netns, Outcome, PATIENCE, Proto, Server, Transport, frame};
-use netd_tests::reach::{has_ipv6, host_netns, wire};
 use serde_json::{Value, json};
 
 fn main() -> ExitCode {
@@ -23,8 +22,8 @@ fn main() -> ExitCode {
     lab::enter();
     lab::main(vec![
         lab::test("used_up_in_turn", used_up_in_turn),
-        lab::test("one_link", || one_link("0")),
-        lab::test("one_link_bridge_nf_on", || one_link("1")),
+        lab::test("one_link", || one_link(false)),
+        lab::test("one_link_bridge_nf_on", || one_link(true)),
         lab::test("kept_apart", kept_apart),
         lab::test("modes", modes),
         lab::test("a_liar_in_the_second_subnet", a_liar_in_the_second_subnet),
@@ -41,28 +40,17 @@ const WAN: [&str; 2] = ["192.0.2.1", "2001:db8::1"];
 
 /// How many families there are to test.
 fn families() -> usize {
-    if has_ipv6() { 2 } else { 1 }
+    if lab::has_ipv6() { 2 } else { 1 }
 }
 
 /// A host on a wire to a neighbour that answers as `outside`.
 fn world() -> (Host, Netns, [Server; 2]) {
-    world_with("0")
+    world_with(false)
 }
 
-fn world_with(bridge_nf: &str) -> (Host, Netns, [Server; 2]) {
-    let (host, outside) = (host_netns("host"), host_netns("outside"));
-    wire(
-        &host,
-        "wan",
-        &["192.0.2.1/24", "2001:db8::1/64"],
-        &outside,
-        &["192.0.2.9/24", "2001:db8::9/64"],
-    );
-    for key in ["iptables", "ip6tables"].map(|name| format!("net/bridge/bridge-nf-call-{name}")) {
-        if host.sysctl(&key).is_some() {
-            host.set_sysctl(&key, bridge_nf);
-        }
-    }
+fn world_with(bridge_nf: bool) -> (Host, Netns, [Server; 2]) {
+    let (host, outside) = lab::uplink();
+    host.filter_bridged(bridge_nf);
     let servers = [Proto::Tcp, Proto::Udp].map(|proto| outside.serve(proto, "outside", 80));
     (Host::on(host), outside, servers)
 }
@@ -76,7 +64,7 @@ fn subnets() -> Vec<&'static str> {
         "--ip-range=10.2.0.128/25",
     ];
     let v6 = ["--subnet=fd00:1::/125", "--subnet=fd00:2::/64"];
-    let v6 = v6.into_iter().filter(|_| has_ipv6());
+    let v6 = v6.into_iter().filter(|_| lab::has_ipv6());
     v4.into_iter().chain(v6).collect()
 }
 
@@ -107,7 +95,11 @@ impl Member {
 
     /// One with an address in each of the second subnets.
     fn in_second(host: &Host, name: &str, network: &str, options: &[&str]) -> Self {
-        let ip6 = if has_ipv6() { ",ip6=fd00:2::77" } else { "" };
+        let ip6 = if lab::has_ipv6() {
+            ",ip6=fd00:2::77"
+        } else {
+            ""
+        };
         Self::new(host, name, &format!("{network},ip=10.2.0.77{ip6}"), options)
     }
 
@@ -154,7 +146,7 @@ fn used_up_in_turn() {
     assert_eq!(shown(0), (Some(V4[0]), Some("10.1.0.1")));
     assert_eq!(shown(1), (Some(V4[1]), Some("10.2.0.254")));
     assert_eq!(made["subnets"][1]["ip_range"], "10.2.0.128/25");
-    if has_ipv6() {
+    if lab::has_ipv6() {
         assert_eq!(shown(2), (Some(V6[0]), Some("fd00:1::1")));
         assert_eq!(shown(3), (Some(V6[1]), Some("fd00:2::1")));
     }
@@ -178,7 +170,7 @@ fn used_up_in_turn() {
         (json!("10.2.0.128/24"), json!("10.2.0.254"))
     );
     assert_eq!(text(7, "ipv4"), "10.2.0.129/24");
-    if has_ipv6() {
+    if lab::has_ipv6() {
         assert_eq!(text(0, "ipv6"), "fd00:2::77/64");
         assert_eq!(text(6, "ipv6"), "fd00:1::7/125");
         assert_eq!(
@@ -196,19 +188,13 @@ fn used_up_in_turn() {
         "netns_in_use"
     );
     let free = Netns::new("free");
-    let path = free.path().to_string_lossy().into_owned();
     for (ip, code) in [
         ("10.3.0.1", "invalid_ip"),
         ("10.2.0.254", "invalid_ip"),
         ("10.1.0.3", "address_in_use"),
     ] {
-        let words = [
-            "attach",
-            &path,
-            "--name=free",
-            &format!("--network=web,ip={ip}"),
-        ];
-        assert_eq!(host.refused(&words), code, "{ip}");
+        let network = format!("--network=web,ip={ip}");
+        assert_eq!(host.refuses_attach(&free, &[&network]), code, "{ip}");
     }
     let before = host.state();
     host.kill_daemon();
@@ -220,7 +206,7 @@ fn used_up_in_turn() {
 
 /// Whatever subnet a container is in: neighbours by the link, both ways; outwards under the host's address; published ports
 /// from outside, from the host and from the other subnet; nobody from outside at its own address; names.
-fn one_link(bridge_nf: &str) {
+fn one_link(bridge_nf: bool) {
     let (mut host, outside, _servers) = world_with(bridge_nf);
     let web = create(&host, "web", &[]);
     let a = Member::new(

@@ -340,8 +340,7 @@ fn full_networks() {
             host.attach(container, &["--network", "full"]);
         }
         let before = host.state();
-        let path = last.path().to_string_lossy();
-        let words = ["attach", &path, "--name", "last", "--network", "full"];
+        let words = Host::attach_words(last, &["--network", "full"]);
         assert_eq!(host.refused(&words), "pool_exhausted", "{subnet}");
         assert_same(subnet, &before, &host.state());
         host.ok(&["detach", "c0"]);

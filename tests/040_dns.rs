@@ -302,7 +302,7 @@ fn no_conntrack_entries() {
     if entries().is_err() {
         lab::skip("this kernel does not list conntrack entries in /proc");
     }
-    let tracked = Object::Ruleset(skeleton::host());
+    let tracked = Object::from(skeleton::host());
     let apply = |op: Op| a.run(|| NftSocket::open().unwrap().apply(&[op])).unwrap();
     apply(Op::Add(tracked.clone()));
     let _server = a.tcp_server("a", 8053);

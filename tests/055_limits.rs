@@ -124,9 +124,8 @@ fn assert_reaches(from: &Netns, to: (&str, u16), name: &str) {
 }
 
 fn attach_args(container: &Netns, rest: &[&str]) -> Vec<String> {
-    let path = container.path().to_string_lossy().into_owned();
-    let words = ["attach", &path, "--name", container.name()];
-    words.iter().chain(rest).map(ToString::to_string).collect()
+    let words = Host::attach_words(container, rest);
+    words.into_iter().map(str::to_owned).collect()
 }
 
 fn a_full_state_dir() {

@@ -11,6 +11,11 @@ use netd_tests::lab::hickory_proto::rr::RecordType;
 use netd_tests::lab::{self, Netns, PATIENCE, Proto, Transport};
 use serde_json::{Value, json};
 
+#[path = "cni/failures.rs"]
+mod failures;
+#[path = "cni/traffic.rs"]
+mod traffic;
+
 fn main() -> std::process::ExitCode {
     cni::dispatch();
     lab::dispatch(PROGRAMS);
@@ -34,7 +39,7 @@ fn main() -> std::process::ExitCode {
         ),
         lab::test(
             "without_a_daemon_add_waits_and_del_is_kept",
-            without_a_daemon,
+            failures::without_a_daemon,
         ),
         lab::test(
             "gc_removes_what_its_own_network_does_not_list",
@@ -47,22 +52,28 @@ fn main() -> std::process::ExitCode {
         ),
         lab::test(
             "ports_are_published_on_the_addresses_asked_for",
-            ports_are_published,
+            traffic::ports_are_published,
         ),
-        lab::test("rates_are_limited_in_both_directions", rates_are_limited),
+        lab::test(
+            "rates_are_limited_in_both_directions",
+            traffic::rates_are_limited,
+        ),
         lab::test(
             "the_list_is_installed_last_and_removed_first",
-            the_list_is_installed_last,
+            failures::the_list_is_installed_last,
         ),
         lab::test(
             "addresses_and_macs_can_be_asked_for",
             addresses_and_macs_can_be_asked_for,
         ),
         lab::test("a_failed_add_leaves_nothing", a_failed_add_leaves_nothing),
-        lab::test("status_says_whether_an_add_would_be_served", status),
+        lab::test(
+            "status_says_whether_an_add_would_be_served",
+            failures::status,
+        ),
         lab::test(
             "environment_and_configuration_errors_have_their_codes",
-            errors_have_their_codes,
+            failures::errors_have_their_codes,
         ),
         lab::test(
             "a_container_that_ended_without_del_is_collected_at_start",
@@ -256,39 +267,6 @@ fn del_succeeds_whatever_is_missing() {
     host.done();
 }
 
-fn without_a_daemon() {
-    let mut host = Host::start("h1");
-    let config = Cni::new(&host).config("1.1.0", "pods", json!({"subnet": "10.99.0.0/24"}));
-    let (a, b) = (Netns::new("a"), Netns::new("b"));
-    Cni::new(&host).add(&Sandbox::of(&a), &config);
-    host.stop_daemon();
-    let plugin = Cni::new(&host);
-    let socket = host.socket().to_string_lossy().into_owned();
-    let error = plugin.call("ADD", Some(&Sandbox::of(&b)), &config).error();
-    assert_eq!(error["code"], 11);
-    assert!(error["msg"].as_str().unwrap().contains(&socket), "{error}");
-    let error = plugin.call("STATUS", None, &config).error();
-    assert_eq!(error["code"], 50);
-    assert!(error["msg"].as_str().unwrap().contains(&socket), "{error}");
-    plugin.del(&Sandbox::of(&a), &config);
-    plugin.del(&Sandbox::of(&a), &config);
-    assert_eq!(spooled(&host), 1);
-    drop(plugin);
-    host.start_daemon();
-    lab::wait_for("the removal that waited", PATIENCE, || {
-        host.ok(&["ps"]) == json!([]) && spooled(&host) == 0
-    });
-    // And what waits for an attachment comes before its next ADD.
-    let plugin = Cni::new(&host);
-    plugin.add(&Sandbox::of(&a), &config);
-    plugin.del(&Sandbox::of(&a), &config);
-    host.done();
-}
-
-fn spooled(host: &Host) -> usize {
-    std::fs::read_dir(host.dir().join("run/cni-spool")).map_or(0, Iterator::count)
-}
-
 fn gc_removes_what_is_not_listed() {
     let host = Host::start("h1");
     let plugin = Cni::new(&host);
@@ -405,77 +383,6 @@ fn a_pod_may_come_back() {
     host.done();
 }
 
-fn ports_are_published() {
-    let host = Host::start("h1");
-    let plugin = Cni::new(&host);
-    let mappings = json!([
-        {"hostPort": 8080, "containerPort": 80, "protocol": "tcp"},
-        {"hostPort": 8081, "containerPort": 80, "protocol": "TCP", "hostIP": "127.0.0.1"},
-        {"hostPort": 5353, "containerPort": 53, "protocol": "udp", "hostIP": "0.0.0.0"},
-        // Of a family that the network does not have: passed over, as portmap does.
-        {"hostPort": 8083, "containerPort": 80, "protocol": "tcp", "hostIP": "::1"},
-    ]);
-    let config = plugin.config(
-        "1.0.0",
-        "pods",
-        json!({"subnet": "10.99.0.0/24", "runtimeConfig": {"portMappings": mappings}}),
-    );
-    let plain = plugin.config("1.0.0", "pods", json!({"subnet": "10.99.0.0/24"}));
-    let (a, b) = (Netns::new("a"), Netns::new("b"));
-    plugin.add(&Sandbox::of(&a), &config);
-    plugin.add(&Sandbox::of(&b), &plain);
-    let (_tcp, _udp) = (a.tcp_server("a", 80), a.udp_server("u", 53));
-    let from = |netns: &Netns, proto, to: &str, port| {
-        netns
-            .probe(proto, (to, port), PATIENCE)
-            .name()
-            .map(ToOwned::to_owned)
-    };
-    for (netns, who) in [
-        (&host.netns, "host"),
-        (&b, "another pod"),
-        (&a, "the pod itself"),
-    ] {
-        let address = if who == "host" {
-            "127.0.0.1"
-        } else {
-            "10.99.0.1"
-        };
-        assert_eq!(
-            from(netns, Proto::Tcp, address, 8080).as_deref(),
-            Some("a"),
-            "{who}"
-        );
-        assert_eq!(
-            from(netns, Proto::Udp, address, 5353).as_deref(),
-            Some("u"),
-            "{who}"
-        );
-    }
-    assert_eq!(
-        from(&host.netns, Proto::Tcp, "127.0.0.1", 8081).as_deref(),
-        Some("a")
-    );
-    assert!(
-        !b.probe(
-            Proto::Tcp,
-            ("10.99.0.1", 8081),
-            std::time::Duration::from_millis(300)
-        )
-        .reached()
-    );
-    // Two pods cannot have one host port.
-    let c = Netns::new("c");
-    let error = plugin.call("ADD", Some(&Sandbox::of(&c)), &config).error();
-    assert_eq!(error["code"], 101, "{error}");
-    assert_eq!(error["details"], "port_in_use");
-    plugin.del(&Sandbox::of(&a), &config);
-    plugin.add(&Sandbox::of(&c), &config);
-    plugin.del(&Sandbox::of(&c), &config);
-    plugin.del(&Sandbox::of(&b), &plain);
-    host.done();
-}
-
 fn addresses_and_macs_can_be_asked_for() {
     let host = Host::start("h1");
     let plugin = Cni::new(&host);
@@ -539,128 +446,6 @@ fn a_failed_add_leaves_nothing() {
     host.done();
 }
 
-fn status() {
-    let host = Host::start("h1");
-    let plugin = Cni::new(&host);
-    let config = plugin.config("1.1.0", "pods", json!({"subnet": "10.99.0.0/30"}));
-    assert_eq!(plugin.call("STATUS", None, &config).ok(), Value::Null);
-    // One address beside the gateway: then the pool is empty.
-    let a = Netns::new("a");
-    plugin.add(&Sandbox::of(&a), &config);
-    let error = plugin.call("STATUS", None, &config).error();
-    assert_eq!(
-        (error["code"].as_u64(), error["details"].as_str()),
-        (Some(50), Some("pool_exhausted"))
-    );
-    plugin.del(&Sandbox::of(&a), &config);
-    let missing = plugin.config("1.1.0", "pods", json!({"network": "nowhere"}));
-    let error = plugin.call("STATUS", None, &missing).error();
-    assert_eq!(error["code"], 50);
-    assert!(error["msg"].as_str().unwrap().contains("nowhere"));
-    let old = plugin.config("1.0.0", "pods", json!({}));
-    assert_eq!(plugin.call("STATUS", None, &old).error_code(), 1);
-    let awaited = plugin.config("1.1.0", "pods", json!({"subnetFile": "/does/not/exist"}));
-    assert_eq!(plugin.call("STATUS", None, &awaited).error_code(), 50);
-    let error = plugin.call("ADD", Some(&Sandbox::of(&a)), &awaited).error();
-    assert_eq!(error["code"], 11);
-    assert!(
-        error["msg"].as_str().unwrap().contains("/does/not/exist"),
-        "it says what is awaited: {error}"
-    );
-    host.done();
-}
-
-fn errors_have_their_codes() {
-    let host = Host::start("h1");
-    let plugin = Cni::new(&host);
-    let a = Netns::new("a");
-    let sandbox = Sandbox::of(&a);
-    let config = plugin.config("1.1.0", "pods", json!({"subnet": "10.99.0.0/24"}));
-    let add =
-        |sandbox: Option<&Sandbox>, config: &Value| plugin.call("ADD", sandbox, config).error();
-    let with = |extra: Value| {
-        let mut config = config.clone();
-        cni::merge(&mut config, extra);
-        config
-    };
-    assert_eq!(add(None, &config)["code"], 4);
-    assert_eq!(
-        add(
-            Some(&Sandbox {
-                id: "a/b".to_owned(),
-                ..sandbox.clone()
-            }),
-            &config
-        )["code"],
-        4
-    );
-    assert_eq!(
-        add(Some(&sandbox.on("far-too-long-a-name")), &config)["code"],
-        4
-    );
-    let gone = Sandbox {
-        netns: "/run/netns/nothing".to_owned(),
-        ..sandbox.clone()
-    };
-    assert_eq!(add(Some(&gone), &config)["code"], 4);
-    // The namespace of the host is none to attach.
-    let own = Sandbox {
-        netns: host.netns.path().to_string_lossy().into_owned(),
-        ..sandbox.clone()
-    };
-    assert_eq!(add(Some(&own), &config)["code"], 4);
-    let error = add(Some(&sandbox), &with(json!({"cniVersion": "7.0.0"})));
-    assert_eq!(error["code"], 1);
-    assert!(
-        error["details"].as_str().unwrap().contains("1.1.0"),
-        "{error}"
-    );
-    let error = add(
-        Some(&sandbox),
-        &with(json!({"ranges": [[{"subnet": "10.1.0.0/24", "rangeStart": "10.1.0.3"}]]})),
-    );
-    assert_eq!(error["code"], 2);
-    assert!(
-        error["msg"].as_str().unwrap().contains("10.1.0.3"),
-        "{error}"
-    );
-    assert_eq!(add(Some(&sandbox), &with(json!({"mtu": "x"})))["code"], 6);
-    assert_eq!(add(Some(&sandbox), &with(json!({"mtu": 10})))["code"], 7);
-    assert_eq!(
-        add(Some(&sandbox), &with(json!({"name": "a b"})))["code"],
-        7
-    );
-    assert_eq!(
-        add(
-            Some(&sandbox),
-            &with(json!({"runtimeConfig": {"bandwidth": {"ingressRate": 1000}}}))
-        )["code"],
-        7
-    );
-    assert_eq!(
-        plugin
-            .call_text("ADD", Some(&sandbox), "netd-cni", "{")
-            .error_code(),
-        6
-    );
-    assert_eq!(plugin.call("FROB", Some(&sandbox), &config).error_code(), 4);
-    // A definition that differs from the network that is there.
-    plugin.add(&sandbox, &config);
-    let b = Netns::new("b");
-    let error = add(
-        Some(&Sandbox::of(&b)),
-        &with(json!({"subnet": "10.98.0.0/24"})),
-    );
-    assert_eq!(
-        (error["code"].as_u64(), error["details"].as_str()),
-        (Some(101), Some("network_exists")),
-        "{error}"
-    );
-    plugin.del(&sandbox, &config);
-    assert_eq!(host.ok(&["ps"]), json!([]));
-    host.done();
-}
-
 fn dead_namespaces_are_collected() {
     let mut host = Host::start("h1");
     let config = Cni::new(&host).config("1.0.0", "pods", json!({"subnet": "10.99.0.0/24"}));
@@ -702,142 +487,5 @@ fn fifty_pods_at_once() {
     host.assert_healthy();
     all("DEL");
     assert_eq!(host.ok(&["ps"]), json!([]));
-    host.done();
-}
-
-/// Bytes sent in one transfer, as fast as they go.
-const TRANSFER: usize = 1_000_000;
-
-/// How long a transfer takes until the last byte is there.
-fn transfer(from: &Netns, to: &Netns, address: &str, port: u16) -> std::time::Duration {
-    use std::io::{Read as _, Write as _};
-    let address: std::net::SocketAddr = format!("{address}:{port}").parse().unwrap();
-    let listener = to.run(|| std::net::TcpListener::bind(address).unwrap());
-    let begin = std::time::Instant::now();
-    std::thread::scope(|scope| {
-        let receiver = scope.spawn(|| {
-            let (mut stream, _) = listener.accept().unwrap();
-            stream.set_read_timeout(Some(PATIENCE)).unwrap();
-            let mut got = Vec::new();
-            stream.read_to_end(&mut got).unwrap();
-            got.len()
-        });
-        from.run(|| {
-            let mut stream = std::net::TcpStream::connect(address).unwrap();
-            stream.write_all(&vec![0; TRANSFER]).unwrap();
-        });
-        assert_eq!(receiver.join().unwrap(), TRANSFER);
-    });
-    begin.elapsed()
-}
-
-fn rates_are_limited() {
-    let mut host = Host::start("h1");
-    let slow = json!({"bandwidth": {"ingressRate": 8_000_000, "ingressBurst": 800_000, "egressRate": 16_000_000, "egressBurst": 800_000}});
-    let config = Cni::new(&host).config(
-        "1.0.0",
-        "pods",
-        json!({"subnet": "10.99.0.0/24", "runtimeConfig": slow}),
-    );
-    let plain = Cni::new(&host).config("1.0.0", "pods", json!({"subnet": "10.99.0.0/24"}));
-    let (a, b) = (Netns::new("a"), Netns::new("b"));
-    let made = Cni::new(&host).add(&Sandbox::of(&a), &config);
-    let other = Cni::new(&host).add(&Sandbox::of(&b), &plain);
-    // What is not in the first burst has to go at the rate: never faster.
-    let least = |bytes_per_second: f64| {
-        std::time::Duration::from_secs_f64(0.85 * (1e6 - 1e5) / bytes_per_second)
-    };
-    let check = |host: &Host| {
-        let took = transfer(&b, &a, &ip(&made, false), 1001);
-        assert!(took > least(1e6), "to the container: {took:?}");
-        let took = transfer(&a, &b, &ip(&other, false), 1001);
-        assert!(took > least(2e6), "from the container: {took:?}");
-        host.assert_healthy();
-    };
-    check(&host);
-    // A new daemon finds its queues.
-    host.kill_daemon();
-    host.start_daemon();
-    check(&host);
-    // Somebody takes the device away: it comes back with the limit.
-    let ifb = host
-        .netns
-        .links()
-        .into_iter()
-        .find(|link| link.kind == "ifb")
-        .unwrap();
-    host.netns.del_link(&ifb.name);
-    lab::wait_for("the device", PATIENCE, || {
-        host.netns.link(&ifb.name).is_some() && host.plan().is_empty()
-    });
-    check(&host);
-    let mut with_result = config.clone();
-    with_result["prevResult"] = made.clone();
-    Cni::new(&host).call("CHECK", Some(&Sandbox::of(&a)), &with_result);
-    Cni::new(&host).del(&Sandbox::of(&a), &config);
-    Cni::new(&host).del(&Sandbox::of(&b), &plain);
-    host.done();
-}
-
-fn the_list_is_installed_last() {
-    let mut host = Host::prepare(Netns::host("h1"));
-    host.set_resolvers("");
-    let dir = lab::scratch("install");
-    let (bin, conf) = (dir.join("bin"), dir.join("net.d"));
-    let run = |host: &Host, command: &str, wait: &str| {
-        let program = cni::plugin_dir().join("netd-cni");
-        let mut process = host.netns.command(
-            program,
-            &[command, "--subnet", "10.99.0.0/24", "--wait", wait],
-        );
-        process
-            .arg("--bin-dir")
-            .arg(&bin)
-            .arg("--conf-dir")
-            .arg(&conf)
-            .arg("--socket")
-            .arg(host.socket());
-        cni::execute(process, "")
-    };
-    let names = |dir: &std::path::Path| {
-        let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-        let mut names: Vec<String> = entries
-            .map(|entry| entry.file_name().to_string_lossy().into_owned())
-            .collect();
-        names.sort();
-        names
-    };
-    // Without a daemon that serves: the programs, and no list.
-    let said = run(&host, "install", "0");
-    assert_eq!(said.code, 1, "{said:?}");
-    assert_eq!(
-        (names(&bin), names(&conf)),
-        (vec!["netd".to_owned(), "netd-cni".to_owned()], vec![])
-    );
-    host.start_daemon();
-    let said = run(&host, "install", "30");
-    assert_eq!(said.code, 0, "{said:?}");
-    assert_eq!(names(&conf), ["10-netd.conflist"]);
-    // Once more over what is there, and what is installed works.
-    assert_eq!(run(&host, "install", "30").code, 0);
-    let list: Value =
-        serde_json::from_slice(&std::fs::read(conf.join("10-netd.conflist")).unwrap()).unwrap();
-    let mut config = list["plugins"][0].clone();
-    cni::merge(
-        &mut config,
-        json!({"cniVersion": list["cniVersion"], "name": list["name"]}),
-    );
-    let mut plugin = Cni::new(&host);
-    plugin.path = vec![bin.clone()];
-    let a = Netns::new("a");
-    plugin.add(&Sandbox::of(&a), &config);
-    plugin.del(&Sandbox::of(&a), &config);
-    assert_eq!(run(&host, "uninstall", "0").code, 0);
-    assert_eq!(
-        run(&host, "uninstall", "0").code,
-        0,
-        "nothing left to remove"
-    );
-    assert_eq!((names(&bin), names(&conf)), (vec![], vec![]));
     host.done();
 }

@@ -25,6 +25,10 @@ fn main() -> std::process::ExitCode {
             behind_another,
         ),
         lab::test("host_local_chooses_the_addresses", host_local),
+        lab::test(
+            "host_local_goes_on_in_a_second_subnet",
+            host_local_in_two_subnets,
+        ),
         lab::test("static_chooses_the_addresses", static_addresses),
         lab::test("a_foreign_ipam_that_is_missing_is_named", a_missing_ipam),
         lab::test("netd_chooses_the_addresses_of_bridge", ipam_of_bridge),
@@ -225,6 +229,39 @@ fn host_local() {
     assert_eq!(leases(&data).len(), 2);
     for sandbox in [Sandbox::of(&a), Sandbox::of(&b)] {
         plugin.del(&sandbox, &config);
+    }
+    assert!(leases(&data).is_empty());
+    host.done();
+}
+
+/// A range that is used up is followed by one of another subnet of the same family: the network has both.
+fn host_local_in_two_subnets() {
+    cni::need(&["host-local"]);
+    let host = Host::start("h1");
+    let plugin = Cni::new(&host);
+    let data = lab::scratch("leases");
+    let range =
+        |subnet: &str, only: &str| json!({"subnet": subnet, "rangeStart": only, "rangeEnd": only});
+    let ipam = json!({"ipam": {"type": "host-local", "dataDir": data, "ranges": [[
+        range("10.22.0.0/24", "10.22.0.10"), range("10.22.1.0/24", "10.22.1.10")]]}});
+    let config = plugin.config("1.0.0", "pods", ipam);
+    let (a, b) = (Netns::new("a"), Netns::new("b"));
+    let made = [&a, &b].map(|netns| plugin.add(&Sandbox::of(netns), &config));
+    assert_eq!(
+        made.each_ref().map(|made| ip(made, false)),
+        ["10.22.0.10", "10.22.1.10"]
+    );
+    assert_eq!(made[1]["ips"][0]["gateway"], "10.22.1.1");
+    let _servers = [a.tcp_server("a", 80), b.tcp_server("b", 80)];
+    assert_eq!(reaches(&b, "10.22.0.10", 80).as_deref(), Some("a"));
+    assert_eq!(reaches(&a, "10.22.1.10", 80).as_deref(), Some("b"));
+    assert_eq!(reaches(&host.netns, "10.22.1.10", 80).as_deref(), Some("b"));
+    host.assert_healthy();
+    for (netns, made) in [(&a, &made[0]), (&b, &made[1])] {
+        let mut check = config.clone();
+        check["prevResult"] = made.clone();
+        plugin.call("CHECK", Some(&Sandbox::of(netns)), &check).ok();
+        plugin.del(&Sandbox::of(netns), &config);
     }
     assert!(leases(&data).is_empty());
     host.done();

@@ -81,14 +81,7 @@ impl Node {
             netns.add_route(&format!("10.244.{other}.0/24"), &format!("192.0.2.{other}"));
             netns.add_route(&format!("fd44:{other}::/64"), &format!("2001:db8::{other}"));
         }
-        for key in ["iptables", "ip6tables"] {
-            let key = format!("net/bridge/bridge-nf-call-{key}");
-            if netns.sysctl(&key).is_some() {
-                netns.set_sysctl(&key, if filter == Filter::On { "1" } else { "0" });
-            } else if filter == Filter::On {
-                lab::skip("this kernel has no br_netfilter");
-            }
-        }
+        netns.filter_bridged(filter == Filter::On);
         Self {
             host: Host::on(netns),
             number,

@@ -40,15 +40,14 @@ fn every_pair_talks() {
 /// What bridged frames pass depends on a setting that other programs switch on.
 fn with_bridge_netfilter_too() {
     let cluster = Cluster::prepare(&["h1", "h2", "h3"], 1);
-    let key = "net/bridge/bridge-nf-call-iptables";
-    let Some(now) = cluster.hosts[0].netns.sysctl(key) else {
+    let now = cluster.hosts[0]
+        .netns
+        .sysctl("net/bridge/bridge-nf-call-iptables");
+    let Some(now) = now else {
         lab::skip("this kernel has no br_netfilter");
     };
-    let other = if now == "1" { "0" } else { "1" };
     for host in &cluster.hosts {
-        for key in [key, "net/bridge/bridge-nf-call-ip6tables"] {
-            host.netns.set_sysctl(key, other);
-        }
+        host.netns.filter_bridged(now != "1");
     }
     let mut cluster = cluster;
     cluster.start_daemons();

@@ -284,10 +284,7 @@ fn addresses_that_nobody_uses_go_to_others() {
     let mut boxes = Vec::new();
     let code = loop {
         let netns = Netns::new(&format!("x{}", boxes.len()));
-        let path = netns.path().to_string_lossy().into_owned();
-        let name = format!("x{}", boxes.len());
-        let words = ["attach", &path, "--name", &name, "--network", "small"];
-        let output = h1.netctl(&words);
+        let output = h1.netctl(&Host::attach_words(&netns, &["--network", "small"]));
         if output.code != 0 {
             break output.error_code();
         }
@@ -296,8 +293,7 @@ fn addresses_that_nobody_uses_go_to_others() {
     assert_eq!(code, "pool_exhausted");
     assert!(boxes.len() >= 10, "{}", boxes.len());
     let y = Netns::new("y");
-    let path = y.path().to_string_lossy().into_owned();
-    let attach = ["attach", &path, "--name", "y", "--network", "small"];
+    let attach = Host::attach_words(&y, &["--network", "small"]);
     assert_eq!(h2.refused(&attach), "pool_exhausted");
     for n in 0..boxes.len() {
         h1.ok(&["detach", &format!("x{n}")]);

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::{Arc, LazyLock};
 
 use crate::api::HostChange;
 use crate::attachment::{self, is_address_only};
 use crate::id::NetworkId;
 use crate::net::{Family, IfName, Mac};
-use crate::nft::{Datum, Element, ElementData, ElementKey, TableRef, Verdict};
+use crate::nft::{Datum, Element, ElementData, ElementKey, Ruleset, TableRef, Verdict};
 use crate::object::{Address, BridgePort, Link, LinkKind, Ns, Object, Owner, Sysctl};
 use crate::observed::{HostFacts, Observed};
 use crate::overlay;
@@ -30,15 +31,22 @@ pub use routes::{gateway_endpoint, gateway_endpoints};
 /// Both families, in the order of everything that is printed.
 pub const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
+/// The host's ruleset: made once, since it never changes while netd runs and is wanted with each request.
+pub static HOST: LazyLock<Arc<Ruleset>> = LazyLock::new(|| Arc::new(skeleton::host()));
+/// The ruleset of its bridges, likewise.
+pub static BRIDGE: LazyLock<Arc<Ruleset>> = LazyLock::new(|| Arc::new(skeleton::bridge()));
+/// The ruleset of tunnels, likewise.
+pub static TUNNELS: LazyLock<Arc<Ruleset>> = LazyLock::new(|| Arc::new(skeleton::tunnels()));
+
 /// The host's share: the ruleset, and the settings that netd had to change.
 ///
 /// In a family in which netd itself switched forwarding on, packets between two interfaces that are not ours stay
 /// dropped, so the host does not become a router by accident.
 pub fn host(changes: &[HostChange], facts: &HostFacts) -> Vec<Object> {
-    let mut objects = vec![Object::Ruleset(skeleton::host())];
+    let mut objects = vec![Object::Ruleset(Arc::clone(&HOST))];
     objects.extend(dropped(&skeleton::host_table(), &Reason::HOST));
     if facts.bridge_tables {
-        objects.push(Object::Ruleset(skeleton::bridge()));
+        objects.push(Object::Ruleset(Arc::clone(&BRIDGE)));
         objects.extend(dropped(&skeleton::bridge_table(), &Reason::BRIDGE));
     }
     for change in changes {
@@ -242,7 +250,7 @@ pub fn container<'a>(
     }
     let mut objects = vec![
         Object::Loopback(owner.clone()),
-        Object::Ruleset(skeleton::dns(&container.id)),
+        Object::from(skeleton::dns(&container.id)),
         Object::DnsSocket(owner.clone()),
     ];
     for endpoint in container.endpoints.iter().filter(|e| !is_address_only(e)) {

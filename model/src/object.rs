@@ -1,110 +1,22 @@
 //! The objects netd wants from the kernel: plain keyed values.
 
-use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+mod key;
+mod owner;
+mod station;
+
+pub use key::Key;
+pub use owner::{Ns, Owner, container_ns};
+pub use station::{Flood, Neighbour, Remote, Station};
+
 use crate::access::Access;
 use crate::attachment::{Redirect, Shaper};
-use crate::id::{ContainerId, NetworkId};
 use crate::net::{Family, IfName, Mac, Prefix, Proto};
-use crate::nft::{Element, ElementKey, Ruleset, TableRef};
-
-/// The network namespace an object lives in.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Ns {
-    /// The namespace the daemon was started in.
-    Host,
-    /// The sandbox of a container.
-    Container(ContainerId),
-}
-
-impl fmt::Debug for Ns {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-impl fmt::Display for Ns {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Host => f.write_str("host"),
-            Self::Container(id) => f.write_str(id.short()),
-        }
-    }
-}
-
-/// What an object serves. Its text form is written on the object in the kernel (invariant I3).
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(into = "String", try_from = "String")]
-pub enum Owner {
-    /// The host's share: the ruleset, forwarding.
-    Host,
-    /// A network.
-    Network(NetworkId),
-    /// A container as a whole.
-    Container(ContainerId),
-    /// One attachment of a container to a network.
-    Endpoint(ContainerId, NetworkId),
-}
-
-impl Owner {
-    /// The container it serves, if any.
-    pub fn container(&self) -> Option<&ContainerId> {
-        match self {
-            Self::Container(id) | Self::Endpoint(id, _) => Some(id),
-            Self::Host | Self::Network(_) => None,
-        }
-    }
-
-    /// The mark written on the object, at most 170 bytes: `netd:` and the ids.
-    pub fn mark(&self) -> String {
-        match self {
-            Self::Host => "netd:host".to_owned(),
-            Self::Network(net) => format!("netd:net:{net}"),
-            Self::Container(id) => format!("netd:ctr:{id}"),
-            Self::Endpoint(id, net) => format!("netd:ep:{net}:{id}"),
-        }
-    }
-
-    /// Reads a mark back; `None` for anything that netd did not write.
-    pub fn from_mark(mark: &str) -> Option<Self> {
-        let rest = mark.strip_prefix("netd:")?;
-        if rest == "host" {
-            return Some(Self::Host);
-        }
-        let (kind, id) = rest.split_once(':')?;
-        match kind {
-            "net" => NetworkId::parse(id).ok().map(Self::Network),
-            "ctr" => ContainerId::parse(id).ok().map(Self::Container),
-            "ep" => {
-                let (net, id) = id.split_once(':')?;
-                Some(Self::Endpoint(
-                    ContainerId::parse(id).ok()?,
-                    NetworkId::parse(net).ok()?,
-                ))
-            }
-            _ => None,
-        }
-    }
-}
-impl fmt::Display for Owner {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.mark())
-    }
-}
-impl From<Owner> for String {
-    fn from(owner: Owner) -> String {
-        owner.mark()
-    }
-}
-impl TryFrom<String> for Owner {
-    type Error = String;
-    fn try_from(text: String) -> Result<Self, String> {
-        Self::from_mark(&text).ok_or_else(|| format!("{text:?} is no owner mark"))
-    }
-}
+use crate::nft::{Element, Ruleset};
 
 /// The kind of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -235,54 +147,6 @@ const fn is_yes(flag: &bool) -> bool {
     *flag
 }
 
-/// Which host a station of an overlay network is on: an entry of the VXLAN device's own table.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Remote {
-    /// The VXLAN device.
-    pub ifname: IfName,
-    /// The station.
-    pub mac: Mac,
-    /// The host's address.
-    pub host: IpAddr,
-    /// What it serves: the owner of its link.
-    pub owner: Owner,
-}
-
-/// A host that gets what is sent to everybody, and to stations nobody knows: head-end replication.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Flood {
-    /// The VXLAN device.
-    pub ifname: IfName,
-    /// The host's address.
-    pub host: IpAddr,
-    /// What it serves: the owner of its link.
-    pub owner: Owner,
-}
-
-/// Which port of its bridge a station is behind. Sticky: no frame moves it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Station {
-    /// The port.
-    pub ifname: IfName,
-    /// The station.
-    pub mac: Mac,
-    /// What it serves: the owner of its link.
-    pub owner: Owner,
-}
-
-/// A permanent neighbour of a bridge, with our protocol number: the source of the answers that the bridge gives itself.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Neighbour {
-    /// The bridge.
-    pub ifname: IfName,
-    /// The address.
-    pub ip: IpAddr,
-    /// Who has it.
-    pub mac: Mac,
-    /// What it serves: the owner of its link.
-    pub owner: Owner,
-}
-
 /// A kernel setting under `/proc/sys`. Never removed: one on a link goes with it, the host's are given back by `purge`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Sysctl {
@@ -331,8 +195,8 @@ pub struct Relay {
 pub enum Object {
     /// A host port held by a socket.
     HostPort(HostPort),
-    /// The fixed part of an nftables table.
-    Ruleset(Ruleset),
+    /// The fixed part of an nftables table. Shared: it is large, and the same for all who want or hold it.
+    Ruleset(Arc<Ruleset>),
     /// A network interface.
     Link(Link),
     /// `lo` is up in a container: without it 127.0.0.11 is unreachable. Never removed.
@@ -386,117 +250,13 @@ mod owner_only {
     }
 }
 
-/// The identity of an object: two objects with one key are versions of the same thing.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[expect(
-    missing_docs,
-    reason = "each field is the one of the same name in the object"
-)]
-pub enum Key {
-    HostPort {
-        ip: IpAddr,
-        proto: Proto,
-        port: u16,
-    },
-    Ruleset(TableRef),
-    Link {
-        ns: Ns,
-        name: IfName,
-    },
-    Loopback(Ns),
-    BridgePort(IfName),
-    Remote {
-        ifname: IfName,
-        mac: Mac,
-    },
-    Flood {
-        ifname: IfName,
-        host: IpAddr,
-    },
-    Station {
-        ifname: IfName,
-        mac: Mac,
-    },
-    Neighbour {
-        ifname: IfName,
-        ip: IpAddr,
-    },
-    Address {
-        ns: Ns,
-        ifname: IfName,
-        ip: IpAddr,
-    },
-    Route {
-        ns: Ns,
-        dst: Prefix,
-        local: bool,
-        metric: u32,
-    },
-    Shaper(IfName),
-    Redirect(IfName),
-    Sysctl {
-        ns: Ns,
-        path: String,
-    },
-    Element(ElementKey),
-    DnsSocket(Ns),
+impl From<Ruleset> for Object {
+    fn from(ruleset: Ruleset) -> Self {
+        Self::Ruleset(Arc::new(ruleset))
+    }
 }
 
 impl Object {
-    /// Its identity.
-    pub fn key(&self) -> Key {
-        match self {
-            Self::HostPort(p) => Key::HostPort {
-                ip: p.ip,
-                proto: p.proto,
-                port: p.port,
-            },
-            Self::Ruleset(r) => Key::Ruleset(r.table.clone()),
-            Self::Link(l) => Key::Link {
-                ns: l.ns.clone(),
-                name: l.name.clone(),
-            },
-            Self::Loopback(owner) => Key::Loopback(container_ns(owner)),
-            Self::BridgePort(p) => Key::BridgePort(p.ifname.clone()),
-            Self::Remote(r) => Key::Remote {
-                ifname: r.ifname.clone(),
-                mac: r.mac,
-            },
-            Self::Flood(f) => Key::Flood {
-                ifname: f.ifname.clone(),
-                host: f.host,
-            },
-            Self::Station(s) => Key::Station {
-                ifname: s.ifname.clone(),
-                mac: s.mac,
-            },
-            Self::Neighbour(n) => Key::Neighbour {
-                ifname: n.ifname.clone(),
-                ip: n.ip,
-            },
-            Self::Address(a) => Key::Address {
-                ns: a.ns.clone(),
-                ifname: a.ifname.clone(),
-                ip: a.ip,
-            },
-            Self::Route(r) => Key::Route {
-                ns: r.ns.clone(),
-                dst: r.dst,
-                local: r.local,
-                metric: r.metric,
-            },
-            Self::Shaper(s) => Key::Shaper(s.ifname.clone()),
-            Self::Redirect(r) => Key::Redirect(r.ifname.clone()),
-            Self::Sysctl(s) => Key::Sysctl {
-                ns: s.ns.clone(),
-                path: s.path.clone(),
-            },
-            Self::Element(e) => Key::Element(e.key.clone()),
-            Self::DnsSocket(owner) => Key::DnsSocket(container_ns(owner)),
-        }
-    }
-
     /// What it serves.
     pub fn owner(&self) -> &Owner {
         match self {
@@ -539,24 +299,6 @@ impl Object {
         }
     }
 
-    /// The link that it cannot outlive, if any.
-    pub fn link(&self) -> Option<Key> {
-        let (ns, name) = match self {
-            Self::Address(a) => (a.ns.clone(), a.ifname.clone()),
-            Self::Route(r) => (r.ns.clone(), r.dev.clone()),
-            Self::BridgePort(p) => (Ns::Host, p.ifname.clone()),
-            Self::Remote(r) => (Ns::Host, r.ifname.clone()),
-            Self::Flood(f) => (Ns::Host, f.ifname.clone()),
-            Self::Station(s) => (Ns::Host, s.ifname.clone()),
-            Self::Neighbour(n) => (Ns::Host, n.ifname.clone()),
-            Self::Shaper(s) => (Ns::Host, s.ifname.clone()),
-            Self::Redirect(r) => (Ns::Host, r.ifname.clone()),
-            Self::Sysctl(s) => (s.ns.clone(), s.ifname.clone()?),
-            _ => return None,
-        };
-        Some(Key::Link { ns, name })
-    }
-
     /// Whether the kernel holds what is wanted: equality, less what cannot be read back.
     pub fn is_held_as(&self, observed: &Self) -> bool {
         match (self, observed) {
@@ -574,49 +316,10 @@ impl Object {
     }
 }
 
-/// The namespace of the container that an owner names; the host's for all others.
-pub fn container_ns(owner: &Owner) -> Ns {
-    owner
-        .container()
-        .map_or(Ns::Host, |id| Ns::Container(id.clone()))
-}
-
 /// The set key `interface . family` of verdict maps.
 pub fn family_key(ifname: &IfName, family: Family) -> Vec<crate::nft::Datum> {
     vec![
         crate::nft::Datum::Ifname(ifname.clone()),
         crate::nft::Datum::NfProto(family.nfproto()),
     ]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn marks_read_back_and_foreign_texts_do_not() {
-        let net = NetworkId::from_bytes([7; 16]);
-        let id = ContainerId::parse(&"x".repeat(128)).unwrap();
-        for owner in [
-            Owner::Host,
-            Owner::Network(net.clone()),
-            Owner::Container(id.clone()),
-            Owner::Endpoint(id, net),
-        ] {
-            // IFALIASZ is 256, an nftables userdata at most 256 bytes.
-            assert!(owner.mark().len() <= 200);
-            assert_eq!(Owner::from_mark(&owner.mark()), Some(owner));
-        }
-        for foreign in [
-            "",
-            "netd",
-            "netd:",
-            "netd:x:y",
-            "netd:ep:zz",
-            "docker0",
-            "netd:net:A",
-        ] {
-            assert_eq!(Owner::from_mark(foreign), None, "{foreign}");
-        }
-    }
 }

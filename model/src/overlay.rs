@@ -6,10 +6,11 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::desired::dropped;
+use crate::desired::{self, dropped};
 use crate::net::{Family, IfName, Mac, Prefix};
 use crate::nft::{Datum, Element, ElementData, ElementKey, TableRef};
 use crate::object::{
@@ -195,7 +196,7 @@ pub fn tunnels(ports: &BTreeSet<u16>, hosts: &BTreeSet<IpAddr>) -> Vec<Object> {
     if ports.is_empty() {
         return Vec::new();
     }
-    let mut objects = vec![Object::Ruleset(skeleton::tunnels())];
+    let mut objects = vec![Object::Ruleset(Arc::clone(&desired::TUNNELS))];
     objects.extend(dropped(&skeleton::tunnel_table(), &Reason::TUNNEL));
     let element =
         |set: &str, key| set_element(skeleton::tunnel_table(), set, vec![key], &Owner::Host);

@@ -136,7 +136,7 @@ impl Stage {
         let netns = &self.host.netns;
         let (inside, id, veth) = &self.containers[random.below(CONTAINERS)];
         match random.below(10) {
-            0 => remove(netns, Object::Ruleset(skeleton::host())),
+            0 => remove(netns, Object::from(skeleton::host())),
             1 => netns.set_sysctl("net/ipv4/ip_forward", "0"),
             2 => netns.down(&self.bridge),
             3 => netns.down(veth),
@@ -144,7 +144,7 @@ impl Stage {
             5 => netns.set_link(veth, lab::LinkChange::nocontroller),
             6 => inside.down("eth0"),
             7 => inside.del_route("0.0.0.0/0"),
-            8 => remove(inside, Object::Ruleset(skeleton::dns(id))),
+            8 => remove(inside, Object::from(skeleton::dns(id))),
             _ => inside.down("lo"),
         }
     }

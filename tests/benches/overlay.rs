@@ -16,24 +16,22 @@
     reason = "a benchmark prints its figures, and ends where something fails"
 )]
 
-use std::io::{self, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use netd_tests::cluster::{Cluster, addresses};
 use netd_tests::host::{Host, PROGRAMS};
 use netd_tests::lab::{self, Netns, PATIENCE};
 use netd_tests::overlay::Guest;
-use netd_tests::turns::{pin, quantile, ratio};
+use netd_tests::turns::{self, Traffic, Turn, pin, quantile, ratio};
 use serde_json::json;
 
 /// Rounds of one turn for each path and kind of traffic.
 const ROUNDS: usize = 300;
-/// Rounds that are not counted.
-const WARM_UP: usize = 5;
 /// One turn: some 4 ms on one processor.
 const STREAMED: usize = 6 << 20;
-const EXCHANGES: usize = 200;
+const EXCHANGES: u32 = 200;
 const DATAGRAMS: usize = 640;
 /// Datagrams under way: fewer than any buffer on the way takes, so that none is lost.
 const WINDOW: usize = 32;
@@ -56,13 +54,13 @@ fn main() {
 
 // ---- packets --------------------------------------------------------------------------------------------------------
 
-type Turn = fn(&mut Path) -> io::Result<f64>;
-
 /// Kinds of traffic with their units. A turn says how many of them passed a second.
-const KINDS: [(&str, Turn); 4] = [
+const KINDS: [(&str, Turn<Path>); 4] = [
     ("TCP, 1 stream, Gbit/s", |path| path.stream(1)),
     ("TCP, 8 streams, Gbit/s", |path| path.stream(STREAMS)),
-    ("TCP request/response, k/s", Path::exchange),
+    ("TCP request/response, k/s", |path| {
+        turns::exchange(&mut path.turns, EXCHANGES)
+    }),
     ("UDP of 1,422 bytes, none lost, k/s", Path::datagrams),
 ];
 
@@ -75,14 +73,12 @@ struct Path {
 
 fn packets() {
     pin();
-    let rounds = std::env::var("NETD_ROUNDS").map_or(ROUNDS, |text| {
-        text.parse().expect("NETD_ROUNDS is a number")
-    });
+    let rounds = turns::rounds(ROUNDS);
     let mut cluster = Cluster::prepare(&["h1", "h2"], 1);
     cluster
         .hosts
         .iter()
-        .for_each(|host| plain_bridges(&host.netns));
+        .for_each(|host| host.netns.filter_bridged(false));
     cluster.start_daemons();
     cluster.network("web", &[]);
     let a = Guest::attach(&cluster.hosts[0], "a", &["--network", "web"]);
@@ -93,18 +89,7 @@ fn packets() {
         Path::new(&hand.containers[0], &hand.containers[1], ip("10.9.0.2")),
         Path::new(&hand.hosts[0], &hand.hosts[1], ip("192.0.2.2")),
     ];
-    let mut rates: [[Vec<f64>; KINDS.len()]; 3] = Default::default();
-    for round in 0..rounds + WARM_UP {
-        for (kind, (_, turn)) in KINDS.iter().enumerate() {
-            for step in 0..paths.len() {
-                let which = (round + step) % paths.len();
-                let rate = turn(&mut paths[which]).expect("traffic passes");
-                if round >= WARM_UP {
-                    rates[which][kind].push(rate);
-                }
-            }
-        }
-    }
+    let rates = turns::compare(&mut paths, &KINDS, rounds);
     println!(
         "\n{rounds} rounds; median [quartiles] of the ratios (aim: netd / by hand at least 0.97)"
     );
@@ -122,16 +107,6 @@ fn packets() {
     }
 }
 
-/// As on a host where nobody loaded `br_netfilter`.
-fn plain_bridges(host: &Netns) {
-    for program in ["iptables", "ip6tables", "arptables"] {
-        let setting = format!("net/bridge/bridge-nf-call-{program}");
-        if host.sysctl(&setting).is_some() {
-            host.set_sysctl(&setting, "0");
-        }
-    }
-}
-
 fn ip(text: &str) -> IpAddr {
     text.parse().expect("an address")
 }
@@ -146,7 +121,7 @@ struct Hand {
 impl Hand {
     fn new() -> Self {
         let hosts = ["hand1", "hand2"].map(Netns::host);
-        hosts.iter().for_each(plain_bridges);
+        hosts.iter().for_each(|host| host.filter_bridged(false));
         let ends = [
             hosts[0].end("eth0", &["192.0.2.1/24"]),
             hosts[1].end("eth0", &["192.0.2.2/24"]),
@@ -198,47 +173,24 @@ fn run(netns: &Netns, program: &str, words: &str) {
 
 impl Path {
     fn new(client: &Netns, server: &Netns, to: IpAddr) -> Self {
-        serve(server);
-        let open = |turns: u8| {
-            let mut stream = client.run(|| TcpStream::connect((to, PORT)))?;
-            stream.set_nodelay(true)?;
-            stream.write_all(&[turns])?;
-            Ok::<_, io::Error>(stream)
-        };
-        let datagrams = client.run(|| {
-            let socket = UdpSocket::bind("0.0.0.0:0")?;
-            socket.connect((to, PORT)).map(|()| socket)
-        });
-        let datagrams = datagrams.expect("a socket");
-        datagrams
-            .set_read_timeout(Some(PATIENCE))
-            .expect("a timeout");
+        turns::serve(server, PORT, WINDOW);
+        let to = SocketAddr::new(to, PORT);
+        let stream = || turns::open(client, to, Traffic::Stream);
         Self {
-            streams: (0..STREAMS)
-                .map(|_| open(0).expect("the server answers"))
-                .collect(),
-            turns: open(1).expect("the server answers"),
-            datagrams,
+            streams: (0..STREAMS).map(|_| stream()).collect(),
+            turns: turns::open(client, to, Traffic::Exchange),
+            datagrams: turns::datagrams(client, to),
         }
     }
 
     /// Several at once share what is sent; each is confirmed.
     fn stream(&mut self, count: usize) -> io::Result<f64> {
-        let buffer = vec![0; 64 << 10];
         let each = STREAMED / count;
         let begin = Instant::now();
         let ends: Vec<io::Result<()>> = std::thread::scope(|scope| {
-            let send = |stream: &mut TcpStream| {
-                stream.write_all(&u64::try_from(each).expect("it is small").to_be_bytes())?;
-                let mut left = each;
-                while left > 0 {
-                    left -= stream.write(&buffer[..left.min(buffer.len())])?;
-                }
-                stream.read_exact(&mut [0])
-            };
             let streams = self.streams.iter_mut().take(count);
             let threads: Vec<_> = streams
-                .map(|stream| scope.spawn(move || send(stream)))
+                .map(|stream| scope.spawn(move || turns::send(stream, each)))
                 .collect();
             threads
                 .into_iter()
@@ -247,15 +199,6 @@ impl Path {
         });
         ends.into_iter().collect::<io::Result<()>>()?;
         Ok(STREAMED as f64 * 8.0 / 1e9 / begin.elapsed().as_secs_f64())
-    }
-
-    fn exchange(&mut self) -> io::Result<f64> {
-        let begin = Instant::now();
-        for _ in 0..EXCHANGES {
-            self.turns.write_all(&[1])?;
-            self.turns.read_exact(&mut [0])?;
-        }
-        Ok(EXCHANGES as f64 / 1e3 / begin.elapsed().as_secs_f64())
     }
 
     /// One answer for each window: all of it has arrived.
@@ -269,65 +212,6 @@ impl Path {
             self.datagrams.recv(&mut [0])?;
         }
         Ok(DATAGRAMS as f64 / 1e3 / begin.elapsed().as_secs_f64())
-    }
-}
-
-/// The servers. They end with the process.
-fn serve(netns: &Netns) {
-    let listener = netns.run(|| TcpListener::bind(("0.0.0.0", PORT)));
-    let listener = listener.expect("a free port");
-    netns.spawn(move || {
-        for stream in listener.incoming() {
-            let mut stream = stream.expect("a connection");
-            let mut turns = [0];
-            stream.read_exact(&mut turns).expect("the kind of traffic");
-            std::thread::spawn(move || {
-                if turns == [0] {
-                    take(stream)
-                } else {
-                    echo(stream)
-                }
-            });
-        }
-    });
-    let socket = netns.run(|| UdpSocket::bind(("0.0.0.0", PORT)));
-    let socket = socket.expect("a free port");
-    netns.spawn(move || {
-        let mut buffer = [0; 2000];
-        let mut got = 0;
-        while let Ok((_, from)) = socket.recv_from(&mut buffer) {
-            got += 1;
-            if got % WINDOW == 0 {
-                socket.send_to(&[0], from).expect("the client is there");
-            }
-        }
-    });
-}
-
-/// Takes turns of a stream, each after its length, and confirms each.
-fn take(mut stream: TcpStream) -> io::Result<()> {
-    let mut buffer = vec![0; 64 << 10];
-    loop {
-        let mut length = [0; 8];
-        stream.read_exact(&mut length)?;
-        let mut left = usize::try_from(u64::from_be_bytes(length)).expect("it is small");
-        while left > 0 {
-            let most = left.min(buffer.len());
-            left -= match stream.read(&mut buffer[..most])? {
-                0 => return Ok(()),
-                got => got,
-            };
-        }
-        stream.write_all(&[0])?;
-    }
-}
-
-fn echo(mut stream: TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let mut byte = [0];
-    loop {
-        stream.read_exact(&mut byte)?;
-        stream.write_all(&byte)?;
     }
 }
 

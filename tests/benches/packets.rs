@@ -16,55 +16,37 @@
 )]
 
 use std::io::{self, Read, Write};
-use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::time::Instant;
 
 use netd_tests::host::{Host, PROGRAMS};
 use netd_tests::lab::{self, Netns};
-use netd_tests::turns::{pin, quantile, ratio};
+use netd_tests::turns::{self, Traffic, Turn, pin, quantile, ratio};
 
 /// Rounds of one turn for each path and kind of traffic.
 const ROUNDS: usize = 1000;
 /// One turn: some 4 ms on one processor.
 const STREAMED: usize = 6 << 20;
-const EXCHANGES: usize = 200;
-const CONNECTIONS: usize = 40;
+const EXCHANGES: u32 = 200;
+const CONNECTIONS: u32 = 40;
 
 /// Where the host answers, for the client.
-const HOST: &str = "192.0.2.1";
+const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const PORT: u16 = 8000;
 /// Where the container listens.
 const INSIDE: u16 = 80;
-
-/// What a client says first on a connection.
-const STREAM: u8 = b's';
-const TURNS: u8 = b't';
-const ONCE: u8 = b'o';
 
 fn main() {
     lab::dispatch(PROGRAMS);
     lab::enter();
     pin();
-    let rounds = std::env::var("NETD_ROUNDS").map_or(ROUNDS, |text| {
-        text.parse().expect("NETD_ROUNDS is a number")
-    });
+    let rounds = turns::rounds(ROUNDS);
     let mut paths = [
         by_hand(),
         by_netd("10 ports", 10),
         by_netd("10,000 ports", 10_000),
     ];
-    let mut rates: [[Vec<f64>; KINDS.len()]; 3] = Default::default();
-    for round in 0..rounds + WARM_UP {
-        for (kind, (_, turn)) in KINDS.iter().enumerate() {
-            for step in 0..paths.len() {
-                let which = (round + step) % paths.len();
-                let rate = turn(&mut paths[which]).expect("traffic passes");
-                if round >= WARM_UP {
-                    rates[which][kind].push(rate);
-                }
-            }
-        }
-    }
+    let rates = turns::compare(&mut paths, &KINDS, rounds);
     println!("\n{rounds} rounds; netd / made by hand: median [quartiles] (aim: at least 0.95)");
     for (kind, (name, _)) in KINDS.iter().enumerate() {
         let [hand, few, many] = [0, 1, 2].map(|path| &rates[path][kind]);
@@ -77,15 +59,12 @@ fn main() {
     }
 }
 
-/// Rounds that are not counted.
-const WARM_UP: usize = 5;
-
-type Turn = fn(&mut Path) -> io::Result<f64>;
-
 /// Kinds of traffic with their units. A turn says how many of them passed a second.
-const KINDS: [(&str, Turn); 4] = [
+const KINDS: [(&str, Turn<Path>); 4] = [
     ("TCP stream, Gbit/s", Path::stream),
-    ("TCP request/response, k/s", Path::exchange),
+    ("TCP request/response, k/s", |path| {
+        turns::exchange(&mut path.turns, EXCHANGES)
+    }),
     ("TCP connections, k/s", Path::connect),
     ("UDP request/response, k/s", Path::datagrams),
 ];
@@ -110,21 +89,12 @@ enum Made {
 
 impl Path {
     fn new(client: Netns, host: Made, containers: Vec<Netns>) -> Self {
-        serve(&containers[0]);
-        let open = |first: u8| {
-            let mut stream = client.run(|| TcpStream::connect((HOST, PORT)))?;
-            stream.set_nodelay(true)?;
-            stream.write_all(&[first])?;
-            Ok::<_, io::Error>(stream)
-        };
-        let datagrams = client.run(|| {
-            let socket = UdpSocket::bind("0.0.0.0:0")?;
-            socket.connect((HOST, PORT)).map(|()| socket)
-        });
+        turns::serve(&containers[0], INSIDE, 1);
+        let to = SocketAddr::new(HOST.into(), PORT);
         Self {
-            stream: open(STREAM).expect("the published port answers"),
-            turns: open(TURNS).expect("the published port answers"),
-            datagrams: datagrams.expect("a socket"),
+            stream: turns::open(&client, to, Traffic::Stream),
+            turns: turns::open(&client, to, Traffic::Exchange),
+            datagrams: turns::datagrams(&client, to),
             client,
             _host: host,
             _containers: containers,
@@ -132,23 +102,9 @@ impl Path {
     }
 
     fn stream(&mut self) -> io::Result<f64> {
-        let buffer = vec![0; 64 << 10];
         let begin = Instant::now();
-        for _ in 0..STREAMED / buffer.len() {
-            self.stream.write_all(&buffer)?;
-        }
-        // The server says when it has all of it.
-        self.stream.read_exact(&mut [0])?;
+        turns::send(&mut self.stream, STREAMED)?;
         Ok(STREAMED as f64 * 8.0 / 1e9 / begin.elapsed().as_secs_f64())
-    }
-
-    fn exchange(&mut self) -> io::Result<f64> {
-        let begin = Instant::now();
-        for _ in 0..EXCHANGES {
-            self.turns.write_all(&[TURNS])?;
-            self.turns.read_exact(&mut [0])?;
-        }
-        Ok(EXCHANGES as f64 / 1e3 / begin.elapsed().as_secs_f64())
     }
 
     fn connect(&mut self) -> io::Result<f64> {
@@ -157,74 +113,22 @@ impl Path {
             let begin = Instant::now();
             for _ in 0..CONNECTIONS {
                 let mut stream = TcpStream::connect((HOST, PORT))?;
-                stream.write_all(&[ONCE])?;
+                stream.write_all(&[Traffic::Once.byte()])?;
                 // The answer, and the end: the server closes first, and the client's port is free again.
                 stream.read_exact(&mut [0])?;
                 assert_eq!(stream.read(&mut [0])?, 0);
             }
-            Ok(CONNECTIONS as f64 / 1e3 / begin.elapsed().as_secs_f64())
+            Ok(f64::from(CONNECTIONS) / 1e3 / begin.elapsed().as_secs_f64())
         })
     }
 
     fn datagrams(&mut self) -> io::Result<f64> {
         let begin = Instant::now();
         for _ in 0..EXCHANGES {
-            self.datagrams.send(&[TURNS])?;
+            self.datagrams.send(&[1])?;
             self.datagrams.recv(&mut [0])?;
         }
-        Ok(EXCHANGES as f64 / 1e3 / begin.elapsed().as_secs_f64())
-    }
-}
-
-/// The servers in a container. They end with the process.
-fn serve(container: &Netns) {
-    let listener = container.run(|| TcpListener::bind(("0.0.0.0", INSIDE)));
-    let listener = listener.expect("a free port");
-    container.spawn(move || {
-        for stream in listener.incoming() {
-            let mut stream = stream.expect("a connection");
-            let mut first = [0];
-            stream.read_exact(&mut first).expect("the kind of traffic");
-            match first[0] {
-                ONCE => stream.write_all(&first).expect("the client listens"),
-                STREAM => drop(std::thread::spawn(|| take(stream))),
-                _ => drop(std::thread::spawn(|| echo(stream))),
-            }
-        }
-    });
-    let socket = container.run(|| UdpSocket::bind(("0.0.0.0", INSIDE)));
-    let socket = socket.expect("a free port");
-    container.spawn(move || {
-        let mut byte = [0];
-        while let Ok((_, from)) = socket.recv_from(&mut byte) {
-            socket.send_to(&byte, from).expect("the client is there");
-        }
-    });
-}
-
-/// Takes turns of a stream and confirms each.
-fn take(mut stream: TcpStream) -> io::Result<()> {
-    let mut buffer = vec![0; 64 << 10];
-    let mut left = STREAMED;
-    loop {
-        let got = stream.read(&mut buffer)?;
-        if got == 0 {
-            return Ok(());
-        }
-        left -= got;
-        if left == 0 {
-            stream.write_all(&[STREAM])?;
-            left = STREAMED;
-        }
-    }
-}
-
-fn echo(mut stream: TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let mut byte = [0];
-    loop {
-        stream.read_exact(&mut byte)?;
-        stream.write_all(&byte)?;
+        Ok(f64::from(EXCHANGES) / 1e3 / begin.elapsed().as_secs_f64())
     }
 }
 
@@ -235,12 +139,7 @@ fn wired(name: &str) -> (Netns, Netns) {
         client.end("eth0", &["192.0.2.2/24"]),
         host.end("eth0", &["192.0.2.1/24"]),
     );
-    for program in ["iptables", "ip6tables", "arptables"] {
-        let setting = format!("net/bridge/bridge-nf-call-{program}");
-        if host.sysctl(&setting).is_some() {
-            host.set_sysctl(&setting, "0");
-        }
-    }
+    host.filter_bridged(false);
     (client, host)
 }
 

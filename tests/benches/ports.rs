@@ -157,7 +157,7 @@ fn memory() {
     let netns = Netns::host("memory");
     netns.run(|| {
         let mut nft = NftSocket::open().expect("nftables answers");
-        let ruleset = Op::Add(Object::Ruleset(netd_model::skeleton::host()));
+        let ruleset = Op::Add(Object::from(netd_model::skeleton::host()));
         nft.apply(&[ruleset]).expect("the ruleset is installed");
         let add: Vec<Op> = (10_000..20_000_u16).map(element_of).collect();
         let remove: Vec<Op> = add.iter().filter_map(Op::inverse).collect();

@@ -2,7 +2,7 @@
 
 use netd::kernel::nft::NftSocket;
 use netd_model::nft::Ruleset;
-use netd_model::{Object, Op, skeleton};
+use netd_model::{Op, skeleton};
 use netd_tests::host::{Host, assert_same};
 use netd_tests::lab::{LinkChange, Netns, PATIENCE, Proto, wait_for};
 use serde_json::Value;
@@ -95,7 +95,7 @@ fn events(host: &Host) -> Vec<Value> {
 }
 
 fn remove_table(netns: &Netns, ruleset: Ruleset) {
-    let remove = Op::Remove(Object::Ruleset(ruleset));
+    let remove = Op::Remove(ruleset.into());
     netns
         .run(|| NftSocket::open().unwrap().apply(&[remove]))
         .unwrap();

@@ -26,15 +26,8 @@ pub(super) fn sctp() {
     );
     // A second container cannot have the port, though no socket need hold it.
     let other = Netns::new("other");
-    let path = other.path().to_string_lossy().into_owned();
-    let words = [
-        "attach",
-        &path,
-        "--name=o",
-        "--network=n1",
-        "--publish=9899:1/sctp",
-    ];
-    assert_eq!(host.refused(&words), "port_in_use");
+    let refused = host.refuses_attach(&other, &["--network=n1", "--publish=9899:1/sctp"]);
+    assert_eq!(refused, "port_in_use");
     assert!(host.ok(&["status"])["features"]["sctp"].is_boolean());
     host.done();
 }

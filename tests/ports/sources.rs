@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use netd_tests::host::Host;
 use netd_tests::lab::{self, Netns, PATIENCE, Proto};
-use netd_tests::reach::has_ipv6;
 
 use super::{assert_answered, assert_refused, attach, world};
 
@@ -13,7 +12,7 @@ fn many_sources(outside: &Netns) {
     for address in ["192.0.2.10/24", "192.0.2.11/24", "198.51.100.1/32"] {
         outside.add_address("eth0", address);
     }
-    if has_ipv6() {
+    if lab::has_ipv6() {
         outside.add_address("eth0", "2001:db8::10/64");
     }
 }
@@ -22,7 +21,7 @@ fn many_sources(outside: &Netns) {
 #[track_caller]
 fn assert_sources(outside: &Netns, to: &str, sources: &[(&str, bool)]) {
     for (source, admitted) in sources {
-        if source.contains(':') && !has_ipv6() {
+        if source.contains(':') && !lab::has_ipv6() {
             continue;
         }
         let from: std::net::IpAddr = source.parse().unwrap();
@@ -155,7 +154,7 @@ pub(super) fn sources_of_a_port() {
     host.ok(&["detach", "c"]);
 
     // What the daemon relays it judges itself.
-    if has_ipv6() {
+    if lab::has_ipv6() {
         host.netns
             .set_sysctl("net/ipv4/ip_local_port_range", "32768 60999");
         host.ok(&["network", "create", "four"]);

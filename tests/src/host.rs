@@ -255,10 +255,19 @@ impl Host {
 
     /// Attaches a namespace under its own name.
     pub fn attach(&self, container: &Netns, args: &[&str]) -> Value {
-        let path = container.path().to_string_lossy().into_owned();
-        let mut words = vec!["attach", &path, "--name", container.name()];
-        words.extend(args);
-        self.ok(&words)
+        self.ok(&Self::attach_words(container, args))
+    }
+
+    /// An attach of a namespace under its own name that is refused: the error's code.
+    #[track_caller]
+    pub fn refuses_attach(&self, container: &Netns, args: &[&str]) -> String {
+        self.refused(&Self::attach_words(container, args))
+    }
+
+    /// What netctl is told to attach a namespace under its own name.
+    pub fn attach_words<'a>(container: &'a Netns, args: &[&'a str]) -> Vec<&'a str> {
+        let path = container.path().to_str().expect("a path of this program's");
+        [&["attach", path, "--name", container.name()], args].concat()
     }
 
     /// The repairs the next audit would make; empty is healthy.

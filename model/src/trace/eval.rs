@@ -71,7 +71,8 @@ pub(super) fn run(
         elements: Vec::new(),
     };
     let table = Key::Ruleset(ruleset.table.clone());
-    let is_held = view.objects.get(&table) == Some(&Object::Ruleset(ruleset.clone()));
+    let held = view.objects.get(&table);
+    let is_held = matches!(held, Some(Object::Ruleset(held)) if **held == *ruleset);
     let mut end = End::None;
     if is_held {
         let is_there = |chain: &&Chain| {

@@ -304,7 +304,7 @@ fn wrongs(object: &Object) -> Vec<Option<Object>> {
             up: false,
             ..link.clone()
         }))),
-        Object::Ruleset(rules) => wrongs.push(Some(Object::Ruleset(rules.emptied()))),
+        Object::Ruleset(rules) => wrongs.push(Some(rules.emptied().into())),
         Object::Element(element) if element.data != ElementData::None => {
             let mut other = element.clone();
             other.data = match &element.data {

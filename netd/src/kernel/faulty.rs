@@ -284,9 +284,9 @@ mod tests {
     use netd_model::Owner;
 
     fn apply(kernel: &FaultyKernel, operations: usize) -> Result<(), (usize, Option<i32>)> {
-        let ops = vec![Op::Add(Object::Ruleset(netd_model::skeleton::host())); operations];
+        let ops = vec![Op::Add(Object::from(netd_model::skeleton::host())); operations];
         assert_eq!(
-            *Object::Ruleset(netd_model::skeleton::host()).owner(),
+            *Object::from(netd_model::skeleton::host()).owner(),
             Owner::Host
         );
         let applied = kernel.executor().unwrap().apply(&ops);

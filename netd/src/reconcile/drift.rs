@@ -117,7 +117,7 @@ impl Drift {
         let seen = std::mem::take(&mut self.seen).into_iter();
         let (stations, others) = seen.partition(|(key, (owner, _))| {
             let elsewhere = matches!(owner, ObjectOwner::Network(_));
-            elsewhere && is_station(key) && !is_in_flight(owner)
+            elsewhere && key.is_station() && !is_in_flight(owner)
         });
         self.seen = others;
         let stations: BTreeMap<Key, _> = stations;
@@ -192,13 +192,6 @@ impl Drift {
         alarms.sort();
         alarms
     }
-}
-
-fn is_station(key: &Key) -> bool {
-    matches!(
-        key,
-        Key::Remote { .. } | Key::Flood { .. } | Key::Station { .. } | Key::Neighbour { .. }
-    )
 }
 
 /// The container in whose namespace the kernel told of an object.

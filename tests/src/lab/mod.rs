@@ -27,7 +27,7 @@ pub use harness::{TestResult, main, skip, test};
 pub use inspect::{AddressInfo, LinkInfo, RouteInfo};
 pub use netns::{Bound, Netns};
 pub use packet::Sniffer;
-pub use plans::{lan, pair, routed};
+pub use plans::{lan, pair, routed, uplink, wire};
 pub use probe::{Answer, Conversation, Outcome, Proto};
 pub use process::{Process, cpu_time};
 pub use sys::pass;

@@ -1,8 +1,8 @@
 //! Ready-made wirings.
 //!
-//! Owns the three shapes that most tests begin with. Anything else is wired with `veth`.
+//! Owns the shapes that most tests begin with. Anything else is wired with `veth`.
 
-use super::wire::known_families;
+use super::wire::{known_families, parse_prefix};
 use super::{End, Netns, veth};
 
 /// Two hosts "a" and "b" on one wire: eth0 with 10.0.0.1 and .2, fd00::1 and ::2.
@@ -13,6 +13,33 @@ pub fn pair() -> (Netns, Netns) {
         b.end("eth0", &["10.0.0.2/24", "fd00::2/64"]),
     );
     (a, b)
+}
+
+/// Joins a host outside to the host: eth0 there, `link` here; its default routes lead here.
+pub fn wire(host: &Netns, link: &str, ours: &[&str], outside: &Netns, theirs: &[&str]) {
+    veth(outside.end("eth0", theirs), host.end(link, ours));
+    let mut families = Vec::new();
+    for gateway in known_families(ours) {
+        let (ip, _) = parse_prefix(gateway);
+        if !families.contains(&ip.is_ipv4()) {
+            outside.add_route("default", &ip.to_string());
+            families.push(ip.is_ipv4());
+        }
+    }
+}
+
+/// "host" and "outside" on a wire: wan with 192.0.2.1 and 2001:db8::1 - eth0 with 192.0.2.9 and 2001:db8::9. What is outside
+/// has its default routes to the host.
+pub fn uplink() -> (Netns, Netns) {
+    let (host, outside) = (Netns::host("host"), Netns::host("outside"));
+    wire(
+        &host,
+        "wan",
+        &["192.0.2.1/24", "2001:db8::1/64"],
+        &outside,
+        &["192.0.2.9/24", "2001:db8::9/64"],
+    );
+    (host, outside)
 }
 
 /// Client, router and server: eth0 10.0.1.2 - left 10.0.1.1, right 10.0.2.1 - eth0 10.0.2.2, and

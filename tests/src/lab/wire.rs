@@ -15,7 +15,7 @@ use rtnetlink::{
     Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
 };
 
-use super::{Netns, has_ipv6, wait};
+use super::{Netns, has_ipv6, skip, wait};
 
 /// One end of a wire: a namespace, the name of the link there, and its addresses.
 #[derive(Debug, Clone, Copy)]
@@ -219,6 +219,19 @@ impl Netns {
         let scopes: &[&str] = if has_ipv6() { &["all", "default"] } else { &[] };
         for scope in scopes {
             self.set_sysctl(&format!("net/ipv6/conf/{scope}/accept_dad"), "0");
+        }
+    }
+
+    /// Sets whether bridged packets pass the hooks of IP and ARP too, as `br_netfilter` has them do. Where nobody loaded that
+    /// module they do not, and a test that wants it is skipped.
+    pub fn filter_bridged(&self, on: bool) {
+        for program in ["iptables", "ip6tables", "arptables"] {
+            let key = format!("net/bridge/bridge-nf-call-{program}");
+            match (self.sysctl(&key), on) {
+                (Some(_), _) => self.set_sysctl(&key, if on { "1" } else { "0" }),
+                (None, false) => {}
+                (None, true) => skip(&format!("/proc/sys/{key} is missing: no br_netfilter")),
+            }
         }
     }
 

@@ -15,4 +15,4 @@ mod world;
 pub use forged::check_forged;
 pub use run::{Report, check, check_traces};
 pub use table::Circumstances;
-pub use world::{World, has_ipv6, host_netns, serve_everywhere, strings, wire};
+pub use world::{World, serve_everywhere, strings};

@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 
 use super::rows::{Expect, Row, Via, rows};
 use super::table::{Circumstances, Who};
-use super::world::{Place, World, has_ipv6};
+use super::world::{Place, World};
 use crate::lab::etherparse::{NetSlice, SlicedPacket, TransportSlice};
-use crate::lab::{Outcome, PATIENCE, Proto, Sniffer};
+use crate::lab::{self, Outcome, PATIENCE, Proto, Sniffer};
 use netd::cli::client::segment;
 
 /// How long to wait for an answer that must not come. Arrivals are watched too, so this decides
@@ -50,7 +50,7 @@ impl Report {
 
     /// Prints the counts; panics with all that failed.
     pub fn finish(self, test: &str) {
-        let families = if has_ipv6() {
+        let families = if lab::has_ipv6() {
             ""
         } else {
             " over IPv4 only: this kernel has no IPv6"

@@ -3,7 +3,6 @@
 //! Owns the set-up and what is known about it: who has which address, who publishes what.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::path::Path;
 
 use serde_json::Value;
 
@@ -204,44 +203,12 @@ pub struct World {
     _servers: Vec<Server>,
 }
 
-/// Whether this kernel has IPv6 at all (`ipv6.disable=1` takes it away).
-pub fn has_ipv6() -> bool {
-    Path::new("/proc/sys/net/ipv6").exists()
-}
-
-/// As `Netns::host`, also on a kernel without IPv6.
-pub fn host_netns(name: &str) -> Netns {
-    let netns = Netns::new(name);
-    if has_ipv6() {
-        netns.no_dad();
-    }
-    netns.up("lo");
-    netns
-}
-
-/// Joins a host outside to the host: eth0 there, `link` here; its default routes lead here.
-pub fn wire(host: &Netns, link: &str, ours: &[&str], outside: &Netns, theirs: &[&str]) {
-    let ours = of_this_kernel(ours);
-    lab::veth(
-        outside.end("eth0", &of_this_kernel(theirs)),
-        host.end(link, &ours),
-    );
-    let mut families = Vec::new();
-    for gateway in ours {
-        let ip = ip_of(gateway);
-        if !families.contains(&ip.is_ipv4()) {
-            outside.add_route("default", &ip.to_string());
-            families.push(ip.is_ipv4());
-        }
-    }
-}
-
 impl World {
     /// Builds everything; `prepare` changes the host's namespace before netd starts there.
     pub fn new(now: Circumstances, prepare: impl FnOnce(&Netns)) -> Self {
-        let ipv6 = has_ipv6();
-        let netns = host_netns("host");
-        set_bridge_nf(&netns, now.bridge_nf);
+        let ipv6 = lab::has_ipv6();
+        let netns = Netns::host("host");
+        netns.filter_bridged(now.bridge_nf);
         set_forwarding(&netns, ipv6);
         let outsiders = WIRES.map(|plan| outsider(&netns, &plan));
         prepare(&netns);
@@ -374,7 +341,7 @@ impl World {
 /// Servers on all addresses of the families that this kernel has.
 pub fn serve_everywhere(netns: &Netns, proto: Proto, name: &str, port: u16) -> Vec<Server> {
     let mut ips = vec![IpAddr::from(Ipv4Addr::UNSPECIFIED)];
-    ips.extend(has_ipv6().then_some(IpAddr::from(Ipv6Addr::UNSPECIFIED)));
+    ips.extend(lab::has_ipv6().then_some(IpAddr::from(Ipv6Addr::UNSPECIFIED)));
     let addresses = ips.into_iter().map(|ip| (ip, port).into());
     addresses
         .map(|address| netns.serve_on(proto, name, address))
@@ -419,14 +386,14 @@ fn ip_of(text: &str) -> IpAddr {
 }
 
 fn of_this_kernel<'a>(addresses: &[&'a str]) -> Vec<&'a str> {
-    let ipv6 = has_ipv6();
+    let ipv6 = lab::has_ipv6();
     let known = addresses.iter().filter(|text| ipv6 || !text.contains(':'));
     known.copied().collect()
 }
 
 fn outsider(host: &Netns, (name, link, ours, theirs): &Wire) -> Place {
-    let netns = host_netns(name);
-    wire(host, link, ours, &netns, theirs);
+    let netns = Netns::host(name);
+    lab::wire(host, link, ours, &netns, theirs);
     let ips = |list: &[&str]| of_this_kernel(list).into_iter().map(ip_of).collect();
     Place {
         name,
@@ -440,17 +407,6 @@ fn outsider(host: &Netns, (name, link, ours, theirs): &Wire) -> Place {
         gateways: ips(ours),
         link: (*link).to_owned(),
         netns: Some(netns),
-    }
-}
-
-/// Sets whether bridged packets pass the IP hooks; without the module they do not.
-fn set_bridge_nf(host: &Netns, on: bool) {
-    for key in ["iptables", "ip6tables"].map(|name| format!("net/bridge/bridge-nf-call-{name}")) {
-        match (host.sysctl(&key), on) {
-            (Some(_), _) => host.set_sysctl(&key, if on { "1" } else { "0" }),
-            (None, false) => {}
-            (None, true) => lab::skip(&format!("/proc/sys/{key} is missing: no br_netfilter")),
-        }
     }
 }
 

@@ -67,7 +67,7 @@ fn link(host: &Host, which: usize) -> Option<String> {
 fn remove_table(host: &Host) -> bool {
     use netd::kernel::nft::NftSocket;
     use netd_model::{Object, Op, skeleton};
-    let remove = Op::Remove(Object::Ruleset(skeleton::host()));
+    let remove = Op::Remove(Object::from(skeleton::host()));
     let removed = host.netns.run(|| NftSocket::open()?.apply(&[remove]));
     removed.is_ok()
 }

@@ -64,6 +64,14 @@ struct Size {
     attaches: usize,
 }
 
+impl World {
+    /// Writes to the store whatever it holds, as a host does that is only there.
+    fn write(&mut self, then: Vec<Write>) {
+        let when = Vec::new();
+        self.store.txn(&Txn { when, then }).unwrap();
+    }
+}
+
 /// What one attach after the other costs those that hear of it.
 fn converge(size: &Size) -> Watched {
     let mut world = World::on("10.0.0.0/12", 7, size.running);
@@ -74,14 +82,7 @@ fn converge(size: &Size) -> Watched {
     for n in size.running..size.hosts {
         let writes = records_of(&world, n, each);
         for part in writes.chunks(TXN_WRITES) {
-            let then = part.to_vec();
-            world
-                .store
-                .txn(&Txn {
-                    when: Vec::new(),
-                    then,
-                })
-                .unwrap();
+            world.write(part.to_vec());
         }
     }
     world.store.compact();
@@ -107,13 +108,7 @@ fn converge(size: &Size) -> Watched {
         // The records of the others change too.
         let elsewhere = size.running + number % (size.hosts - size.running);
         let then = records_of(&world, elsewhere, each + 1).split_off(each + 4);
-        world
-            .store
-            .txn(&Txn {
-                when: Vec::new(),
-                then,
-            })
-            .unwrap();
+        world.write(then);
         let pause = world.dice.below(40);
         world.run(Duration::from_millis(pause as u64));
     }

@@ -11,12 +11,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use netd_model::counters::{Both, Dropped};
 use netd_model::nft::digest::RulesetDigest;
 use netd_model::nft::{Element, Ruleset};
-use netd_model::{Ns, Object, Op, skeleton};
+use netd_model::{Ns, Object, Op, desired, skeleton};
 use nix::libc::ENOENT;
 
 use self::abi::*;
@@ -48,24 +48,24 @@ pub struct NftSocket {
 /// A ruleset of ours with what it is compared by.
 #[derive(Debug)]
 struct Known {
-    ruleset: Ruleset,
+    ruleset: Arc<Ruleset>,
     digest: RulesetDigest,
 }
 
 impl Known {
-    fn new(ruleset: Ruleset) -> Self {
+    fn new(ruleset: Arc<Ruleset>) -> Self {
         let digest = ruleset.digest();
         Self { ruleset, digest }
     }
 }
 
 /// The host's ruleset: the same all the time, and needed for each element.
-static HOST: LazyLock<Known> = LazyLock::new(|| Known::new(skeleton::host()));
+static HOST: LazyLock<Known> = LazyLock::new(|| Known::new(Arc::clone(&desired::HOST)));
 /// The ruleset of the bridges, likewise.
-static BRIDGE: LazyLock<Known> = LazyLock::new(|| Known::new(skeleton::bridge()));
+static BRIDGE: LazyLock<Known> = LazyLock::new(|| Known::new(Arc::clone(&desired::BRIDGE)));
 
 /// The ruleset of tunnels, likewise.
-static TUNNELS: LazyLock<Known> = LazyLock::new(|| Known::new(skeleton::tunnels()));
+static TUNNELS: LazyLock<Known> = LazyLock::new(|| Known::new(Arc::clone(&desired::TUNNELS)));
 
 /// All of them. The tables of containers have no sets.
 fn of_host() -> [&'static Known; 3] {

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use netd_model::counters::{Both, Count, Dropped};
 use netd_model::net::Family;
-use netd_model::nft::{Datum, SetSpec};
+use netd_model::nft::{Datum, Ruleset, SetSpec};
 use netd_model::skeleton::{self, Reason};
 use netd_model::{Ns, Object};
 
@@ -29,7 +30,7 @@ pub(super) fn objects(transport: &mut Transport, ns: &Ns) -> io::Result<Vec<Obje
             }
             Ok(objects)
         }
-        Ns::Container(id) => read_ours(transport, &Known::new(skeleton::dns(id))),
+        Ns::Container(id) => read_ours(transport, &Known::new(Arc::new(skeleton::dns(id)))),
     })
 }
 
@@ -62,13 +63,13 @@ fn read_ours(transport: &mut Transport, known: &Known) -> io::Result<Vec<Object>
         return Ok(Vec::new());
     };
     let held = match table.difference(ruleset, &known.digest) {
-        None => ruleset.clone(),
+        None => Arc::clone(ruleset),
         Some(difference) => {
             tracing::debug!(table = %ruleset.table.name, ns = %ruleset.table.ns, %difference, "table differs");
-            netd_model::nft::Ruleset {
+            Arc::new(Ruleset {
                 owner,
                 ..ruleset.emptied()
-            }
+            })
         }
     };
     let mut objects = vec![Object::Ruleset(held)];

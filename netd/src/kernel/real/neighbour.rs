@@ -48,10 +48,7 @@ const EVERYBODY: [u8; 6] = [0; 6];
 
 /// Whether an operation is one on these tables.
 pub(super) fn is_one(object: &Object) -> bool {
-    matches!(
-        object,
-        Object::Remote(_) | Object::Flood(_) | Object::Station(_) | Object::Neighbour(_)
-    )
+    object.is_station()
 }
 
 fn ndmsg(family: u8, index: u32, state: u16, flags: u8) -> Vec<u8> {

@@ -25,6 +25,8 @@ mod known;
 mod life;
 mod lost;
 mod returns;
+#[cfg(test)]
+mod samples;
 mod shared;
 mod stations;
 mod told;

@@ -15,8 +15,8 @@ fn is_repaired(harm: impl FnOnce(&mut Batch)) {
     );
     by_hand(harm);
     let seen = ruleset(&mut nft).unwrap();
-    assert_eq!(seen, skeleton::host().emptied());
-    let to = Object::Ruleset(skeleton::host());
+    assert_eq!(*seen, skeleton::host().emptied());
+    let to = Object::from(skeleton::host());
     nft.apply(&[Op::Change {
         from: Object::Ruleset(seen),
         to,
@@ -159,7 +159,7 @@ kernel_test! {
             delete_chain(batch, skeleton::USER_FORWARD);
         });
         let from = Object::Ruleset(ruleset(&mut nft).unwrap());
-        let to = Object::Ruleset(skeleton::host());
+        let to = Object::from(skeleton::host());
         nft.apply(&[Op::Change { from, to }]).unwrap();
         assert!(holds(&mut nft, &[]));
     }
@@ -214,11 +214,11 @@ fn other_version() -> Ruleset {
 kernel_test! {
     fn what_another_version_left_is_cleared_away() {
         let mut nft = socket();
-        let other = Op::Add(Object::Ruleset(other_version()));
+        let other = Op::Add(Object::from(other_version()));
         nft.apply(std::slice::from_ref(&other)).unwrap();
         nft.apply(&add(&of_every_kind())).unwrap();
         by_hand(|batch| foreign_rule(batch, skeleton::USER_FORWARD));
-        assert_eq!(ruleset(&mut nft), Some(skeleton::host().emptied()));
+        assert_eq!(ruleset(&mut nft), Some(skeleton::host().emptied().into()));
         for _ in 0..2 {
             nft.apply(&[install()]).unwrap();
             assert!(holds(&mut nft, &of_every_kind()));

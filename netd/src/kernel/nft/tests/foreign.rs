@@ -21,7 +21,7 @@ kernel_test! {
                     a table of that name is there and not marked as netd's";
         assert_eq!(error, text);
         // It is not removed either: of ours there is nothing to remove.
-        nft.apply(&[Op::Remove(Object::Ruleset(skeleton::host()))]).unwrap();
+        nft.apply(&[Op::Remove(Object::from(skeleton::host()))]).unwrap();
         assert_eq!(snapshot(&mut nft), before);
     }
 }
@@ -33,9 +33,9 @@ kernel_test! {
         // No rule reads it before the forward chain; leave those out that would not load.
         other.chains.retain(|chain| chain.name == skeleton::USER_FORWARD);
         other.sets = vec![other_set(skeleton::BRIDGES, vec![Field::Port])];
-        nft.apply(&[Op::Add(Object::Ruleset(other))]).unwrap();
+        nft.apply(&[Op::Add(Object::from(other))]).unwrap();
         let seen = objects(&mut nft);
-        assert_eq!(seen, [Object::Ruleset(skeleton::host().emptied())], "no element of it is read");
+        assert_eq!(seen, [Object::from(skeleton::host().emptied())], "no element of it is read");
         let error = nft.apply(&[install()]).unwrap_err().to_string();
         let text = "add ruleset of table inet netd in host: \
                     the set bridges is there with another type";
@@ -53,7 +53,7 @@ kernel_test! {
             hook: Some(hook),
             rules: None,
         }];
-        nft.apply(&[Op::Add(Object::Ruleset(other))]).unwrap();
+        nft.apply(&[Op::Add(Object::from(other))]).unwrap();
         let error = nft.apply(&[install()]).unwrap_err().to_string();
         assert!(error.ends_with("the chain user-forward is there with another hook"), "{error}");
     }

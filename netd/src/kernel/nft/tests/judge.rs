@@ -62,14 +62,14 @@ fn listing() -> Option<String> {
 
 /// The ruleset in the kernel is, by every listing, what `nft` itself makes of the same rules in its own language.
 fn agrees_with_nft(ruleset: &Ruleset, elements: &[Element]) {
-    let mut batch = vec![Op::Add(Object::Ruleset(ruleset.clone()))];
+    let mut batch = vec![Op::Add(Object::from(ruleset.clone()))];
     batch.extend(add(elements));
     socket().apply(&batch).unwrap();
     let (Some(our_bytecode), Some(our_listing)) = (bytecode(), listing()) else {
         return;
     };
     socket()
-        .apply(&[Op::Remove(Object::Ruleset(ruleset.clone()))])
+        .apply(&[Op::Remove(Object::from(ruleset.clone()))])
         .unwrap();
     let mut file = text::render(ruleset);
     for element in elements {
@@ -189,7 +189,7 @@ kernel_test! {
         let saved = saved.replace("map @pub", "map @gone");
         let lines = saved.lines().filter(|line| !line.contains("map @gone") && !line.contains("map @lo"));
         nft(&["-f", "-"], &format!("flush ruleset\n{}\n", lines.collect::<Vec<_>>().join("\n"))).unwrap();
-        assert_eq!(ruleset(&mut socket), Some(skeleton::host().emptied()));
+        assert_eq!(ruleset(&mut socket), Some(skeleton::host().emptied().into()));
         socket.apply(&[install()]).unwrap();
         assert!(holds(&mut socket, &of_every_kind()));
     }

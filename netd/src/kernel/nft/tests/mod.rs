@@ -57,7 +57,7 @@ fn installed() -> NftSocket {
 }
 
 fn install() -> Op {
-    Op::Add(Object::Ruleset(skeleton::host()))
+    Op::Add(Object::from(skeleton::host()))
 }
 
 fn container() -> ContainerId {
@@ -95,7 +95,7 @@ fn sorted(mut elements: Vec<Element>) -> Vec<Element> {
 }
 
 /// The ruleset that is observed.
-fn ruleset(nft: &mut NftSocket) -> Option<Ruleset> {
+fn ruleset(nft: &mut NftSocket) -> Option<Arc<Ruleset>> {
     objects(nft).into_iter().find_map(|object| match object {
         Object::Ruleset(ruleset) => Some(ruleset),
         _ => None,
@@ -108,7 +108,7 @@ fn holds(nft: &mut NftSocket, wanted: &[Element]) -> bool {
     let found = elements(nft);
     let wanted = sorted(wanted.to_vec());
     if found == wanted {
-        return ruleset(nft) == Some(skeleton::host());
+        return ruleset(nft).as_ref() == Some(&*desired::HOST);
     }
     for element in found.iter().filter(|element| !wanted.contains(element)) {
         println!("not wanted: {element} {}", element.owner);

@@ -25,11 +25,11 @@ kernel_test! {
     fn a_removed_ruleset_leaves_nothing() {
         let mut nft = installed();
         let empty = snapshot(&mut socket()).len();
-        nft.apply(&[Op::Remove(Object::Ruleset(skeleton::host()))]).unwrap();
+        nft.apply(&[Op::Remove(Object::from(skeleton::host()))]).unwrap();
         assert_eq!(objects(&mut nft), []);
         assert!(empty > 0 && snapshot(&mut nft).is_empty());
         // Once more: the aim is reached already.
-        nft.apply(&[Op::Remove(Object::Ruleset(skeleton::host()))]).unwrap();
+        nft.apply(&[Op::Remove(Object::from(skeleton::host()))]).unwrap();
     }
 }
 
@@ -47,7 +47,7 @@ kernel_test! {
     fn a_ruleset_removed_and_added_in_one_batch_is_new() {
         let mut nft = installed();
         nft.apply(&add(&[published(1)])).unwrap();
-        nft.apply(&[Op::Remove(Object::Ruleset(skeleton::host())), install()]).unwrap();
+        nft.apply(&[Op::Remove(Object::from(skeleton::host())), install()]).unwrap();
         assert!(holds(&mut nft, &[]));
     }
 }
@@ -55,7 +55,7 @@ kernel_test! {
 kernel_test! {
     fn a_ruleset_added_and_removed_in_one_batch_is_gone() {
         let mut nft = socket();
-        let remove = || Op::Remove(Object::Ruleset(skeleton::host()));
+        let remove = || Op::Remove(Object::from(skeleton::host()));
         nft.apply(&[install(), remove()]).unwrap();
         assert_eq!(objects(&mut nft), []);
         nft.apply(&[remove(), install(), remove()]).unwrap();
@@ -67,7 +67,7 @@ kernel_test! {
     fn a_socket_stays_in_its_namespace_whatever_thread_uses_it() {
         let mut host = installed();
         with_second_namespace(|mut inside| {
-            let dns = || Object::Ruleset(skeleton::dns(&container()));
+            let dns = || Object::from(skeleton::dns(&container()));
             let ns = Ns::Container(container());
             assert_eq!(inside.observe(&ns).unwrap(), []);
             inside.apply(&[Op::Add(dns())]).unwrap();
@@ -85,13 +85,13 @@ kernel_test! {
 kernel_test! {
     fn a_sandbox_that_changed_hands_gets_the_table_of_its_new_container() {
         let mut nft = socket();
-        let dns = |id: &str| Object::Ruleset(skeleton::dns(&ContainerId::parse(id).unwrap()));
+        let dns = |id: &str| Object::from(skeleton::dns(&ContainerId::parse(id).unwrap()));
         let ns = |id: &str| Ns::Container(ContainerId::parse(id).unwrap());
         nft.apply(&[Op::Add(dns("old"))]).unwrap();
         let seen = nft.observe(&ns("new")).unwrap();
         let [Object::Ruleset(seen)] = seen.as_slice() else { panic!("{seen:?}") };
         assert_eq!(seen.owner, Owner::Container(ContainerId::parse("old").unwrap()));
-        let op = Op::Change { from: Object::Ruleset(seen.clone()), to: dns("new") };
+        let op = Op::Change { from: Object::Ruleset(Arc::clone(seen)), to: dns("new") };
         nft.apply(&[op]).unwrap();
         assert_eq!(nft.observe(&ns("new")).unwrap(), [dns("new")]);
     }
@@ -116,7 +116,7 @@ kernel_test! {
         let mut nft = socket();
         assert!(nft.has_bridge_tables().unwrap());
         assert!(snapshot(&mut nft).is_empty(), "asking leaves nothing");
-        let bridges = || Op::Add(Object::Ruleset(skeleton::bridge()));
+        let bridges = || Op::Add(Object::from(skeleton::bridge()));
         let mut ops = vec![install(), bridges()];
         ops.extend(add(&of_every_kind()));
         ops.extend(add(&of_every_port()));
@@ -127,10 +127,10 @@ kernel_test! {
         let all = sorted([of_every_kind(), of_every_port()].concat());
         assert_eq!(elements(&mut nft), all);
         let observed = objects(&mut nft);
-        assert!(observed.contains(&Object::Ruleset(skeleton::bridge())));
-        assert!(observed.contains(&Object::Ruleset(skeleton::host())));
+        assert!(observed.contains(&Object::from(skeleton::bridge())));
+        assert!(observed.contains(&Object::from(skeleton::host())));
 
-        nft.apply(&[Op::Remove(Object::Ruleset(skeleton::bridge()))]).unwrap();
+        nft.apply(&[Op::Remove(Object::from(skeleton::bridge()))]).unwrap();
         assert!(holds(&mut nft, &of_every_kind()));
     }
 }

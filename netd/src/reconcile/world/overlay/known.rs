@@ -1,4 +1,4 @@
-//! What is known of the stations of all hosts, found by network, by name and by address without a look at all of them.
+//! What is known of the stations of all hosts, found by network, by name and by addresses without a look at all of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -102,6 +102,12 @@ impl Stations {
         let mut bearers: Vec<_> = bearers.into_iter().flatten().collect();
         bearers.sort_by_key(|(_, rank)| **rank);
         bearers.into_iter().map(|(key, _)| key).collect()
+    }
+
+    /// Those on a network with this address.
+    pub(super) fn at(&self, net: &NetworkId, ip: IpAddr) -> impl Iterator<Item = &StationKey> {
+        let keys = self.on.get(net).and_then(|on| on.at.get(&ip));
+        keys.into_iter().flatten()
     }
 
     /// Those on a network with an address of these.

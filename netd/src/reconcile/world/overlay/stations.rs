@@ -160,28 +160,31 @@ impl World {
         self.judge(&keys);
     }
 
-    /// Whether an entry of a station elsewhere shall be there.
+    /// Whether an entry of a station elsewhere shall be there. Found by what the key names: where all entries of a network
+    /// were removed, each of them is asked for.
     pub(crate) fn is_station_wanted(&self, net: &NetworkId, key: &Key) -> bool {
         let Some(shared) = &self.shared else {
             return false;
         };
-        let is_about = |(_, node, _): &StationKey, station: &Station| match key {
-            Key::Remote { mac, .. } | Key::Station { mac, .. } => station.mac == *mac,
-            Key::Neighbour { ip, .. } => station.ips.contains(ip),
-            Key::Flood { host, .. } => shared.address(node) == Some(*host),
-            _ => false,
+        let named: Vec<StationKey> = match key {
+            Key::Remote { mac, .. } | Key::Station { mac, .. } => shared
+                .stations
+                .with_mac(net, *mac)
+                .into_iter()
+                .cloned()
+                .collect(),
+            Key::Neighbour { ip, .. } => shared.stations.at(net, *ip).cloned().collect(),
+            Key::Flood { host, .. } => {
+                let names = shared.hosts.keys();
+                let there = names.filter(|name| shared.address(name) == Some(*host));
+                there
+                    .map(|name| (net.clone(), name.clone(), None))
+                    .collect()
+            }
+            _ => Vec::new(),
         };
-        let announced = shared.announced(net);
-        let parts = announced
-            .iter()
-            .filter(|(_, node, _)| matches!(key, Key::Flood { host, .. } if shared.address(node) == Some(*host)));
-        let stations = shared.stations_of(net);
-        stations
-            .filter(|(of, station)| is_about(of, station))
-            .map(|(of, _)| of)
-            .chain(parts)
-            .flat_map(|of| self.station_objects(of))
-            .any(|object| object.key() == *key)
+        let mut objects = named.iter().flat_map(|of| self.station_objects(of));
+        objects.any(|object| object.key() == *key)
     }
 
     /// All that is elsewhere on a network, as objects.
@@ -222,3 +225,6 @@ impl World {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,12 +1,10 @@
-use netd_model::api;
-use netd_model::id::ContainerId;
 use netd_model::observed::HostFacts;
-use netd_model::request::Attach;
 
 use super::*;
 use crate::cluster::mirror::News;
 use crate::cluster::samples::{claimed, name, network, network_id, node};
 use crate::reconcile::world::GiveBack;
+use crate::reconcile::world::overlay::samples::attach;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -22,26 +20,6 @@ fn world(blocks: &[&str]) -> World {
     news.extend(claims.map(|(n, prefix)| claimed(prefix, n == 0)));
     world.take_in(news);
     world
-}
-
-fn attach(world: &mut World, name: &str, ip: Option<&str>) -> ContainerId {
-    let raw = api::ContainerAttach {
-        netns: format!("/ns/{name}"),
-        name: name.to_owned(),
-        networks: vec![api::Join {
-            network: "web".to_owned(),
-            ip: ip.map(|ip| ip.parse().unwrap()),
-            ..api::Join::default()
-        }],
-        ..api::ContainerAttach::default()
-    };
-    let id = ContainerId::parse(&format!("id-of-{name}")).unwrap();
-    let inode = world.containers().count() as u64;
-    let attach = Attach::try_from(raw).unwrap();
-    world
-        .reserve(attach, id.clone(), (1, inode), Duration::ZERO, &[])
-        .unwrap();
-    id
 }
 
 fn given(world: &mut World, now: Duration) -> Vec<String> {
