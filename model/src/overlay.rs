@@ -344,7 +344,7 @@ mod tests {
     }
 
     fn objects(network: &Network, places: &[Place]) -> Vec<Object> {
-        let mut objects = desired::host(&[], &facts());
+        let mut objects = desired::host(&[], facts().bridge_tables);
         objects.extend(desired::network(network, &facts()));
         objects.extend(
             places
@@ -402,7 +402,7 @@ mod tests {
             |op: &Op| matches!(op, Op::Add(Object::Link(link)) if link.kind == LinkKind::Bridge);
         assert!(!ops.iter().any(bridge));
         // What stands on a link goes with it; elements of sets stand on none.
-        let ops = plan(&mut held, &desired::host(&[], &facts()));
+        let ops = plan(&mut held, &desired::host(&[], facts().bridge_tables));
         let is_element = |op: &&Op| matches!(op, Op::Remove(Object::Element(_)));
         let others: Vec<String> = ops
             .iter()

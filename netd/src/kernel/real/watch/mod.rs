@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::io::{self, IoSliceMut, PipeReader, PipeWriter};
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use netd_model::{ContainerId, Ns};
 use netlink_sys::Socket;
@@ -35,6 +36,8 @@ const NFT_GROUPS: [u32; 1] = [7];
 const QUEUE: usize = 4 << 20;
 /// Longest notice: a link with all its statistics has a few KiB, a batch of nftables 32.
 const BUFFER: usize = 64 << 10;
+/// From the first notice to its reading. An attach makes some thirty: each by itself would wake two threads.
+const GATHER: Duration = Duration::from_millis(2);
 const RTNLGRP_NEIGH: u32 = 3;
 // Instructions of a socket filter (linux/bpf_common.h).
 const BPF_LOAD_HALF: u16 = 0x28;
@@ -155,6 +158,7 @@ impl Watcher {
             if ended {
                 return;
             }
+            std::thread::sleep(GATHER);
             if first {
                 self.drain(route, &mut buffer, Self::route);
             }
