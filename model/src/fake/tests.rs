@@ -170,7 +170,10 @@ impl Host {
             .values()
             .flat_map(|n| desired::forwarding_needed(n).collect::<Vec<_>>())
             .collect();
-        let mut objects = desired::host(&desired::host_changes(&self.facts, &needed), self.facts.bridge_tables);
+        let mut objects = desired::host(
+            &desired::host_changes(&self.facts, &needed),
+            self.facts.bridge_tables,
+        );
         for network in self.networks.values() {
             objects.extend(desired::network(network, &self.facts));
         }
