@@ -61,7 +61,7 @@ pub fn host_setting(change: &HostChange) -> Sysctl {
 }
 
 /// The elements that count what a table drops.
-fn dropped(table: &TableRef, reasons: &[Reason]) -> Vec<Object> {
+pub(crate) fn dropped(table: &TableRef, reasons: &[Reason]) -> Vec<Object> {
     let element = |reason: Reason, family: Datum| {
         Object::Element(Element {
             key: ElementKey {

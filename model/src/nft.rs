@@ -349,6 +349,8 @@ pub enum Stmt {
     CtState(CtState),
     /// `ct status dnat`.
     CtStatusDnat,
+    /// `ct status snat`.
+    CtStatusSnat,
     /// `ct direction original`.
     CtOriginal,
     /// For several stations: the Ethernet address that a frame goes to is that of a group, or of all. Bridge tables only.

@@ -9,15 +9,18 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::desired::dropped;
 use crate::net::{Family, IfName, Mac, Prefix};
-use crate::nft::{Datum, Element, ElementData, ElementKey};
+use crate::nft::{Datum, Element, ElementData, ElementKey, TableRef};
 use crate::object::{
     Address, BridgePort, Flood, Link, LinkKind, Neighbour, Ns, Object, Owner, Remote, Route,
     Station, Tunnel,
 };
 use crate::observed::HostFacts;
 use crate::record::{Endpoint, Network};
-use crate::skeleton::{self, PACED, PACED_PORTS, ROUTERS, TUNNEL_PEERS, TUNNEL_PORTS, TUNNELS};
+use crate::skeleton::{
+    self, PACED, PACED_PORTS, ROUTERS, Reason, TUNNEL_PEERS, TUNNEL_PORTS, TUNNELS,
+};
 
 /// The UDP port of VXLAN (IANA).
 pub const PORT: u16 = 4789;
@@ -148,13 +151,18 @@ pub const fn whole(family: Family) -> u8 {
 }
 
 fn tunnel_element(overlay: &Overlay, owner: &Owner) -> Object {
-    set_element(TUNNELS, vec![Datum::Vni(overlay.vni)], owner)
+    set_element(
+        skeleton::tunnel_table(),
+        TUNNELS,
+        vec![Datum::Vni(overlay.vni)],
+        owner,
+    )
 }
 
-fn set_element(set: &str, key: Vec<Datum>, owner: &Owner) -> Object {
+fn set_element(table: TableRef, set: &str, key: Vec<Datum>, owner: &Owner) -> Object {
     Object::Element(Element {
         key: ElementKey {
-            table: skeleton::host_table(),
+            table,
             set: set.to_owned(),
             last: key.clone(),
             first: key,
@@ -164,18 +172,23 @@ fn set_element(set: &str, key: Vec<Datum>, owner: &Owner) -> Object {
     })
 }
 
-/// The UDP ports that packets of overlay networks come in on.
-pub fn ports(ports: &BTreeSet<u16>) -> impl Iterator<Item = Object> + '_ {
-    let element = |port: &u16| set_element(TUNNEL_PORTS, vec![Datum::Port(*port)], &Owner::Host);
-    ports.iter().map(element)
-}
-
-/// From where this host accepts packets of its overlay networks: the addresses of the cluster's hosts.
-pub fn peers(hosts: &BTreeSet<IpAddr>) -> impl Iterator<Item = Object> + '_ {
-    hosts.iter().map(|host| {
+/// What keeps the tunnels: the UDP ports that packets of overlay networks come in on, and the addresses of the cluster's hosts,
+/// from which alone they are taken. Nothing while there is no port.
+pub fn tunnels(ports: &BTreeSet<u16>, hosts: &BTreeSet<IpAddr>) -> Vec<Object> {
+    if ports.is_empty() {
+        return Vec::new();
+    }
+    let mut objects = vec![Object::Ruleset(skeleton::tunnels())];
+    objects.extend(dropped(&skeleton::tunnel_table(), &Reason::TUNNEL));
+    let element =
+        |set: &str, key| set_element(skeleton::tunnel_table(), set, vec![key], &Owner::Host);
+    let port = |port: &u16| element(TUNNEL_PORTS, Datum::Port(*port));
+    objects.extend(ports.iter().map(port));
+    objects.extend(hosts.iter().map(|host| {
         let set = skeleton::of_family(TUNNEL_PEERS, Family::of(*host));
-        set_element(&set, vec![(*host).into()], &Owner::Host)
-    })
+        element(&set, (*host).into())
+    }));
+    objects
 }
 
 /// What a host holds of a station elsewhere.
@@ -229,7 +242,12 @@ pub fn peer(network: &Network, router: &Place, facts: &HostFacts) -> Vec<Object>
         objects.extend(known.map(|ip| {
             let set = skeleton::of_family(ROUTERS, Family::of(*ip));
             let key = vec![Datum::Ifname(network.interface.clone()), (*ip).into()];
-            set_element(&set, key, &Owner::Network(network.id.clone()))
+            set_element(
+                skeleton::host_table(),
+                &set,
+                key,
+                &Owner::Network(network.id.clone()),
+            )
         }));
     }
     objects
@@ -345,6 +363,7 @@ mod tests {
 
     fn objects(network: &Network, places: &[Place]) -> Vec<Object> {
         let mut objects = desired::host(&[], facts().bridge_tables);
+        objects.extend(tunnels(&[PORT].into(), &BTreeSet::new()));
         objects.extend(desired::network(network, &facts()));
         objects.extend(
             places

@@ -72,9 +72,7 @@ fn measure(host: &Host, existing: &mut Vec<Netns>, size: usize) -> Figures {
         let attach = timed(|| drop(api.post("/v1/containers", &body)));
         let detach = timed(|| drop(api.delete("/v1/containers/measured")));
         let used = lab::cpu_time(host.pid()).saturating_sub(before);
-        let before = lab::cpu_time(std::process::id());
-        let (floor_attach, floor_detach) = floor.pair(&sandbox, &ops);
-        let floor_used = lab::cpu_time(std::process::id()).saturating_sub(before);
+        let (floor_attach, floor_detach, floor_used) = floor.pair(host, &sandbox, &ops);
         if round >= 5 {
             cpu += used;
             floor_cpu += floor_used;

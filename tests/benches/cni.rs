@@ -227,10 +227,7 @@ impl<'a> Part<'a> {
         let target = "/v1/containers?dry_run=true";
         let planned = self.host.api("POST", target, &body.to_string()).body["ops"].take();
         let ops: Vec<Op> = serde_json::from_value(planned).expect("a dry run has operations");
-        let own = || lab::cpu_time(std::process::id());
-        let before = own();
-        let (add, del) = self.floor.pair(pod, &ops);
-        let used = own().saturating_sub(before);
+        let (add, del, used) = self.floor.pair(self.host, pod, &ops);
         if counts {
             self.cpu += used;
             self.adds.push(add);

@@ -466,11 +466,15 @@ fn every_element_fits_its_set() {
     host.containers.insert(4, spread);
     host.networks.insert(5, apart);
     host.networks.insert(6, routed);
-    let rulesets = [crate::skeleton::host(), crate::skeleton::bridge()];
+    let rulesets = [
+        crate::skeleton::host(),
+        crate::skeleton::tunnels(),
+        crate::skeleton::bridge(),
+    ];
     let mut seen = BTreeSet::new();
     let hosts = ["192.0.2.1", "fd02::1"].map(|text| text.parse().unwrap());
-    let mut peers: Vec<Object> = overlay::peers(&hosts.into()).collect();
-    peers.extend(overlay::ports(&[overlay::PORT].into()));
+    assert!(overlay::tunnels(&[].into(), &hosts.into()).is_empty());
+    let mut peers = overlay::tunnels(&[overlay::PORT].into(), &hosts.into());
     let facts = HostFacts {
         ipv6: true,
         ..HostFacts::default()

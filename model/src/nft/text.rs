@@ -164,6 +164,7 @@ fn render_stmt(stmt: &Stmt, proto: &str) -> String {
         Stmt::CtState(CtState::EstablishedRelated) => "ct state established,related".to_owned(),
         Stmt::CtState(CtState::New) => "ct state new".to_owned(),
         Stmt::CtStatusDnat => "ct status dnat".to_owned(),
+        Stmt::CtStatusSnat => "ct status snat".to_owned(),
         Stmt::CtOriginal => "ct direction original".to_owned(),
         Stmt::ToGroup => "@ll,0,8 & 0x01 == 0x01".to_owned(),
         Stmt::CtReply => "ct direction reply".to_owned(),

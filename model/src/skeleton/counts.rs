@@ -2,17 +2,19 @@
 //!
 //! Forwarded packets only: those of the host's own programs to its own published ports pass no forward hook.
 
-use super::{Rules, chain, of_family, within};
+use super::{ACCEPT, DECIDE, FAMILIES, Rules, chain, of_family, to_user, within};
 use crate::net::Family;
-use crate::nft::{Chain, Expr, Field, SetSpec, Stmt, Verdict};
+use crate::nft::{Chain, CtState, Expr, Field, SetSpec, Stmt, Verdict};
 
 /// Counting set: `container address . protocol . container port`, what goes to it.
 pub const COUNT_IN: &str = "count_in";
 /// Counting set with the same keys: what comes from it.
 pub const COUNT_OUT: &str = "count_out";
 
-const CHAIN: &str = "count";
-const REPLIES: &str = "count_replies";
+/// The chain for what is sent to published ports.
+pub(super) const ASKED: &str = "asked";
+/// The chain for what published ports send.
+pub(super) const ANSWERED: &str = "answered";
 
 /// Container ports of one family that can be counted. The kernel makes a table of that size at once, half a megabyte: with
 /// a table that grows each packet would pay more.
@@ -32,31 +34,27 @@ pub(super) fn sets(family: Family) -> Vec<SetSpec> {
     vec![set(COUNT_IN), set(COUNT_OUT)]
 }
 
-/// The chain that [`rule`] jumps to.
+/// The two chains. Both count and go on to decide; nearly all packets are of known flows, and pass where they are counted.
 pub(super) fn chains() -> Vec<Chain> {
     let count = |family, address: fn(Family) -> Expr, port, stem| {
         let key = [address(family), Expr::L4Proto, port];
-        vec![within(&key, &of_family(stem, family))]
+        vec![
+            within(&key, &of_family(stem, family)),
+            Stmt::CtState(CtState::EstablishedRelated),
+            ACCEPT,
+        ]
     };
-    let families = [Family::V4, Family::V6];
-    let replies: Rules = families
-        .map(|family| count(family, Expr::Saddr, Expr::Sport, COUNT_OUT))
-        .into();
-    let mut rules: Rules = vec![vec![
-        Stmt::CtReply,
-        Stmt::Verdict(Verdict::Goto(REPLIES.to_owned())),
-    ]];
-    rules.extend(families.map(|family| count(family, Expr::Daddr, Expr::Dport, COUNT_IN)));
+    let decide = || vec![Stmt::Verdict(Verdict::Goto(DECIDE.to_owned()))];
+    let mut asked = vec![to_user()];
+    let mut answered = Rules::new();
+    for family in FAMILIES {
+        asked.push(count(family, Expr::Daddr, Expr::Dport, COUNT_IN));
+        answered.push(count(family, Expr::Saddr, Expr::Sport, COUNT_OUT));
+    }
+    asked.push(decide());
+    answered.push(decide());
     vec![
-        chain(REPLIES, None, Some(replies)),
-        chain(CHAIN, None, Some(rules)),
-    ]
-}
-
-/// Only what came by a published port is looked up.
-pub(super) fn rule() -> Vec<Stmt> {
-    vec![
-        Stmt::CtStatusDnat,
-        Stmt::Verdict(Verdict::Jump(CHAIN.to_owned())),
+        chain(ASKED, None, Some(asked)),
+        chain(ANSWERED, None, Some(answered)),
     ]
 }

@@ -48,7 +48,7 @@ pub enum Reason {
 
 impl Reason {
     /// Those of the host's table.
-    pub const HOST: [Self; 11] = [
+    pub const HOST: [Self; 10] = [
         Self::Direct,
         Self::Isolation,
         Self::Unpublished,
@@ -59,10 +59,17 @@ impl Reason {
         Self::Loopback,
         Self::Invalid,
         Self::Forwarding,
-        Self::Tunnel,
     ];
+    /// Those of the table of tunnels.
+    pub const TUNNEL: [Self; 1] = [Self::Tunnel];
     /// Those of the bridges' table.
     pub const BRIDGE: [Self; 4] = [Self::Spoofed, Self::Discovery, Self::Protocol, Self::Flood];
+
+    /// All of them.
+    fn all() -> impl Iterator<Item = Self> {
+        let tables = [&Self::HOST[..], &Self::TUNNEL, &Self::BRIDGE];
+        tables.into_iter().flatten().copied()
+    }
 
     /// The word for it in `status` and metrics.
     pub const fn as_str(self) -> &'static str {
@@ -97,8 +104,7 @@ impl Reason {
 
     /// The reason of which this is the set.
     pub fn of_set(name: &str) -> Option<Self> {
-        let mut all = Self::HOST.into_iter().chain(Self::BRIDGE);
-        all.find(|reason| reason.set() == name)
+        Self::all().find(|reason| reason.set() == name)
     }
 
     /// Its counting set of the networks that it is counted for: `bridge`. None where no interface tells the network.
@@ -108,8 +114,7 @@ impl Reason {
 
     /// The reason of which this is the set of networks.
     pub fn of_set_at(name: &str) -> Option<Self> {
-        let mut all = Self::HOST.into_iter();
-        all.find(|reason| reason.set_at().as_deref() == Some(name))
+        Self::all().find(|reason| reason.set_at().as_deref() == Some(name))
     }
 
     /// The interface that tells the network. With two the first that is of a network which counts this.
@@ -135,8 +140,7 @@ pub const DIRECT_AT: &str = "dropped_direct_at";
 
 /// Whether a chain of this name does nothing but drop.
 pub fn is_drop(chain: &str) -> bool {
-    let mut all = Reason::HOST.into_iter().chain(Reason::BRIDGE);
-    all.any(|reason| reason.chain() == chain)
+    Reason::all().any(|reason| reason.chain() == chain)
 }
 
 /// The keys of the elements of a reason's set.

@@ -1,41 +1,43 @@
-//! What nobody may send this host, judged before any address is translated.
+//! What nobody may send this host.
 
 use super::drops::{Reason, because};
 use super::{
-    ACCEPT, BRIDGES, CONNTRACK, DIRECT, DSTNAT, FAMILIES, GUARD, PEERS, Rules, chain, filter,
-    loopback, of_family, outside, within,
+    BRIDGES, DIRECT, FAMILIES, GUARD, PEERS, RETURN, Rules, chain, loopback, of_family, outside,
+    within,
 };
 use crate::net::{Family, IfName};
-use crate::nft::{Chain, Datum, Expr, HookPoint, Stmt, Verdict};
+use crate::nft::{Chain, Datum, Expr, Stmt, Verdict};
 
-/// Behind connection tracking, before translation: addresses are those of the wire, and flows are known.
-const PRIORITY: i32 = i32::midpoint(CONNTRACK, DSTNAT);
+const CHAIN: &str = "guard";
 
-/// The chain, and the one that it leads to.
+/// The chain that [`jump`] leads to, and the one that it leads to.
 pub(super) fn chains() -> Vec<Chain> {
     vec![
         chain("guarded", None, Some(guarded())),
-        chain(
-            "guard",
-            filter(HookPoint::Prerouting, PRIORITY),
-            Some(guard()),
-        ),
+        chain(CHAIN, None, Some(guard())),
     ]
 }
 
-fn guard() -> Rules {
-    let from_loopback = || Stmt::InPrefix {
-        left: Expr::Saddr(Family::V4),
+/// To the guard of containers' own addresses.
+///
+/// In the hooks that packets pass once it is known whether they are for this host, not in prerouting: there every packet
+/// that leaves a container would pay for a hook, to be asked whether it is for one.
+pub(super) fn jump() -> Stmt {
+    Stmt::Verdict(Verdict::Jump(CHAIN.to_owned()))
+}
+
+/// Loopback addresses on the wire, for the nat hook in prerouting: it sees the first packet of a flow, before its address
+/// is translated. All others of a flow carry the addresses that its first one had.
+pub(super) fn loopbacks() -> Rules {
+    let prefix = |left| Stmt::InPrefix {
+        left,
         prefix: loopback(),
     };
-    let mut rules = vec![
-        // A neighbour on the wire would otherwise reach a port published on 127.0.0.1: prerouting rewrites the
-        // address before the kernel's own check for martians.
+    vec![
+        // A neighbour on the wire would otherwise reach a port published on 127.0.0.1: the address is rewritten before
+        // the kernel's own check for martians.
         vec![
-            Stmt::InPrefix {
-                left: Expr::Daddr(Family::V4),
-                prefix: loopback(),
-            },
+            prefix(Expr::Daddr(Family::V4)),
             Stmt::Match {
                 left: Expr::Iifname,
                 right: Datum::Ifname(IfName::lo()),
@@ -45,16 +47,23 @@ fn guard() -> Rules {
         ],
         // Our bridges have route_localnet, which switches that check off.
         vec![
-            from_loopback(),
+            prefix(Expr::Saddr(Family::V4)),
             within(&[Expr::Iifname], BRIDGES),
             because(Reason::Loopback),
         ],
-        // To a published port, without a lookup: on the wire such a packet is for the address that it is published on, as
-        // the first of its flow was. Not what is sent back, which may be for a container.
-        vec![Stmt::CtStatusDnat, Stmt::CtOriginal, ACCEPT],
-    ];
+    ]
+}
+
+/// Invariant I5: a container's own address is reached from its own network only, and from its cluster.
+///
+/// Where the address was translated, that on the wire was another: that of the host, which a port is published on or a flow
+/// left under.
+fn guard() -> Rules {
+    // What answers a flow that left under another address was sent to that one. What was asked by a published port does not
+    // come by here (see the forward hook). But a container's answer to a published port may be for a container, and
+    // whoever forges one has to be kept out.
+    let mut rules = vec![vec![Stmt::CtReply, Stmt::CtStatusSnat, RETURN]];
     for family in FAMILIES {
-        // Invariant I5: a container's own address is reached from its own network only, and from its cluster.
         rules.push(vec![
             within(&[Expr::Daddr(family)], &of_family(GUARD, family)),
             outside(

@@ -7,8 +7,8 @@ fn container() -> ContainerId {
     ContainerId::parse("c1").unwrap()
 }
 
-fn all() -> [Ruleset; 3] {
-    [host(), bridge(), dns(&container())]
+fn all() -> [Ruleset; 4] {
+    [host(), tunnels(), bridge(), dns(&container())]
 }
 
 fn statements(ruleset: &Ruleset) -> impl Iterator<Item = (&Chain, &Vec<Stmt>, &Stmt)> {
@@ -161,7 +161,7 @@ fn statements_after_a_verdict_would_never_run() {
 
 #[test]
 fn the_source_is_judged_before_the_destination() {
-    let rules = forward();
+    let rules = decide();
     let at = |name: &str| {
         let found = |rule: &Vec<Stmt>| keys(&rule[0]).is_some_and(|(_, set)| set == name);
         rules.iter().position(found).unwrap()
@@ -174,6 +174,22 @@ fn the_source_is_judged_before_the_destination() {
     );
 }
 
+#[test]
+fn what_goes_to_a_container_is_guarded_before_the_administrator_accepts_it() {
+    let rules = forward();
+    let at = |stmt: &Stmt| rules.iter().position(|rule| rule.contains(stmt)).unwrap();
+    let guard = guard::jump();
+    let user = Stmt::Verdict(Verdict::Jump(USER_FORWARD.to_owned()));
+    assert!(at(&guard) < at(&user));
+    let unguarded: Vec<_> = rules[..at(&guard)].iter().flatten().collect();
+    let asked = Stmt::Verdict(Verdict::Goto(counts::ASKED.to_owned()));
+    assert_eq!(
+        unguarded,
+        [&Stmt::CtOriginal, &Stmt::CtStatusDnat, &asked],
+        "only what was sent to a published port"
+    );
+}
+
 /// The committed form of the rules: a change of a rule is a change of these files.
 #[test]
 fn the_rules_are_those_of_the_golden_files() {
@@ -182,6 +198,11 @@ fn the_rules_are_those_of_the_golden_files() {
             "host",
             text::render(&host()),
             include_str!("golden/host.nft"),
+        ),
+        (
+            "tunnels",
+            text::render(&tunnels()),
+            include_str!("golden/tunnels.nft"),
         ),
         (
             "bridge",

@@ -191,7 +191,7 @@ impl Run<'_> {
             Stmt::CtState(state) => go_on(*state == CtState::New),
             Stmt::CtStatusDnat => go_on(self.packet.dnat),
             // A traced packet has one destination.
-            Stmt::CtReply | Stmt::ToGroup => Next::Miss,
+            Stmt::CtReply | Stmt::CtStatusSnat | Stmt::ToGroup => Next::Miss,
             Stmt::FibDaddrLocal => go_on(self.packet.local),
             Stmt::Masquerade => ruled(Ruled::Snat(None)),
             Stmt::CtOriginal | Stmt::Notrack | Stmt::SetSport(_) | Stmt::SetDport(_) => Next::On,

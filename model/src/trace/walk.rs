@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::eval::{Packet, Ruled, run};
 use super::{Hop, Known, Place, Question, Walked};
 use crate::net::{Family, IfName, Prefix};
-use crate::nft::{ChainKind, HookPoint};
+use crate::nft::{ChainKind, HookPoint, TableFamily};
 use crate::object::{Key, Ns, Object};
 use crate::observed::Observed;
 use crate::record::{Container, Endpoint, Network};
@@ -278,7 +278,7 @@ impl<'a> Walk<'a> {
         };
         self.hop("host", "a program sends");
         let packet = Packet { src, ..packet };
-        let packet = self.translate(HookPoint::Output, packet);
+        let packet = self.translate(HookPoint::Output, packet)?;
         if packet.local && !packet.dnat {
             return self.deliver("a program of the host, if one listens there");
         }
@@ -294,9 +294,8 @@ impl<'a> Walk<'a> {
     /// At the host: from outside, or by a bridge.
     fn arrive(&mut self, packet: Packet) -> Step {
         let rules = skeleton::host();
-        self.filter(&rules, HookPoint::Prerouting, &packet, "prerouting")?;
         let from_loopback = packet.dst.is_loopback();
-        let packet = self.translate(HookPoint::Prerouting, packet);
+        let packet = self.translate(HookPoint::Prerouting, packet)?;
         if packet.local && !packet.dnat {
             if from_loopback {
                 return self.stop("a loopback address is reached by the host alone");
@@ -318,7 +317,7 @@ impl<'a> Walk<'a> {
         if let Some(network) = network {
             return self.out_of_bridge(network, &packet);
         }
-        let _ = self.translate(HookPoint::Postrouting, packet);
+        self.translate(HookPoint::Postrouting, packet)?;
         self.deliver("leaves the host")
     }
 
@@ -352,7 +351,7 @@ impl<'a> Walk<'a> {
             oif: Some(network.interface.clone()),
             ..packet.clone()
         };
-        let packet = self.translate(HookPoint::Postrouting, packet);
+        let packet = self.translate(HookPoint::Postrouting, packet)?;
         match self.holder(network, packet.dst) {
             Some((container, endpoint)) => self.enter_container(network, container, endpoint),
             None => self.stop(format!(
@@ -402,14 +401,11 @@ impl<'a> Walk<'a> {
         self.walked.keys.push(Key::Ruleset(rules.table.clone()));
         let ruling = run(self.view, rules, point, ChainKind::Filter, packet);
         self.walked.keys.extend(ruling.elements);
-        let table = rules.table.family.as_str();
+        let table = rules.table.family;
         match (ruling.ruled, ruling.rule) {
-            (Ruled::Drop, rule) => {
-                let rule = rule.unwrap_or_default();
-                self.hop(at, format!("dropped by table {table} netd, {rule}"));
-                self.stop(format!("dropped by table {table} netd, {rule}"))
-            }
+            (Ruled::Drop, rule) => self.dropped(table, at, rule),
             (_, Some(rule)) => {
+                let table = table.as_str();
                 self.hop(at, format!("passes by table {table} netd, {rule}"));
                 Ok(())
             }
@@ -417,32 +413,40 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// A nat hook.
-    fn translate(&mut self, point: HookPoint, packet: Packet) -> Packet {
+    fn dropped<T>(&mut self, table: TableFamily, at: &str, rule: Option<String>) -> Step<T> {
+        let (table, rule) = (table.as_str(), rule.unwrap_or_default());
+        self.hop(at, format!("dropped by table {table} netd, {rule}"));
+        self.stop(format!("dropped by table {table} netd, {rule}"))
+    }
+
+    /// A nat hook. It drops as well: what it sees first must not be translated.
+    fn translate(&mut self, point: HookPoint, packet: Packet) -> Step<Packet> {
         let rules = skeleton::host();
         let ruling = run(self.view, &rules, point, ChainKind::Nat, &packet);
         self.walked.keys.push(Key::Ruleset(rules.table.clone()));
         self.walked.keys.extend(ruling.elements);
-        let rule = ruling.rule.unwrap_or_default();
+        let rule = ruling.rule;
+        let by = rule.clone().unwrap_or_default();
         match ruling.ruled {
             Ruled::Dnat(ip, port) => {
                 self.hop(
                     "nat",
-                    format!("its destination becomes {ip} port {port} ({rule})"),
+                    format!("its destination becomes {ip} port {port} ({by})"),
                 );
-                Packet {
+                Ok(Packet {
                     dst: ip,
                     dport: port,
                     dnat: true,
                     ..packet
-                }
+                })
             }
             Ruled::Snat(to) => {
                 let to = to.map_or_else(|| "the host's".to_owned(), |ip| ip.to_string());
-                self.hop("nat", format!("its source becomes {to} ({rule})"));
-                packet
+                self.hop("nat", format!("its source becomes {to} ({by})"));
+                Ok(packet)
             }
-            Ruled::Pass | Ruled::Drop => packet,
+            Ruled::Pass => Ok(packet),
+            Ruled::Drop => self.dropped(rules.table.family, "nat", rule),
         }
     }
 

@@ -3,7 +3,7 @@
 
 use std::net::{TcpListener, UdpSocket};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use netd::kernel::real::{Config, RealKernel};
 use netd::kernel::{DnsSink, Executor, Kernel};
@@ -11,7 +11,7 @@ use netd_model::diff::diff;
 use netd_model::observed::Observed;
 use netd_model::{ContainerId, Object, Op};
 use netd_tests::host::Host;
-use netd_tests::lab::Netns;
+use netd_tests::lab::{self, Netns};
 
 /// The operations of a plan, straight to the kernel.
 pub(crate) struct Floor {
@@ -63,8 +63,13 @@ impl Floor {
         Self { kernel, executor }
     }
 
-    /// Attach and detach of what a plan says, in milliseconds each.
-    pub(crate) fn pair(&mut self, sandbox: &Netns, ops: &[Op]) -> (f64, f64) {
+    /// Attach and detach of what a plan says, in milliseconds each, and the CPU of both.
+    pub(crate) fn pair(
+        &mut self,
+        host: &Host,
+        sandbox: &Netns,
+        ops: &[Op],
+    ) -> (f64, f64, Duration) {
         let id = ops
             .iter()
             .find_map(|op| match op {
@@ -79,10 +84,16 @@ impl Floor {
         self.kernel.add_sandbox(&id, opened);
         let removal = removal(ops);
         let executor = &mut self.executor;
-        let attach = timed(|| executor.apply(ops).expect("the operations apply"));
-        let detach = timed(|| executor.apply(&removal).expect("their removal applies"));
+        let own = || lab::cpu_time(std::process::id());
+        // An executor belongs to a thread of the host's namespace.
+        let measured = host.netns.run(|| {
+            let before = own();
+            let attach = timed(|| executor.apply(ops).expect("the operations apply"));
+            let detach = timed(|| executor.apply(&removal).expect("their removal applies"));
+            (attach, detach, own().saturating_sub(before))
+        });
         self.kernel.remove_sandbox(&id);
-        (attach, detach)
+        measured
     }
 }
 

@@ -152,10 +152,11 @@ pub(super) const NFT_CT_STATUS: u32 = 2;
 /// `enum ip_conntrack_dir` (linux/netfilter/nf_conntrack_tuple_common.h)
 pub(super) const IP_CT_DIR_ORIGINAL: u8 = 0;
 pub(super) const IP_CT_DIR_REPLY: u8 = 1;
-// NF_CT_STATE_BIT of each state, and IPS_DST_NAT (linux/netfilter/nf_conntrack_common.h)
+// NF_CT_STATE_BIT of each state, IPS_SRC_NAT and IPS_DST_NAT (linux/netfilter/nf_conntrack_common.h)
 pub(super) const STATE_INVALID: u32 = 1;
 pub(super) const STATE_ESTABLISHED_RELATED: u32 = 2 | 4;
 pub(super) const STATE_NEW: u32 = 8;
+pub(super) const IPS_SRC_NAT: u32 = 0x10;
 pub(super) const IPS_DST_NAT: u32 = 0x20;
 
 pub(super) const NFTA_PAYLOAD_DREG: u16 = 1;

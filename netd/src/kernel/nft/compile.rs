@@ -124,6 +124,7 @@ impl Rule<'_> {
             }
             Stmt::CtState(state) => self.conntrack(NFT_CT_STATE, state_bits(*state)),
             Stmt::CtStatusDnat => self.conntrack(NFT_CT_STATUS, IPS_DST_NAT),
+            Stmt::CtStatusSnat => self.conntrack(NFT_CT_STATUS, IPS_SRC_NAT),
             Stmt::CtOriginal => self.direction(IP_CT_DIR_ORIGINAL),
             Stmt::CtReply => self.direction(IP_CT_DIR_REPLY),
             Stmt::ToGroup => self.for_group(),

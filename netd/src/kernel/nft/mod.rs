@@ -64,6 +64,14 @@ static HOST: LazyLock<Known> = LazyLock::new(|| Known::new(skeleton::host()));
 /// The ruleset of the bridges, likewise.
 static BRIDGE: LazyLock<Known> = LazyLock::new(|| Known::new(skeleton::bridge()));
 
+/// The ruleset of tunnels, likewise.
+static TUNNELS: LazyLock<Known> = LazyLock::new(|| Known::new(skeleton::tunnels()));
+
+/// All of them. The tables of containers have no sets.
+fn of_host() -> [&'static Known; 3] {
+    [&HOST, &TUNNELS, &BRIDGE]
+}
+
 /// What one operation comes down to.
 #[derive(Clone, Copy, Debug)]
 enum Action<'a> {
@@ -280,8 +288,7 @@ fn encode_element(
 ) -> Result<(), KernelError> {
     let invalid = |why| refused(step.op, io::ErrorKind::InvalidInput, why);
     let key = &element.key;
-    // The tables of containers have no sets.
-    let spec = [&*HOST, &*BRIDGE]
+    let spec = of_host()
         .into_iter()
         .find(|known| known.ruleset.table == key.table)
         .and_then(|known| known.ruleset.set(&key.set));

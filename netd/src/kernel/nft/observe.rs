@@ -14,7 +14,7 @@ use super::abi::*;
 use super::attr::Attrs;
 use super::table::Table;
 use super::transport::Transport;
-use super::{BRIDGE, HOST, Known, element, shape};
+use super::{HOST, Known, element, of_host, shape};
 
 /// How often it is read when a table or set vanishes while it is read.
 const ATTEMPTS: usize = 4;
@@ -23,8 +23,10 @@ const ATTEMPTS: usize = 4;
 pub(super) fn objects(transport: &mut Transport, ns: &Ns) -> io::Result<Vec<Object>> {
     whole(transport, |transport| match ns {
         Ns::Host => {
-            let mut objects = read_ours(transport, &HOST)?;
-            objects.extend(read_ours(transport, &BRIDGE)?);
+            let mut objects = Vec::new();
+            for known in of_host() {
+                objects.extend(read_ours(transport, known)?);
+            }
             Ok(objects)
         }
         Ns::Container(id) => read_ours(transport, &Known::new(skeleton::dns(id))),
@@ -125,7 +127,7 @@ pub(super) fn counters(transport: &mut Transport) -> io::Result<BTreeMap<(IpAddr
 /// Reads the counting sets of dropped packets: every reason that can be counted here, from 0.
 pub(super) fn drops(transport: &mut Transport) -> io::Result<Dropped> {
     let mut dropped = Dropped::default();
-    for known in [&*HOST, &*BRIDGE] {
+    for known in of_host() {
         let counting = known.ruleset.sets.iter().filter(|set| set.counter);
         for set in counting {
             if let Some(reason) = Reason::of_set(&set.name) {

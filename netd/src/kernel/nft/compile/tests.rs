@@ -107,6 +107,7 @@ fn samples() -> Vec<Vec<Stmt>> {
             Stmt::CtState(CtState::EstablishedRelated),
         ],
         vec![Stmt::CtState(CtState::New), Stmt::CtStatusDnat],
+        vec![Stmt::CtStatusSnat],
         vec![Stmt::CtOriginal],
         vec![Stmt::CtReply],
         [port(6, Expr::Sport), vec![Stmt::SetSport(40053)]].concat(),

@@ -152,6 +152,12 @@ kernel_test! {
 }
 
 kernel_test! {
+    fn the_rules_of_tunnels_are_what_nft_makes_of_them() {
+        agrees_with_nft(&skeleton::tunnels(), &[]);
+    }
+}
+
+kernel_test! {
     fn a_containers_rules_are_what_nft_makes_of_them() {
         agrees_with_nft(&skeleton::dns(&container()), &[]);
     }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use netd_model::net::Family;
 use netd_model::object::{Address, Route, Sysctl};
-use netd_model::skeleton::{DNS_TABLE, TABLE};
+use netd_model::skeleton::{DNS_TABLE, TABLE, TUNNEL_TABLE};
 use netd_model::{ContainerId, IfName, Key, Ns, Object, Owner, desired};
 
 use super::super::inet::{AddressView, LOCAL, MAIN, PROTOCOL, RouteView, UNICAST};
@@ -39,6 +39,7 @@ const NFTA_GEN_PROC_NAME: u16 = 3;
 const TABLE_NAME: u16 = 1;
 const NFGENMSG: usize = 4;
 const NFPROTO_INET: u8 = 1;
+const NFPROTO_BRIDGE: u8 = 7;
 
 /// What is known of a link.
 #[derive(Clone, Debug)]
@@ -225,12 +226,13 @@ impl Place {
             let by = process(&attrs);
             return std::mem::take(&mut self.table).then(|| self.somewhere("netd's table", by));
         }
-        let ours = match self.ns {
-            Ns::Host => TABLE,
-            Ns::Container(_) => DNS_TABLE,
+        let ours: &[&str] = match self.ns {
+            Ns::Host => &[TABLE, TUNNEL_TABLE],
+            Ns::Container(_) => &[DNS_TABLE],
         };
         let named = attrs.find(TABLE_NAME).map(text);
-        self.table |= body.first() == Some(&NFPROTO_INET) && named.as_deref() == Some(ours);
+        let family = matches!(body.first(), Some(&(NFPROTO_INET | NFPROTO_BRIDGE)));
+        self.table |= family && named.is_some_and(|named| ours.contains(&named.as_str()));
         None
     }
 

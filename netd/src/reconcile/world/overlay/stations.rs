@@ -159,7 +159,7 @@ impl World {
             .collect()
     }
 
-    /// From where packets of overlay networks are taken.
+    /// What keeps the tunnels of overlay networks.
     pub(in crate::reconcile::world) fn peer_objects(&self) -> Vec<Object> {
         let Some(shared) = &self.shared else {
             return Vec::new();
@@ -174,9 +174,7 @@ impl World {
             .overlays()
             .filter_map(|net| Some(net.overlay.as_ref()?.port));
         let ports: BTreeSet<u16> = ports.collect();
-        overlay::peers(&others)
-            .chain(overlay::ports(&ports))
-            .collect()
+        overlay::tunnels(&ports, &others)
     }
 
     /// The stations that changes are about, before they are taken in.
