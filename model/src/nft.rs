@@ -388,6 +388,8 @@ pub enum CtState {
     Invalid,
     /// `established,related`.
     EstablishedRelated,
+    /// `untracked`: connection tracking was told to leave it alone.
+    Untracked,
     /// `new`.
     New,
 }

@@ -421,7 +421,9 @@ mod tests {
             |op: &Op| matches!(op, Op::Add(Object::Link(link)) if link.kind == LinkKind::Bridge);
         assert!(!ops.iter().any(bridge));
         // What stands on a link goes with it; elements of sets stand on none.
-        let ops = plan(&mut held, &desired::host(&[], facts().bridge_tables));
+        let mut left = desired::host(&[], facts().bridge_tables);
+        left.extend(tunnels(&[PORT].into(), &BTreeSet::new()));
+        let ops = plan(&mut held, &left);
         let is_element = |op: &&Op| matches!(op, Op::Remove(Object::Element(_)));
         let others: Vec<String> = ops
             .iter()

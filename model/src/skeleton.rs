@@ -459,6 +459,9 @@ fn to_routed() -> Rules {
 /// tracking does not count as a flow.
 fn input() -> Rules {
     vec![
+        // Packets of tunnels, which were judged already (`tunnels`), without asking them all that is below. What else is
+        // untracked, such as neighbour discovery, opens no flow.
+        vec![Stmt::CtState(CtState::Untracked), ACCEPT],
         vec![
             is(Expr::L4Proto, Datum::L4Proto(Proto::Udp.number())),
             is(Expr::Dport, Datum::Port(probe::PORT)),

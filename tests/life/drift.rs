@@ -25,9 +25,12 @@ pub(super) fn changes_by_others() {
     let (netns, server) = (&host.netns, &stage.server);
     let redirects = format!("net/ipv4/conf/{bridge}/send_redirects");
     let advertisements = format!("net/ipv6/conf/{bridge}/accept_ra");
-    let changes: [(&str, &str, &dyn Fn()); 14] = [
+    let changes: [(&str, &str, &dyn Fn()); 15] = [
         ("the table is gone", "inet netd", &|| {
             remove_table(netns, skeleton::host());
+        }),
+        ("the table of bridges is gone", "bridge netd", &|| {
+            remove_table(netns, skeleton::bridge());
         }),
         ("forwarding is off", "ip_forward", &|| {
             netns.set_sysctl(forward, "0");

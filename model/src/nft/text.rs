@@ -162,6 +162,7 @@ fn render_stmt(stmt: &Stmt, proto: &str) -> String {
         }
         Stmt::CtState(CtState::Invalid) => "ct state invalid".to_owned(),
         Stmt::CtState(CtState::EstablishedRelated) => "ct state established,related".to_owned(),
+        Stmt::CtState(CtState::Untracked) => "ct state untracked".to_owned(),
         Stmt::CtState(CtState::New) => "ct state new".to_owned(),
         Stmt::CtStatusDnat => "ct status dnat".to_owned(),
         Stmt::CtStatusSnat => "ct status snat".to_owned(),

@@ -34,25 +34,26 @@ pub(super) fn sets(family: Family) -> Vec<SetSpec> {
     vec![set(COUNT_IN), set(COUNT_OUT)]
 }
 
-/// The two chains. Both count and go on to decide; nearly all packets are of known flows, and pass where they are counted.
+/// The two chains. Nearly all packets are of known flows, and pass where they are counted.
 pub(super) fn chains() -> Vec<Chain> {
     let count = |family, address: fn(Family) -> Expr, port, stem| {
         let key = [address(family), Expr::L4Proto, port];
-        vec![
-            within(&key, &of_family(stem, family)),
-            Stmt::CtState(CtState::EstablishedRelated),
-            ACCEPT,
-        ]
+        within(&key, &of_family(stem, family))
     };
-    let decide = || vec![Stmt::Verdict(Verdict::Goto(DECIDE.to_owned()))];
     let mut asked = vec![to_user()];
     let mut answered = Rules::new();
     for family in FAMILIES {
-        asked.push(count(family, Expr::Daddr, Expr::Dport, COUNT_IN));
-        answered.push(count(family, Expr::Saddr, Expr::Sport, COUNT_OUT));
+        asked.push(vec![
+            count(family, Expr::Daddr, Expr::Dport, COUNT_IN),
+            Stmt::CtState(CtState::EstablishedRelated),
+            ACCEPT,
+        ]);
+        let sent = count(family, Expr::Saddr, Expr::Sport, COUNT_OUT);
+        answered.push(vec![sent, ACCEPT]);
     }
-    asked.push(decide());
-    answered.push(decide());
+    asked.push(vec![Stmt::Verdict(Verdict::Goto(DECIDE.to_owned()))]);
+    // Who answers is part of a known flow.
+    answered.push(vec![ACCEPT]);
     vec![
         chain(ASKED, None, Some(asked)),
         chain(ANSWERED, None, Some(answered)),

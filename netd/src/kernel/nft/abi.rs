@@ -156,6 +156,7 @@ pub(super) const IP_CT_DIR_REPLY: u8 = 1;
 pub(super) const STATE_INVALID: u32 = 1;
 pub(super) const STATE_ESTABLISHED_RELATED: u32 = 2 | 4;
 pub(super) const STATE_NEW: u32 = 8;
+pub(super) const STATE_UNTRACKED: u32 = 64;
 pub(super) const IPS_SRC_NAT: u32 = 0x10;
 pub(super) const IPS_DST_NAT: u32 = 0x20;
 

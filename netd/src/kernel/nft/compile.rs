@@ -451,6 +451,7 @@ const fn state_bits(state: CtState) -> u32 {
         CtState::Invalid => STATE_INVALID,
         CtState::EstablishedRelated => STATE_ESTABLISHED_RELATED,
         CtState::New => STATE_NEW,
+        CtState::Untracked => STATE_UNTRACKED,
     }
 }
 

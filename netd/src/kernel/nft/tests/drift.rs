@@ -109,7 +109,7 @@ fn new_chain(batch: &mut Batch, chain: &Chain) {
 kernel_test! {
     fn a_table_that_is_switched_off_and_harmed_in_more_than_one_way() {
         is_repaired(|batch| {
-            by_hand(|batch| delete_chain(batch, "guard"));
+            by_hand(|batch| delete_chain(batch, "input"));
             by_hand(drop_by_policy);
             switch_off(batch);
         });
@@ -119,9 +119,9 @@ kernel_test! {
 kernel_test! {
     fn a_chain_at_another_hook() {
         is_repaired(|batch| {
-            delete_chain(batch, "guard");
-            let hook = Hook { kind: ChainKind::Filter, point: HookPoint::Input, priority: 7 };
-            new_chain(batch, &Chain { name: "guard".to_owned(), hook: Some(hook), rules: None });
+            delete_chain(batch, "input");
+            let hook = Hook { kind: ChainKind::Filter, point: HookPoint::Prerouting, priority: 7 };
+            new_chain(batch, &Chain { name: "input".to_owned(), hook: Some(hook), rules: None });
         });
     }
 }
@@ -129,8 +129,22 @@ kernel_test! {
 kernel_test! {
     fn a_base_chain_that_is_none_any_more() {
         is_repaired(|batch| {
+            delete_chain(batch, "input");
+            new_chain(batch, &Chain { name: "input".to_owned(), hook: None, rules: None });
+        });
+    }
+}
+
+kernel_test! {
+    /// As versions had it that guarded containers' addresses in prerouting.
+    fn a_chain_that_had_no_hook() {
+        is_repaired(|batch| {
+            for chain in ["input", "forward", "decide"] {
+                flush(batch, chain);
+            }
             delete_chain(batch, "guard");
-            new_chain(batch, &Chain { name: "guard".to_owned(), hook: None, rules: None });
+            let hook = Hook { kind: ChainKind::Filter, point: HookPoint::Prerouting, priority: -150 };
+            new_chain(batch, &Chain { name: "guard".to_owned(), hook: Some(hook), rules: None });
         });
     }
 }
@@ -141,6 +155,7 @@ kernel_test! {
         let mut nft = installed();
         by_hand(|batch| {
             flush(batch, "forward");
+            flush(batch, "asked");
             delete_chain(batch, skeleton::USER_FORWARD);
         });
         let from = Object::Ruleset(ruleset(&mut nft).unwrap());
