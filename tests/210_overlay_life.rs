@@ -11,9 +11,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use netd_tests::cluster::{Cluster, addresses};
+use netd_tests::etcd::Member;
 use netd_tests::host::{Host, PROGRAMS};
 use netd_tests::lab::{self, Netns, PATIENCE, Proto};
-use netd_tests::overlay::{Stream, until_store_is};
+use netd_tests::overlay::{self, Guest, Stream, until_store_is};
 
 /// How long the store is away. `NETD_OUTAGE_SECONDS=600` for the long form.
 fn outage() -> Duration {
@@ -31,6 +32,7 @@ fn main() -> std::process::ExitCode {
             daemons_restart_under_traffic,
         ),
         lab::test("the_store_loses_its_leader", the_store_loses_its_leader),
+        lab::test("the_leader_hands_over", the_leader_hands_over),
         lab::test(
             "an_emptied_store_is_filled_again",
             an_emptied_store_is_filled_again,
@@ -39,6 +41,7 @@ fn main() -> std::process::ExitCode {
             "hosts_crash_return_and_are_removed",
             hosts_crash_return_and_are_removed,
         ),
+        lab::test("a_removed_host_returns", a_removed_host_returns),
         lab::test("a_host_moves", a_host_moves),
         lab::test("a_partition_heals", a_partition_heals),
         lab::test(
@@ -170,6 +173,40 @@ fn the_store_loses_its_leader() {
     stream.end();
 }
 
+/// An orderly change of leader, as before a member's maintenance: to each member once, and a container comes each time.
+fn the_leader_hands_over() {
+    let cluster = Cluster::start(&["h1", "h2"], 3);
+    cluster.network("web", &[]);
+    let stream = Stream::start(&cluster, "web");
+    let ids: Vec<String> = cluster.store.iter().map(Member::id).collect();
+    for n in 0..3 {
+        let leader = cluster.store[0].leader();
+        let from = ids.iter().position(|id| *id == leader).unwrap();
+        let to = (from + 1) % ids.len();
+        cluster.store[from].hand_over_to(&ids[to]);
+        let netns = Netns::new(&format!("z{n}"));
+        let attached = cluster.hosts[n % 2].attach(&netns, &["--network", "web"]);
+        let _server = netns.udp_server(netns.name(), 80);
+        let at = SocketAddr::new(addresses(&attached)[0], 80);
+        let asks = [&stream.b, &stream.a][n % 2];
+        assert_eq!(
+            asks.probe(Proto::Udp, at, PATIENCE).name(),
+            Some(netns.name())
+        );
+        for member in &cluster.store {
+            lab::wait_for("all know the new leader", PATIENCE, || {
+                member.leader() == ids[to]
+            });
+        }
+        stream.go_on();
+    }
+    for host in &cluster.hosts {
+        until_store_is(host, "connected");
+        host.assert_healthy();
+    }
+    stream.end();
+}
+
 fn an_emptied_store_is_filled_again() {
     let mut cluster = Cluster::start(&["h1", "h2"], 1);
     cluster.network("web", &[]);
@@ -241,6 +278,74 @@ fn hosts_crash_return_and_are_removed() {
         "node_not_found"
     );
     cluster.hosts[0].assert_healthy();
+}
+
+/// It was removed for dead and its containers run on. What another host has given out since is that one's, and the rest is as
+/// it was.
+fn a_removed_host_returns() {
+    let mut cluster = Cluster::start(&["h1", "h2"], 1);
+    cluster.network("web", &["--subnet", "10.77.0.0/26"]);
+    cluster.network("other", &[]);
+    let a = Guest::attach(&cluster.hosts[0], "a", &["--network", "web"]);
+    let b = Guest::attach(&cluster.hosts[1], "b", &["--network", "web"]);
+    let d = Guest::attach(&cluster.hosts[0], "d", &["--network", "other"]);
+    let e = Guest::attach(&cluster.hosts[1], "e", &["--network", "other"]);
+    let at = |guest: &Guest| SocketAddr::new(guest.ips[0], 80);
+    assert!(a.netns.probe(Proto::Tcp, at(&b), PATIENCE).reached());
+    cluster.hosts[1].kill_daemon();
+    lab::wait_for("h2 is suspect", Duration::from_secs(60), || {
+        state(&cluster.hosts[0], "h2") == "suspect"
+    });
+    cluster.hosts[0].ok(&["node", "rm", "h2"]);
+    let words = format!("web,ip={}", b.ips[0]);
+    let thief = Guest::attach(&cluster.hosts[0], "thief", &["--network", &words]);
+    assert_eq!(thief.ips, b.ips);
+    cluster.hosts[1].start_daemon();
+    cluster.settle();
+    let warnings = |host: &Host| host.api("GET", "/v1/status", "").body["warnings"].to_string();
+    lab::wait_for("h2 names what it has lost", PATIENCE, || {
+        let text = warnings(&cluster.hosts[1]);
+        text.contains("container b is cut off from network web") && text.contains("host h1")
+    });
+    let removals = || {
+        let keys = cluster.store[0].keys();
+        keys.into_iter()
+            .filter(|(key, ..)| key.contains("/removed/"))
+            .count()
+    };
+    lab::wait_for("nothing is left of the removal", PATIENCE, || {
+        removals() == 0
+    });
+    // The other network is as it was, with the addresses that h2 has claimed again.
+    let reached = |from: &Guest, to: &Guest| from.netns.probe(Proto::Tcp, at(to), PATIENCE);
+    assert_eq!(reached(&d, &e).name(), Some("e"));
+    overlay::resolves(&d.netns, "e", &e.ips);
+    // Who asks for the address gets the one that has it, on h2 too; b does not answer.
+    let c = Guest::attach(&cluster.hosts[1], "c", &["--network", "web"]);
+    assert_ne!(c.ips, b.ips);
+    assert_eq!(reached(&c, &thief).name(), Some("thief"));
+    assert_eq!(reached(&a, &thief).name(), Some("thief"));
+    let unreachable = b
+        .netns
+        .probe(Proto::Udp, at(&a), Duration::from_millis(500));
+    assert!(!unreachable.reached());
+    overlay::resolves(&a.netns, "c", &c.ips);
+    for host in &cluster.hosts {
+        lab::wait_for("nothing differs", PATIENCE, || host.plan().is_empty());
+    }
+    // As the warning says.
+    cluster.hosts[1].ok(&["detach", "b"]);
+    let attached = cluster.hosts[1].attach(&b.netns, &["--network", "web"]);
+    let to = SocketAddr::new(addresses(&attached)[0], 80);
+    assert_ne!(to, at(&thief));
+    let again = a.netns.probe(Proto::Tcp, to, PATIENCE);
+    assert_eq!(again.name(), Some("b"));
+    lab::wait_for("no warning is left", PATIENCE, || {
+        warnings(&cluster.hosts[1]) == "[]"
+    });
+    for host in &cluster.hosts {
+        host.assert_healthy();
+    }
 }
 
 /// A host gets another address; its peers follow without a restart.

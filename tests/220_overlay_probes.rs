@@ -7,7 +7,7 @@
     reason = "test code: a panic is how a test fails"
 )]
 
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use netd_tests::cluster::{Cluster, addresses};
@@ -40,6 +40,8 @@ fn main() -> std::process::ExitCode {
             addresses_that_nobody_uses_go_to_others,
         ),
         lab::test("the_route_decides_on_the_mtu", the_route_decides_on_the_mtu),
+        lab::test("wrong_checksums_are_told_from_losses", wrong_checksums),
+        lab::test("the_outer_checksum_is_a_choice", outer_checksum),
         lab::test(
             "entries_that_somebody_removes_come_back",
             entries_that_somebody_removes_come_back,
@@ -311,6 +313,172 @@ fn addresses_that_nobody_uses_go_to_others() {
     let _server = boxes[0].udp_server("x0", 80);
     let reached = y.probe(Proto::Udp, SocketAddr::new(ip, 80), PATIENCE);
     assert_eq!(reached.name(), Some("x0"));
+}
+
+/// The address that a host has for itself on a network.
+fn own_address(host: &Host, network: &Value) -> Ipv4Addr {
+    let bridge = network["interface"].as_str().unwrap();
+    let gateway = &network["subnets"][0]["gateway"];
+    let words = ["-j", "-4", "address", "show", "dev", bridge];
+    let output = host.netns.command("ip", &words).output().unwrap();
+    let shown: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let all = shown[0]["addr_info"].as_array().unwrap();
+    let own = all.iter().find(|one| one["local"] != *gateway).unwrap();
+    own["local"].as_str().unwrap().parse().unwrap()
+}
+
+/// What the kernel leaves in the checksum of a UDP datagram for a device to complete: the sum over addresses, protocol and length.
+fn incomplete(from: Ipv4Addr, to: Ipv4Addr, payload: u32) -> u32 {
+    let half = |ip: Ipv4Addr| (ip.to_bits() >> 16) + (ip.to_bits() & 0xffff);
+    let sum = half(from) + half(to) + 17 + payload + 8;
+    let folded = (sum & 0xffff) + (sum >> 16);
+    (folded & 0xffff) + (folded >> 16)
+}
+
+/// A network card that gets checksums inside VXLAN wrong, so that what it sends is dropped where it arrives: here what bears one
+/// that is left to the card is dropped on the way out. That is told from a way that loses all, by both ends.
+fn wrong_checksums() {
+    let cluster = Cluster::start(&["h1", "h2"], 1);
+    let network = cluster.network("web", &[]);
+    let [h1, h2] = &cluster.hosts[..] else {
+        unreachable!()
+    };
+    let (a, b) = (Netns::new("a"), Netns::new("b"));
+    h1.attach(&a, &["--network", "web"]);
+    h2.attach(&b, &["--network", "web"]);
+    until_path(h1, "h2", ["ok"; 4]);
+    until_path(h2, "h1", ["ok"; 4]);
+    let bridge = network["interface"].as_str().unwrap();
+    let ips = [own_address(h1, &network), own_address(h2, &network)];
+    let break_card = |n: usize| {
+        let host = &cluster.hosts[n].netns;
+        tool(host, "nft add table inet card");
+        tool(
+            host,
+            "nft add chain inet card out { type filter hook output priority 400 ; }",
+        );
+        // Behind UDP, VXLAN, Ethernet and IP headers: 8 + 8 + 14 + 20 + 6 bytes.
+        for payload in [52, 1422] {
+            let sum = incomplete(ips[n], ips[1 - n], payload);
+            tool(
+                host,
+                &format!("nft add rule inet card out udp dport 4789 @th,448,16 {sum} drop"),
+            );
+        }
+    };
+    break_card(0);
+    until_path(h1, "h2", ["ok", "ok", "lost", "lost"]);
+    until_path(h2, "h1", ["lost", "lost", "ok", "ok"]);
+    let device = bridge.replace("nd-", "ndx-");
+    let remedy = format!("ethtool -K {device} tx off");
+    let says = |host: &Host, words: &str| {
+        lab::wait_for(words, PATIENCE, || {
+            let text = warnings(host);
+            text.contains(words) && text.contains(&remedy)
+        });
+    };
+    says(h1, "what this host sends to host h2 arrives only if");
+    says(h2, "what host h1 sends to this one arrives only if");
+    let shown = h1.netctl_raw(&["node", "inspect", "h2"]).stdout;
+    assert!(shown.contains("full lost (wrong checksums)"), "{shown}");
+    let line = "netd_path_ok{node=\"h2\",network=\"web\",way=\"to\",size=\"plain\"} 1";
+    let metrics = h1.metrics();
+    assert!(has_line(&metrics, line), "{metrics}");
+    // At both ends, as where all hosts have the same card: each knows of both ways.
+    break_card(1);
+    until_path(h1, "h2", ["lost"; 4]);
+    until_path(h2, "h1", ["lost"; 4]);
+    says(h1, "what this host sends to host h2 arrives only if");
+    says(h2, "what this host sends to host h1 arrives only if");
+    // What the warning says helps.
+    for host in [h1, h2] {
+        host.netns.leave_no_checksums_to(&device);
+    }
+    until_path(h1, "h2", ["ok"; 4]);
+    until_path(h2, "h1", ["ok"; 4]);
+    // A way that loses everything is none of that.
+    tool(&h2.netns, "nft add rule inet card out udp dport 4789 drop");
+    lab::wait_for("nothing arrives", Duration::from_secs(30), || {
+        warnings(h1).contains("nothing arrives from host h2")
+    });
+    assert!(!warnings(h1).contains("checksums"), "{}", warnings(h1));
+    for host in [h1, h2] {
+        tool(&host.netns, "nft delete table inet card");
+    }
+    until_path(h1, "h2", ["ok"; 4]);
+    until_path(h2, "h1", ["ok"; 4]);
+    lab::wait_for("nothing is wrong any more", PATIENCE, || {
+        warnings(h1) == "[]" && warnings(h2) == "[]"
+    });
+}
+
+/// Whether packets bear a checksum outside: on the wire, over each family, for each network.
+fn outer_checksum() {
+    for v6 in [false, true] {
+        let mut cluster = Cluster::prepare(&["h1", "h2"], 1);
+        for n in 0..2 {
+            let address = cluster.address(n)[usize::from(v6)];
+            cluster.hosts[n].add_args(&[&format!("--advertise={address}")]);
+        }
+        cluster.start_daemons();
+        let network = cluster.network("web", &["--opt", "udpcsum=off"]);
+        assert_eq!(network["opts"]["udpcsum"], "off");
+        let other = ["--opt", if v6 { "port=4790" } else { "udpcsum=on" }];
+        if v6 {
+            let words = ["network", "create", "other", "--driver", "overlay"];
+            assert_eq!(cluster.hosts[0].refused(&words), "invalid_opt");
+        }
+        cluster.network("other", &other);
+        let [h1, h2] = &cluster.hosts[..] else {
+            unreachable!()
+        };
+        // What bears a checksum outside is counted.
+        tool(&h2.netns, "nft add table inet seen");
+        tool(&h2.netns, "nft add counter inet seen summed");
+        tool(
+            &h2.netns,
+            "nft add chain inet seen in { type filter hook input priority -400 ; }",
+        );
+        tool(
+            &h2.netns,
+            "nft add rule inet seen in udp dport 4789-4790 udp checksum != 0 counter name summed",
+        );
+        let summed = || {
+            let words = ["-j", "list", "counter", "inet", "seen", "summed"];
+            let output = h2.netns.command("nft", &words).output().unwrap();
+            let shown: Value = serde_json::from_slice(&output.stdout).unwrap();
+            shown["nftables"][1]["counter"]["packets"].as_u64().unwrap()
+        };
+        let (a, b) = (Netns::new("a"), Netns::new("b"));
+        h1.attach(&a, &["--network", "web"]);
+        let attached = h2.attach(&b, &["--network", "web"]);
+        let _server = b.udp_server("b", 80);
+        let to = SocketAddr::new(addresses(&attached)[0], 80);
+        assert_eq!(a.probe(Proto::Udp, to, PATIENCE).name(), Some("b"));
+        until_path(h1, "h2", ["ok"; 4]);
+        until_path(h2, "h1", ["ok"; 4]);
+        assert_eq!(summed(), 0, "over {}", if v6 { "IPv6" } else { "IPv4" });
+        let interface = network["interface"].as_str().unwrap();
+        let device = interface.replace("nd-", "ndx-");
+        assert!(h1.plan().is_empty(), "{:?}", h1.plan());
+        let (c, d) = (Netns::new("c"), Netns::new("d"));
+        h1.attach(&c, &["--network", "other"]);
+        let attached = h2.attach(&d, &["--network", "other"]);
+        let _server = d.udp_server("d", 80);
+        let to = SocketAddr::new(addresses(&attached)[0], 80);
+        assert_eq!(c.probe(Proto::Udp, to, PATIENCE).name(), Some("d"));
+        assert!(summed() > 0, "the other network has them");
+        let shown = h1
+            .netns
+            .command("ip", &["-d", "link", "show", "dev", &device]);
+        let shown = { shown }.output().unwrap();
+        let text = String::from_utf8_lossy(&shown.stdout).into_owned();
+        let word = if v6 { "udp6zerocsumtx" } else { "noudpcsum" };
+        assert!(
+            text.contains(word) && !text.contains("noudp6zerocsumtx"),
+            "{text}"
+        );
+    }
 }
 
 fn the_route_decides_on_the_mtu() {

@@ -8,7 +8,7 @@
     reason = "test code: a panic is how a test fails"
 )]
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -381,13 +381,44 @@ fn older_copy() {
     }
 }
 
+/// Records of a host `e` that are well formed, and say that it has what others have. One is named here.
+fn mislead(
+    cluster: &Cluster,
+    network: &Value,
+    own_ip: &str,
+    station: &dyn Fn(&str, &[&str]) -> String,
+) {
+    let net = network["id"].as_str().unwrap();
+    let gateway = network["subnets"][0]["gateway"].as_str().unwrap();
+    let free = "02:00:00:00:00:99";
+    // In the shared block, where nobody has claimed anything.
+    let idle = match gateway.parse().unwrap() {
+        IpAddr::V4(gateway) => std::net::Ipv4Addr::from(gateway.to_bits() + 1).to_string(),
+        IpAddr::V6(_) => unreachable!(),
+    };
+    let b = cluster.hosts[1].ok(&["inspect", "b"]);
+    let mac_of_b = b["endpoints"][0]["mac"].as_str().unwrap();
+    for (id, mac, ip) in [
+        ("d1", free, own_ip),
+        ("d2", free, gateway),
+        ("d3", free, "8.8.8.8"),
+        // Its own address, and another's Ethernet address: frames to that one are not led astray.
+        ("d4", mac_of_b, &idle),
+    ] {
+        let key = format!("endpoints/e/{net}/{id}");
+        cluster.store[0].put(&key, station(mac, &[ip]).as_bytes());
+    }
+    lab::wait_for("it is named", PATIENCE, || {
+        warnings(&cluster.hosts[0]).contains("that of a station of host h2")
+    });
+}
+
 /// Values as nobody of good will writes them. Each is named, none is used, and what runs goes on.
 fn hostile_records() {
     let cluster = Cluster::start(&["h1", "h2"], 1);
     let network = cluster.network("web", &[]);
     let stream = Stream::start(&cluster, "web");
     let net = network["id"].as_str().unwrap();
-    let gateway = network["subnets"][0]["gateway"].as_str().unwrap();
     let own = cluster.hosts[0].ok(&["inspect", "a"]);
     let own_ip = addresses(&own)[0].to_string();
     let version = json!({"major": 1, "minor": 0});
@@ -438,10 +469,7 @@ fn hostile_records() {
     }
     // Well formed, but of what is this host's own, or nobody's: a host that exists says so of its containers.
     cluster.store[0].put("nodes/e", node("192.0.2.200").as_bytes());
-    for (id, ip) in [("d1", own_ip.as_str()), ("d2", gateway), ("d3", "8.8.8.8")] {
-        let key = format!("endpoints/e/{net}/{id}");
-        cluster.store[0].put(&key, station(free, &[ip]).as_bytes());
-    }
+    mislead(&cluster, &network, &own_ip, &station);
     // Keys that nobody knows, and many of them.
     for n in 0..50 {
         cluster.store[0].put(&format!("later/{n}"), b"x");
@@ -457,7 +485,7 @@ fn hostile_records() {
         let warnings = warnings(host);
         assert_eq!(
             warnings.matches("a record of host e is not used").count(),
-            3,
+            4,
             "{warnings}"
         );
     }

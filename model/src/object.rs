@@ -159,6 +159,8 @@ pub struct Tunnel {
     pub port: u16,
     /// The address of this host that it sends from.
     pub local: IpAddr,
+    /// Whether what it sends bears a UDP checksum; what bears none is taken over IPv6 only if not.
+    pub udpcsum: bool,
 }
 
 /// An address on one of our links. It carries our protocol number (`IFA_PROTO`), and never runs duplicate detection.

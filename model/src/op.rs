@@ -148,6 +148,9 @@ impl fmt::Display for Object {
                 if let Some(tunnel) = &l.tunnel {
                     write!(f, " vni {} from {}", tunnel.vni, tunnel.local)?;
                     write!(f, " port {}", tunnel.port)?;
+                    if !tunnel.udpcsum {
+                        f.write_str(" noudpcsum")?;
+                    }
                 }
                 f.write_str(if l.up { " up" } else { " down" })
             }

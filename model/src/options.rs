@@ -22,13 +22,15 @@ pub struct Options {
     pub vni: Option<u32>,
     /// The UDP port of an overlay.
     pub port: Option<u16>,
+    /// Whether packets of an overlay bear a checksum outside.
+    pub udpcsum: Option<bool>,
     /// Everything else.
     pub policy: Policy,
 }
 
 /// The keys, for messages.
 const KEYS: &str = "bridge, mode4, mode6, host_access, antispoof, snat, trusted, non_masquerade, l3, dns_ttl, \
-     dns_search, dns_gateway, dns_from, dns_order; an overlay network vni and port too";
+     dns_search, dns_gateway, dns_from, dns_order; an overlay network vni, port and udpcsum too";
 
 impl Options {
     /// Reads `K=V` options.
@@ -47,6 +49,7 @@ impl Options {
             "mode6" => self.modes[1] = Some(mode(value)?),
             "vni" => self.vni = Some(number(key, value, 1..=0xff_ffff)?),
             "port" => self.port = u16::try_from(number(key, value, 1..=0xffff)?).ok(),
+            "udpcsum" => self.udpcsum = Some(switch(key, value)?),
             "host_access" => self.policy.host_access = switch(key, value)?,
             "antispoof" => self.policy.antispoof = switch(key, value)?,
             "snat" => self.policy.snat = snat(value)?,
@@ -77,9 +80,14 @@ impl Options {
             return Ok(Some(OverlaySpec {
                 vni: self.vni,
                 port,
+                udpcsum: self.udpcsum.unwrap_or(true),
             }));
         }
-        let asked = [("vni", self.vni.is_some()), ("port", self.port.is_some())];
+        let asked = [
+            ("vni", self.vni.is_some()),
+            ("port", self.port.is_some()),
+            ("udpcsum", self.udpcsum.is_some()),
+        ];
         match asked.into_iter().find(|(_, asked)| *asked) {
             None => Ok(None),
             Some((key, _)) => Err(Error::new(
@@ -240,6 +248,17 @@ mod tests {
     }
 
     #[test]
+    fn overlays_alone_have_an_outer_checksum() {
+        let off = parse(&[("udpcsum", "off")]).unwrap();
+        let spec = off.overlay(Driver::Overlay).unwrap();
+        assert_eq!(spec.map(|spec| spec.udpcsum), Some(false));
+        let default = Options::default().overlay(Driver::Overlay).unwrap();
+        assert_eq!(default.map(|spec| spec.udpcsum), Some(true));
+        let error = off.overlay(Driver::Bridge).unwrap_err();
+        assert!(error.message.contains("--driver overlay"), "{error}");
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         for (key, value, code, why) in [
             ("colour", "red", Code::InvalidOpt, "mode4"),
@@ -268,6 +287,7 @@ mod tests {
                 "overlaps",
             ),
             ("l3", "yes", Code::InvalidOpt, "on or off"),
+            ("udpcsum", "auto", Code::InvalidOpt, "on or off"),
         ] {
             let error = parse(&[(key, value)]).unwrap_err();
             assert_eq!(error.code, code, "{key}={value}");

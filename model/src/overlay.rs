@@ -41,9 +41,25 @@ pub struct Overlay {
     pub vni: u32,
     /// The UDP port of its packets.
     pub port: u16,
+    /// Whether they bear a UDP checksum. Without one, nothing outside the inner packet is checked, and hosts take what bears none
+    /// over IPv6 too.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub udpcsum: bool,
     /// What this host is on the network. Never written: each host has its own.
     #[serde(skip)]
     pub router: Option<Place>,
+}
+
+const fn yes() -> bool {
+    true
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "the signature that serde wants"
+)]
+const fn is_yes(flag: &bool) -> bool {
+    *flag
 }
 
 /// A station of an overlay network, and where it is: a container, or a host's own end.
@@ -93,6 +109,7 @@ pub(crate) fn network(network: &Network, facts: &HostFacts, owner: &Owner) -> Ve
                 vni: overlay.vni,
                 port: overlay.port,
                 local: router.host,
+                udpcsum: overlay.udpcsum,
             }),
             owner: owner.clone(),
         }),
@@ -414,8 +431,17 @@ mod tests {
             router.host = "192.0.2.77".parse().unwrap();
         }
         let ops = plan(&mut held, &objects(&moved, &places));
-        assert!(matches!(&ops[0], Op::Remove(Object::Link(link)) if link.kind == LinkKind::Vxlan));
-        assert!(matches!(&ops[1], Op::Add(Object::Link(link)) if link.kind == LinkKind::Vxlan));
+        let is_made_anew = |ops: &[Op]| {
+            matches!(&ops[0], Op::Remove(Object::Link(link)) if link.kind == LinkKind::Vxlan)
+                && matches!(&ops[1], Op::Add(Object::Link(link)) if link.kind == LinkKind::Vxlan)
+        };
+        assert!(is_made_anew(&ops), "{ops:#?}");
+        // So is one whose packets bear another kind of checksum.
+        if let Some(overlay) = &mut moved.overlay {
+            overlay.udpcsum = false;
+        }
+        let of_checksum = plan(&mut held, &objects(&moved, &places));
+        assert!(is_made_anew(&of_checksum), "{of_checksum:#?}");
         // The bridge, and what containers stand on, stays.
         let bridge =
             |op: &Op| matches!(op, Op::Add(Object::Link(link)) if link.kind == LinkKind::Bridge);

@@ -5,6 +5,11 @@
 //! numbers of the peer it has heard last. So a host sees by what arrives how the way towards it is, and by what the peer says
 //! how the way to the peer is; nobody answers, and a host's cost is one pair of datagrams for each peer and round. The round is
 //! longer the more peers there are, and each datagram says how long, so that its reader knows what is late.
+//!
+//! The kernel leaves checksums to the device that sends a packet. There are devices that get those inside VXLAN wrong, and what
+//! they send is dropped where it arrives: nothing works, and no counter says why. So as long as a host does not know that its small
+//! datagrams arrive, it sends a plain one with them, whose checksum is computed before any device sees it. If that one arrives
+//! alone, the checksums are at fault.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -16,7 +21,7 @@ use crate::id::Name;
 
 mod packet;
 
-pub use packet::{HEADER, Heard, Packet};
+pub use packet::{HEADER, Heard, PLAIN, Packet};
 
 /// The UDP port of probes, at the overlay address that each host has for itself.
 pub const PORT: u16 = 4792;
@@ -30,18 +35,20 @@ const LONGEST: Duration = Duration::from_mins(2);
 const MISSED: u32 = 3;
 const SLACK: Duration = Duration::from_millis(500);
 
-/// The two sizes.
+/// The kinds of probes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Size {
     /// As small as a probe can be.
     Small,
     /// As large as the network's MTU allows.
     Full,
+    /// Small, with a checksum that no device computes; only where small ones may be lost.
+    Plain,
 }
 
 impl Size {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Small, Self::Full];
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Small, Self::Full, Self::Plain];
 }
 
 /// How one way is, for one size.
@@ -58,6 +65,15 @@ pub enum State {
 }
 
 impl State {
+    /// Whether nothing is known.
+    #[expect(
+        clippy::trivially_copy_pass_by_ref,
+        reason = "the signature that serde wants"
+    )]
+    const fn is_unknown(&self) -> bool {
+        matches!(self, Self::Unknown)
+    }
+
     /// The word for it.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -68,13 +84,16 @@ impl State {
     }
 }
 
-/// One way, for both sizes.
+/// One way, for each kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Way {
     /// Of small datagrams.
     pub small: State,
     /// Of those as large as the network's MTU.
     pub full: State,
+    /// Of those whose checksum no device computes: `ok` only where small ones may be lost and these arrive.
+    #[serde(default, skip_serializing_if = "State::is_unknown")]
+    pub plain: State,
 }
 
 impl Way {
@@ -82,12 +101,18 @@ impl Way {
         Self {
             small: each(Size::Small),
             full: each(Size::Full),
+            plain: each(Size::Plain),
         }
     }
 
     /// Whether anything arrives.
     pub fn arrives(self) -> bool {
-        [self.small, self.full].contains(&State::Ok)
+        [self.small, self.full, self.plain].contains(&State::Ok)
+    }
+
+    /// Whether it is checksums that are wrong: what bears one from a device is lost, what bears another arrives.
+    pub fn mangles(self) -> bool {
+        (self.small, self.full, self.plain) == (State::Lost, State::Lost, State::Ok)
     }
 }
 
@@ -109,6 +134,9 @@ pub struct Paths {
     pub to: Way,
 }
 
+/// What to send at once, each of its kind.
+pub type Payloads = Vec<(Size, Vec<u8>)>;
+
 /// Something that arrived, and when.
 type Seen = Option<(u64, Duration)>;
 
@@ -125,9 +153,9 @@ struct Peer {
     sent: u64,
     session: Option<u64>,
     round: Duration,
-    heard: [Seen; 2],
+    heard: [Seen; 3],
     /// This host's probes that the peer says it has heard.
-    confirmed: [Seen; 2],
+    confirmed: [Seen; 3],
 }
 
 /// The probes of one daemon.
@@ -168,8 +196,8 @@ impl Prober {
                 sent: 0,
                 session: None,
                 round: ROUND,
-                heard: [None; 2],
-                confirmed: [None; 2],
+                heard: [None; 3],
+                confirmed: [None; 3],
             };
             self.due.insert((first, target.clone()));
             self.peers.insert(target.clone(), peer);
@@ -190,7 +218,7 @@ impl Prober {
     }
 
     /// What to send now: payloads for one peer. None: nothing is due.
-    pub fn poll(&mut self, now: Duration) -> Option<(Target, [Vec<u8>; 2])> {
+    pub fn poll(&mut self, now: Duration) -> Option<(Target, Payloads)> {
         self.due.first().filter(|(at, _)| *at <= now)?;
         let (_, target) = self.due.pop_first()?;
         let round = self.round();
@@ -210,11 +238,14 @@ impl Prober {
             number: peer.sent,
             heard,
         };
-        let payloads = [
-            packet(Size::Small).encode(HEADER),
-            packet(Size::Full).encode(peer.full),
-        ];
-        Some((target, payloads))
+        let mut sizes = vec![Size::Small, Size::Full];
+        if peer.wants_plain(round, now) {
+            sizes.push(Size::Plain);
+        }
+        let payloads = sizes
+            .into_iter()
+            .map(|size| (size, packet(size).encode(peer.full)));
+        Some((target, payloads.collect()))
     }
 
     /// Takes what came from a peer. What is none of its probes is left.
@@ -236,7 +267,7 @@ impl Prober {
         }
         if peer.session != Some(packet.session) {
             peer.session = Some(packet.session);
-            peer.heard = [None; 2];
+            peer.heard = [None; 3];
         }
         peer.round = packet.round.clamp(ROUND, LONGEST);
         let later = |seen: Seen, number: u64| seen.is_none_or(|(last, _)| number > last);
@@ -269,11 +300,22 @@ impl Peer {
         seen.is_some_and(|(_, at)| now <= at + self.round * MISSED + SLACK)
     }
 
+    /// Whether the peer may not get small datagrams of this host's; or sends plain ones, because this host may not get its
+    /// small ones: only in a plain one it is told that they arrive.
+    fn wants_plain(&self, round: Duration, now: Duration) -> bool {
+        let paths = self.paths(round, now);
+        paths.to.small != State::Ok
+            || (paths.from.small != State::Ok && paths.from.plain == State::Ok)
+    }
+
     /// `round`: this host's.
     fn paths(&self, round: Duration, now: Duration) -> Paths {
         let from = Way::of(|size| {
             if self.is_fresh(self.heard[size as usize], now) {
                 State::Ok
+            } else if size == Size::Plain {
+                // It may be that none was sent.
+                State::Unknown
             } else if now <= self.since.max(self.back_of(size)) + self.round * MISSED + SLACK {
                 State::Unknown
             } else {
@@ -285,6 +327,7 @@ impl Peer {
         let to = Way::of(|size| match self.confirmed[size as usize] {
             _ if !from.arrives() => State::Unknown,
             Some((_, at)) if now <= at + patience => State::Ok,
+            _ if size == Size::Plain => State::Unknown,
             _ if now <= self.back + patience => State::Unknown,
             _ => State::Lost,
         });

@@ -79,6 +79,8 @@ pub struct OverlaySpec {
     pub vni: Option<u32>,
     /// The UDP port of its packets (`--opt port=N`).
     pub port: u16,
+    /// Whether they bear a UDP checksum (`--opt udpcsum=on|off`).
+    pub udpcsum: bool,
 }
 
 /// An attach that may be carried out. Kept in the container's record for comparison.

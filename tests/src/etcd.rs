@@ -146,6 +146,26 @@ impl Member {
         text.and_then(|text| text.parse().ok()).expect("a revision")
     }
 
+    /// Its id, as etcd counts members.
+    pub fn id(&self) -> String {
+        let status = self.ask("/v3/maintenance/status", "", &json!({}));
+        let id = status["header"]["member_id"].as_str();
+        id.expect("an id").to_owned()
+    }
+
+    /// The id of the member that leads, as this one knows it.
+    pub fn leader(&self) -> String {
+        let status = self.ask("/v3/maintenance/status", "", &json!({}));
+        status["leader"].as_str().expect("a leader").to_owned()
+    }
+
+    /// Has this member, which leads, make another the leader (`etcdctl move-leader`).
+    pub fn hand_over_to(&self, id: &str) {
+        let to = json!({"targetID": id});
+        let answer = self.ask("/v3/maintenance/transfer-leadership", "", &to);
+        assert!(answer["error"].is_null(), "{answer}");
+    }
+
     /// The same with a user's token: etcd's answer, whatever it is.
     pub fn put_as(&self, token: &str, key: &str, value: &[u8]) -> Value {
         let key = base64(format!("{PREFIX}{key}").as_bytes());

@@ -138,6 +138,7 @@ pub(crate) fn overlaid(n: u8) -> Network {
         overlay: Some(overlay::Overlay {
             vni: 0x0080_0001,
             port: 4789,
+            udpcsum: true,
             router: Some(place(2, "192.0.2.1")),
         }),
         ..network(n, true, false)

@@ -17,6 +17,8 @@ struct Pair {
     hosts: [Prober; 2],
     /// From host n to the other: which sizes are lost.
     lost: [Vec<Size>; 2],
+    /// How many datagrams each has sent.
+    sent: [u32; 2],
 }
 
 impl Pair {
@@ -25,6 +27,7 @@ impl Pair {
             now: Duration::from_secs(5),
             hosts: [Prober::new(1), Prober::new(2)],
             lost: [Vec::new(), Vec::new()],
+            sent: [0; 2],
         };
         for n in 0..2 {
             pair.set(n);
@@ -49,7 +52,8 @@ impl Pair {
             for n in 0..2 {
                 while let Some((to, payloads)) = self.hosts[n].poll(self.now) {
                     assert_eq!(to, Self::peer(n));
-                    for (size, payload) in Size::ALL.into_iter().zip(payloads) {
+                    for (size, payload) in payloads {
+                        self.sent[n] += 1;
                         if !self.lost[n].contains(&size) {
                             self.hosts[1 - n].take(&Self::peer(1 - n), &payload, self.now);
                         }
@@ -99,7 +103,7 @@ fn a_loss_is_told_by_both_with_its_way_and_its_size() {
         ),
         // Who hears nothing does not know whether it is heard.
         (
-            vec![Size::Small, Size::Full],
+            Size::ALL.to_vec(),
             ["ok", "ok", "lost", "lost"],
             ["lost", "lost", "unknown", "unknown"],
         ),
@@ -117,6 +121,45 @@ fn a_loss_is_told_by_both_with_its_way_and_its_size() {
         pair.run(3);
         assert_eq!(pair.sees(0), ["ok"; 4]);
         assert_eq!(pair.sees(1), ["ok"; 4]);
+    }
+}
+
+/// A device that gets checksums wrong: at one end, or at both.
+#[test]
+fn where_only_plain_ones_arrive_checksums_are_wrong() {
+    let mangled = || vec![Size::Small, Size::Full];
+    let way = |pair: &Pair, n: usize| pair.hosts[n].paths(pair.now)[&Pair::peer(n)];
+    let mut pair = Pair::new();
+    pair.run(5);
+    let sent = pair.sent;
+    pair.run(100);
+    // Two in a second: where all is well no plain one is sent.
+    assert!(pair.sent[0] - sent[0] <= 2 * 101, "{:?}", pair.sent);
+    pair.lost[0] = mangled();
+    pair.run(6);
+    for _ in 0..10 {
+        let (one, other) = (way(&pair, 0), way(&pair, 1));
+        assert!(one.to.mangles() && !one.from.mangles(), "{one:?}");
+        assert!(other.from.mangles(), "{other:?}");
+        assert_eq!([other.to.small, other.to.full], [State::Ok; 2]);
+        pair.run(1);
+    }
+    // And from the start, both ways: each knows of both.
+    let mut pair = Pair::new();
+    pair.lost = [mangled(), mangled()];
+    pair.run(10);
+    for _ in 0..10 {
+        for n in 0..2 {
+            let paths = way(&pair, n);
+            assert!(paths.from.mangles() && paths.to.mangles(), "{paths:?}");
+        }
+        pair.run(1);
+    }
+    pair.lost = [Vec::new(), Vec::new()];
+    pair.run(8);
+    for n in 0..2 {
+        assert_eq!(pair.sees(n), ["ok"; 4]);
+        assert_eq!(way(&pair, n).from.plain, State::Unknown);
     }
 }
 
@@ -177,10 +220,11 @@ fn who_is_not_wanted_is_forgotten() {
 }
 
 fn packets() -> impl Strategy<Value = (Packet, usize)> {
-    let numbers = (any::<u64>(), any::<u64>(), any::<u64>(), any::<[u64; 2]>());
-    (any::<bool>(), any::<u32>(), numbers, HEADER..2000_usize).prop_map(
-        |(full, round, (session, number, of, numbers), length)| {
-            let size = if full { Size::Full } else { Size::Small };
+    let numbers = (any::<u64>(), any::<u64>(), any::<u64>(), any::<[u64; 3]>());
+    let sizes = prop::sample::select(&Size::ALL);
+    (sizes, any::<u32>(), numbers, HEADER..2000_usize).prop_map(
+        |(size, round, (session, number, of, [small, full, plain]), length)| {
+            let plain = if size == Size::Plain { plain } else { 0 };
             let packet = Packet {
                 size,
                 round: Duration::from_millis(round.into()),
@@ -188,10 +232,15 @@ fn packets() -> impl Strategy<Value = (Packet, usize)> {
                 number,
                 heard: Heard {
                     session: of,
-                    numbers,
+                    numbers: [small, full, plain],
                 },
             };
-            (packet, if full { length } else { HEADER })
+            let length = match size {
+                Size::Small => HEADER,
+                Size::Full => length,
+                Size::Plain => PLAIN,
+            };
+            (packet, length)
         },
     )
 }

@@ -142,7 +142,8 @@ fn nodes(nodes: &[api::Node], page: &mut Page) {
     for node in nodes {
         for path in &node.paths {
             for (way, is) in [("from", path.from), ("to", path.to)] {
-                for (size, state) in [("small", is.small), ("full", is.full)] {
+                let sizes = [("small", is.small), ("full", is.full), ("plain", is.plain)];
+                for (size, state) in sizes {
                     let (node, network) = (node.name.as_str(), path.network.as_str());
                     let labels = [
                         ("node", node),

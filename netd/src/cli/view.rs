@@ -92,7 +92,13 @@ pub(super) fn node(node: &api::Node) -> String {
     page.line("version", &node.version);
     page.lines("networks", node.networks.clone());
     let way = |way: netd_model::probe::Way| {
-        format!("small {}, full {}", way.small.as_str(), way.full.as_str())
+        let (small, full) = (way.small.as_str(), way.full.as_str());
+        let mangles = if way.mangles() {
+            " (wrong checksums)"
+        } else {
+            ""
+        };
+        format!("small {small}, full {full}{mangles}")
     };
     let path = |path: &api::Path| {
         let (from, to) = (way(path.from), way(path.to));

@@ -20,7 +20,7 @@ use netd_model::{NetworkId, Prefix};
 
 use super::claims::Ask;
 use super::keys::{Key, META};
-use super::mirror::{Mirror, News};
+use super::mirror::{History, Mirror, News};
 use super::records::Node;
 use super::store::{
     Event, Events, Known, Lease, Listing, Revision, StoreError, Txn, TxnEnd, Write,
@@ -41,8 +41,12 @@ const SPOKEN: Duration = Duration::from_secs(2 * LEASE.as_secs());
 const TRIES: u32 = 16;
 
 mod publish;
+mod removal;
 mod returns;
+mod safeguards;
 mod wishes;
+
+pub use safeguards::Safeguards;
 
 /// Names a request of the owner.
 pub type Token = u64;
@@ -125,43 +129,6 @@ pub enum Link {
     Offline(String),
 }
 
-/// Safeguards that the simulation takes away one at a time, to see that each is needed. All are on.
-#[derive(Clone, Copy, Debug)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is a safeguard of its own"
-)]
-pub struct Safeguards {
-    /// Own records are written again after each list.
-    pub republish: bool,
-    /// What vanished between two lists is removed.
-    pub relist: bool,
-    /// A store that was emptied or restored takes nothing away.
-    pub distrust_reset: bool,
-    /// A store is asked whether it has the last write that was seen in it.
-    pub ask_history: bool,
-    /// A claim is made only where nobody has one.
-    pub create_if_absent: bool,
-    /// Pauses grow while the store does not answer.
-    pub backoff: bool,
-    /// A claim is forgotten by the disk before it is given back.
-    pub forget_first: bool,
-}
-
-impl Default for Safeguards {
-    fn default() -> Self {
-        Self {
-            republish: true,
-            relist: true,
-            distrust_reset: true,
-            ask_history: true,
-            create_if_absent: true,
-            backoff: true,
-            forget_first: true,
-        }
-    }
-}
-
 /// Why a transaction was sent.
 #[derive(Debug)]
 enum Pending {
@@ -171,6 +138,8 @@ enum Pending {
     Own(Vec<Write>),
     /// The sign that all of them are written.
     Alive,
+    /// That this host, which was removed, is back.
+    Back(Vec<Write>),
     /// A claim that is given back.
     Return(Key, Vec<Write>),
     /// A wish, how often it was tried, and what it writes.
@@ -200,6 +169,10 @@ pub struct Core {
     phase: Phase,
     /// Whether a list has ended since the start, well or not.
     tried: bool,
+    /// Whether the list under way asks for what was seen last.
+    asked: bool,
+    /// When this host was removed; it has come back since, and is another incarnation.
+    removed: Option<Revision>,
     why: String,
     failures: u32,
     next: Duration,
@@ -234,6 +207,8 @@ impl Core {
             own: BTreeMap::new(),
             phase: Phase::Waiting,
             tried: false,
+            asked: false,
+            removed: None,
             why: String::new(),
             failures: 0,
             next: Duration::ZERO,
@@ -257,6 +232,7 @@ impl Core {
     #[cfg(test)]
     pub(super) fn without(mut self, safeguards: Safeguards) -> Self {
         self.safeguards = safeguards;
+        self.mirror.ignores_removal = !safeguards.heed_removal;
         self
     }
 
@@ -379,6 +355,7 @@ impl Core {
         self.phase = Phase::Listing;
         let asks = self.safeguards.ask_history;
         let known = self.mirror.latest.clone().filter(|_| asks);
+        self.asked = known.is_some();
         self.out.push(Output::List(known));
     }
 
@@ -406,7 +383,7 @@ impl Core {
             match pending {
                 Pending::Wish(token, wish, ..) => self.reply(token, Err(self.offline(&wish))),
                 Pending::Return(key, _) => self.mirror.give_back(&key, false),
-                Pending::Meta(_) | Pending::Own(_) | Pending::Alive => {}
+                Pending::Meta(_) | Pending::Own(_) | Pending::Alive | Pending::Back(_) => {}
             }
         }
         for (token, wish) in std::mem::take(&mut self.early) {
@@ -429,10 +406,12 @@ impl Core {
     fn listed(&mut self, listing: Listing, now: Duration) {
         self.tried = true;
         let revision = listing.revision;
-        let safeguards = self.safeguards;
-        let (news, saved, reset) = self.mirror.replace(listing, safeguards);
-        if reset {
+        let (asked, safeguards) = (self.asked, self.safeguards);
+        let (news, saved, history) = self.mirror.replace(listing, asked, &self.own, safeguards);
+        if history != History::Same {
             self.spoken = Some(now + SPOKEN);
+        }
+        if history == History::Another {
             self.alarm(
                 "the store was emptied or restored: hosts write their records again".to_owned(),
             );
@@ -472,7 +451,7 @@ impl Core {
         let is_own = events.iter().any(own);
         let (news, saved) = self.mirror.apply(events);
         self.tell(news, saved);
-        if is_own || !self.mirror.lost_claims.is_empty() {
+        if is_own || !self.mirror.lost_claims.is_empty() || self.mirror.removal().is_some() {
             self.publish();
         }
         self.retry();
@@ -485,6 +464,7 @@ impl Core {
         if !saved.is_empty() {
             self.out.push(Output::Save(saved));
         }
+        self.see_removal();
         for key in self.mirror.contested.clone() {
             self.alarm(format!(
                 "key {} of the shared store was written over by somebody else: this host holds those addresses and goes on \
@@ -532,6 +512,19 @@ impl Core {
             Pending::Own(writes) if end.done => {
                 let (news, saved) = self.mirror.wrote(writes, end.revision);
                 self.tell(news, saved);
+            }
+            Pending::Back(writes) => {
+                if end.done {
+                    let (news, saved) = self.mirror.wrote(writes, end.revision);
+                    self.mirror.is_back();
+                    self.tell(news, saved);
+                }
+                // Else a claim was written of which the watch has yet to tell: it is tried again then.
+                return;
+            }
+            Pending::Own(_) if self.mirror.removal().is_some() => {
+                // Somebody was faster to claim what this host had: the list tells what.
+                self.list();
             }
             Pending::Own(writes) => {
                 // Somebody else holds what this host says is its own.

@@ -19,6 +19,9 @@ pub enum Key {
     Node(Name),
     /// `nodes/NODE/alive`: gone when the host is. Written by the host, with a lease; the only key that has one.
     Alive(Name),
+    /// `nodes/NODE/removed/ID`: the host of this name and id was removed, and has not come back since. Written by who removes
+    /// it, and removed by the host when it is back.
+    Removed(Name, String),
     /// `networks/ID`: written by the host that creates it, and by none later.
     Network(NetworkId),
     /// `endpoints/NODE/NET`: the host's part in a network. Written by the host.
@@ -37,6 +40,7 @@ impl Key {
             Self::Meta => META.to_owned(),
             Self::Node(node) => format!("nodes/{node}"),
             Self::Alive(node) => format!("nodes/{node}/alive"),
+            Self::Removed(node, id) => format!("nodes/{node}/removed/{id}"),
             Self::Network(id) => format!("{NETWORKS}{id}"),
             Self::Member(node, net) => format!("endpoints/{node}/{net}"),
             Self::Endpoint(node, net, id) => format!("endpoints/{node}/{net}/{id}"),
@@ -59,6 +63,7 @@ impl Key {
                 match parts.next() {
                     None => Self::Node(node),
                     Some("alive") => Self::Alive(node),
+                    Some("removed") => Self::Removed(node, host_id(parts.next()?)?),
                     Some(_) => return None,
                 }
             }
@@ -91,11 +96,19 @@ impl Key {
         match self {
             Self::Node(node)
             | Self::Alive(node)
+            | Self::Removed(node, _)
             | Self::Member(node, _)
             | Self::Endpoint(node, _, _) => Some(node),
             Self::Meta | Self::Network(_) | Self::Claim(..) => None,
         }
     }
+}
+
+/// The id of a host, if it is one: hex digits, as `nodes/NODE` has it.
+fn host_id(text: &str) -> Option<String> {
+    let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    let is_id = (1..=64).contains(&text.len()) && text.bytes().all(is_digit);
+    is_id.then(|| text.to_owned())
 }
 
 /// Whether a prefix is one address.
@@ -116,6 +129,7 @@ mod tests {
             Key::Meta,
             Key::Node(node.clone()),
             Key::Alive(node.clone()),
+            Key::Removed(node.clone(), "0a".repeat(16)),
             Key::Network(net.clone()),
             Key::Member(node.clone(), net.clone()),
             Key::Endpoint(node, net.clone(), ContainerId::from_bytes([1; 32])),
@@ -138,6 +152,10 @@ mod tests {
             "nodes/",
             "nodes/a/b",
             "nodes/a/alive/x",
+            "nodes/a/removed",
+            "nodes/a/removed/",
+            "nodes/a/removed/X",
+            "nodes/a/removed/0/x",
             "networks/x",
             "endpoints/a",
             "services/x",

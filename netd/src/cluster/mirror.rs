@@ -12,15 +12,20 @@ use super::core::{Link, Safeguards};
 use super::keys::Key;
 use super::records::{self, Claim, Node, Record, Station};
 use super::store::{Event, Events, KeyValue, Known, Lease, Listing, Revision, Write};
+pub use history::History;
 
+mod history;
 mod questions;
+mod removal;
 
 /// Where the revision is kept, beside the keys of the store.
 const REVISION: &str = "@revision";
 /// Beside it the last write that was seen: its revision and its key.
 const LATEST: &str = "@latest";
-/// And, if it is so, that not all of what is kept is in the store.
+/// And, if it is so, that not all of what is kept is in the store: because that was reset, or with this value because it is not
+/// known whether it was.
 const UNSETTLED: &str = "@unsettled";
+const DOUBTED: &[u8] = b"doubt";
 
 /// One thing that changed.
 #[derive(Clone, Debug, PartialEq)]
@@ -62,6 +67,8 @@ pub struct Mirror {
     pub revision: Revision,
     /// Whether there is something that the store does not hold any more, and that is not believed.
     unsettled: bool,
+    /// Whether an earlier life ended in doubt.
+    doubted: bool,
     /// The last write that was seen.
     pub latest: Option<Known>,
     /// Which cluster it is.
@@ -78,10 +85,16 @@ pub struct Mirror {
     held: BTreeMap<Key, Vec<u8>>,
     /// Own claims that somebody else wrote over.
     pub contested: BTreeSet<Key>,
+    /// Own claims that were freed with this host's removal, and are claimed again.
+    reclaims: BTreeSet<Key>,
+    /// Claims that others hold since this host's removal. Its disk has to know before it says that it is back.
+    given_up: BTreeSet<Key>,
     /// Claims that the store ascribes to this host and that it gives back: it does not hold them any more.
     /// The value: whether that is under way.
     returning: BTreeMap<Key, bool>,
     me: Option<(Name, String)>,
+    /// For the simulation: what happens to a host that does not know that it was removed.
+    pub ignores_removal: bool,
 }
 
 impl Mirror {
@@ -93,7 +106,8 @@ impl Mirror {
                 let text = String::from_utf8_lossy(&value);
                 mirror.revision = text.parse().unwrap_or(0);
             } else if text == UNSETTLED {
-                mirror.unsettled = true;
+                mirror.unsettled = value != DOUBTED;
+                mirror.doubted = value == DOUBTED;
             } else if text == LATEST {
                 let text = String::from_utf8_lossy(&value);
                 mirror.latest = text.split_once(' ').and_then(|(revision, key)| {
@@ -139,22 +153,22 @@ impl Mirror {
 
     // ---- changes --------------------------------------------------------------------------------------------------
 
-    /// Takes in a list of all keys. Whether the store was emptied, exchanged or restored is told too.
+    /// Takes in a list of all keys, and says what it shows of the store.
     pub fn replace(
         &mut self,
         listing: Listing,
+        asked: bool,
+        own: &BTreeMap<Key, Vec<u8>>,
         safeguards: Safeguards,
-    ) -> (Vec<News>, Saved, bool) {
+    ) -> (Vec<News>, Saved, History) {
         let meta = listing.kvs.iter().find(|kv| kv.key == super::keys::META);
         let id = meta.and_then(|kv| match records::read(&Key::Meta, &kv.value) {
             Ok(Record::Meta(meta)) => Some(meta.id),
             _ => None,
         });
-        let known = self.cluster.is_some();
-        let is_older = listing.revision < self.revision || listing.knows == Some(false);
-        // One that ended before all owners had spoken knows no better at its next start.
-        let is_unsettled = self.lists == 0 && self.unsettled;
-        let reset = known && (id != self.cluster || is_older || is_unsettled);
+        let is_other = id != self.cluster;
+        let history = self.judge(&listing, is_other, asked, own, safeguards);
+        let reset = history == History::Another;
         if reset {
             // Revisions of another history say nothing about this one.
             self.latest = None;
@@ -168,9 +182,11 @@ impl Mirror {
             self.cluster = id;
         }
         let mut change = Change::default();
-        if distrust {
+        let in_doubt = history == History::Unknown && safeguards.doubt_gaps;
+        if distrust || in_doubt {
+            let why = if distrust { &[] } else { DOUBTED };
             self.unsettled = true;
-            change.saved.push((UNSETTLED.to_owned(), Some(Vec::new())));
+            change.saved.push((UNSETTLED.to_owned(), Some(why.into())));
         }
         let mut seen = BTreeSet::new();
         for kv in listing.kvs {
@@ -186,8 +202,10 @@ impl Mirror {
             .map(|(key, _)| key.clone())
             .collect();
         for key in gone {
-            let keeps =
-                distrust && !matches!(key, Key::Alive(_) | Key::Meta) && !self.is_mine(&key);
+            let doubts = in_doubt && is_station_of(&key, &seen);
+            let keeps = (distrust || doubts)
+                && !matches!(key, Key::Alive(_) | Key::Meta)
+                && !self.is_mine(&key);
             if keeps || (!safeguards.relist && key.node().is_some()) {
                 if let Some(entry) = self.entries.get_mut(&key) {
                     entry.ghost = true;
@@ -198,7 +216,7 @@ impl Mirror {
         }
         self.alive_lease = self.alive_lease.filter(|_| !reset);
         let (news, saved) = self.told(change);
-        (news, saved, reset)
+        (news, saved, history)
     }
 
     /// Takes in what a watch told.
@@ -265,7 +283,9 @@ impl Mirror {
         if self.held.remove(&key).is_none() {
             return;
         }
-        let lost = self.lost_claims.remove(&key) | self.contested.remove(&key);
+        let lost = self.lost_claims.remove(&key)
+            | self.contested.remove(&key)
+            | self.reclaims.remove(&key);
         if lost {
             // The store does not have it as this host's: what it has is not this host's to change.
             self.entries.retain(|of, entry| *of != key || !entry.ghost);
@@ -362,6 +382,9 @@ impl Mirror {
             ghost: false,
         };
         self.entries.insert(key.clone(), entry);
+        if self.is_own_removal(key) {
+            self.see_removal(change);
+        }
     }
 
     /// Notes what a claim means for this host, and whether nobody is to be told of it: of one that somebody else wrote over
@@ -381,6 +404,7 @@ impl Mirror {
             (true, true) => {
                 self.lost_claims.remove(key);
                 self.contested.remove(key);
+                self.reclaims.remove(key);
                 false
             }
             (true, false) => {
@@ -389,6 +413,7 @@ impl Mirror {
                 }
                 true
             }
+            (false, true) if self.removal().is_some() => self.is_kept(key, claim.node.is_none()),
             (false, true) => {
                 self.contested.insert(key.clone());
                 true
@@ -445,6 +470,7 @@ impl Mirror {
             self.lost_claims = lost;
             let gone: BTreeSet<Key> = gone;
             self.held.retain(|key, _| !on(key));
+            self.reclaims.retain(|key| !on(key));
             gone.iter().for_each(|key| self.remove(key, change));
         }
         if self.held.contains_key(key) {
@@ -467,6 +493,14 @@ impl Mirror {
             self.lay(node, change);
         }
     }
+}
+
+/// Whether it is of a host that the store has not removed.
+fn is_station_of(key: &Key, listed: &BTreeSet<Key>) -> bool {
+    let (Key::Member(node, _) | Key::Endpoint(node, ..)) = key else {
+        return false;
+    };
+    listed.contains(&Key::Node(node.clone()))
 }
 
 /// Whether it is a claim that was given back.
@@ -497,7 +531,7 @@ fn news(key: &Key, record: Option<&Record>) -> Option<News> {
         _ => None,
     };
     Some(match key {
-        Key::Meta => return None,
+        Key::Meta | Key::Removed(..) => return None,
         Key::Node(node) => News::Node(
             node.clone(),
             match record {

@@ -11,12 +11,12 @@ use std::time::Duration;
 
 use netd_model::id::Name;
 use netd_model::net::Family;
-use netd_model::probe::{PORT, Paths, Prober, Target};
+use netd_model::probe::{HEADER, PORT, Paths, Prober, Size, Target};
 use netd_model::{IfName, NetworkId, overlay};
 use nix::net::if_::if_nametoindex;
 use nix::sys::socket::setsockopt;
 use nix::{libc, setsockopt_impl, sockopt_impl};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -233,11 +233,13 @@ impl Probing {
             let (Some(to), Some(open)) = (to, self.open.get(&target.network)) else {
                 continue;
             };
-            for payload in payloads {
+            let to = SocketAddr::new(*to, PORT);
+            for (size, payload) in payloads {
                 // What cannot be sent is lost, and that is what the peer will say.
-                let _ = open
-                    .socket
-                    .try_send_to(&payload, SocketAddr::new(*to, PORT));
+                let _ = match size {
+                    Size::Small | Size::Full => open.socket.try_send_to(&payload, to),
+                    Size::Plain => send_plain(&open.socket, &payload, to),
+                };
             }
         }
     }
@@ -251,6 +253,16 @@ impl Probing {
         self.told.clone_from(&paths);
         Some(paths)
     }
+}
+
+/// Sends a datagram whose checksum the kernel computes itself. It does so for one that is put together from several pieces
+/// (net/ipv4/ip_output.c, __ip_append_data: MSG_MORE excludes CHECKSUM_PARTIAL), and leaves all others to the device.
+fn send_plain(socket: &UdpSocket, payload: &[u8], to: SocketAddr) -> io::Result<usize> {
+    let (begin, end) = payload.split_at(HEADER.min(payload.len()));
+    let (socket, to) = (SockRef::from(socket), SockAddr::from(to));
+    socket.send_to_with_flags(begin, &to, libc::MSG_MORE)?;
+    // The kernel drops both if this fails: no piece stays behind for the next one.
+    socket.send_to_with_flags(end, &to, 0)
 }
 
 async fn read(network: NetworkId, socket: Arc<UdpSocket>, sender: mpsc::Sender<Arrived>) {

@@ -58,6 +58,18 @@ pub struct Alive {
     pub unknown: Unknown,
 }
 
+/// `nodes/NODE/removed/ID`: a host was removed, and whatever it held may be another's by now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Removed {
+    /// That of the host when it was removed.
+    pub incarnation: String,
+    /// The host on which that was asked for.
+    pub by: Name,
+    /// What a newer version wrote.
+    #[serde(flatten)]
+    pub unknown: Unknown,
+}
+
 /// `endpoints/NODE/NET` and `endpoints/NODE/NET/CONTAINER`: a station of an overlay network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Station {
@@ -115,6 +127,8 @@ pub enum Record {
     Node(Node),
     /// A host lives.
     Alive(Alive),
+    /// A host was removed.
+    Removed(Removed),
     /// A network.
     Network(Box<Network>),
     /// A station.
@@ -135,6 +149,7 @@ pub fn read(key: &Key, value: &[u8]) -> Result<Record, String> {
         Key::Meta => parse(value).map(Record::Meta),
         Key::Node(_) => parse(value).and_then(node).map(Record::Node),
         Key::Alive(_) => parse(value).map(Record::Alive),
+        Key::Removed(..) => parse(value).map(Record::Removed),
         Key::Network(id) => {
             let record: Network = parse(value)?;
             if record.id != *id {

@@ -62,6 +62,7 @@ pub(crate) fn network(subnet: &str) -> Network {
         overlay: Some(Overlay {
             vni: 42,
             port: overlay::PORT,
+            udpcsum: true,
             router: None,
         }),
         unknown: Unknown::new(),

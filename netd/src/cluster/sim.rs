@@ -25,6 +25,7 @@ use super::store::{Events, StoreError, Txn};
 use host::{Host, Mail, Watch};
 
 mod host;
+mod removal;
 mod returns;
 mod scenarios;
 mod size;
@@ -380,6 +381,14 @@ impl World {
                     gone.into_iter().for_each(|key| self.believe(n, key, None));
                 }
                 News::Claim(_, prefix, claim) => {
+                    let taken = claim.as_ref().is_some_and(|claim| {
+                        claim.node.is_some() && claim.id != self.hosts[n].node.id
+                    });
+                    if taken {
+                        let keys = self.hosts[n].give_up(&self.network.id, prefix);
+                        let gone = keys.into_iter().map(|key| (key, None)).collect();
+                        self.step(n, Input::Own(gone));
+                    }
                     let by_id = self.rules.claims_go_by_id;
                     let host = &mut self.hosts[n];
                     let mine = |claim: &Claim| {
@@ -413,7 +422,9 @@ impl World {
         }
         let (node, id) = &key;
         let mut hosts = self.hosts.iter();
-        let runs = hosts.any(|host| host.name == *node && host.containers.contains_key(id));
+        let runs = hosts.any(|host| {
+            host.name == *node && !host.written_off && host.containers.contains_key(id)
+        });
         if self.hosts[n].believed.remove(&key).is_some() && runs {
             let now = self.now;
             self.failures
@@ -560,8 +571,15 @@ impl World {
         self.heal();
         self.run(Duration::from_secs(60));
         let mut truth = BTreeMap::new();
+        let mut used: BTreeMap<IpAddr, &ContainerId> = BTreeMap::new();
         for host in &self.hosts {
             for (id, ip) in &host.containers {
+                if let Some(other) = used.insert(*ip, id) {
+                    self.failures.push(format!(
+                        "{id} on {} uses {ip}, and so does {other}",
+                        host.name
+                    ));
+                }
                 truth.insert((host.name.clone(), id.clone()), *ip);
             }
         }

@@ -29,6 +29,7 @@ use crate::reconcile::owner::{Owner, Reply, Then, Touches};
 use crate::reconcile::queue::Subject;
 use crate::reconcile::world::overlay::{Shared, StationKey, is_overlay};
 
+mod news;
 mod requests;
 
 /// How often it is asked by which routes the other hosts are reached; and when their addresses changed.
@@ -148,30 +149,7 @@ impl Owner {
     /// Takes what the cluster tells.
     pub(crate) fn hear(&mut self, told: Told) {
         match told {
-            Told::News(news) => {
-                let affected = self.world.affected(&news);
-                self.note_stale(&affected);
-                // Of what the cluster says, hosts and networks make the host's share.
-                if news
-                    .iter()
-                    .any(|news| matches!(news, News::Node(..) | News::Network(..)))
-                {
-                    self.note_stale_host();
-                }
-                let networks = self.changing(&news);
-                self.note_stale_networks(&networks);
-                let effects = self.world.take_in(news);
-                effects.networks.iter().for_each(|id| self.show_network(id));
-                effects.names.iter().for_each(|key| self.name(key));
-                if effects.sites {
-                    self.probe();
-                    self.cluster.routes_at = Duration::ZERO;
-                }
-                for id in effects.gone {
-                    self.forget_network(&id);
-                }
-                self.follow();
-            }
+            Told::News(news) => self.take_news(news),
             Told::Reply(token, answer) => self.replied(token, answer),
             Told::Alarm(text) => {
                 tracing::warn!("{text}");

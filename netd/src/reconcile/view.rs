@@ -34,7 +34,7 @@ pub(crate) fn network(record: &Network) -> Arc<api::Network> {
         mode: record.mode.as_str().to_owned(),
         mode6: record.mode6.map(|mode| mode.as_str().to_owned()),
         icc: record.policy.icc,
-        opts: record.policy.opts(),
+        opts: opts(record),
         mtu: record.mtu,
         ipv6: record.has(Family::V6),
         encrypted: false,
@@ -160,8 +160,22 @@ fn endpoint(world: &World, endpoint: &Endpoint) -> Option<api::Endpoint> {
     })
 }
 
+/// The driver options of a network that are not at their defaults.
+fn opts(record: &Network) -> BTreeMap<String, String> {
+    let mut opts = record.policy.opts();
+    if record
+        .overlay
+        .as_ref()
+        .is_some_and(|overlay| !overlay.udpcsum)
+    {
+        opts.insert("udpcsum".to_owned(), "off".to_owned());
+    }
+    opts
+}
+
 /// Puts a container into the zone, as the record has it now.
 pub(crate) fn enter_names(zone: &mut Zone, world: &World, record: &Container) {
+    let record = &*world.usable(record);
     for endpoint in &record.endpoints {
         let Some(network) = world.network(&endpoint.network) else {
             continue;

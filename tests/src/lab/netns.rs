@@ -123,6 +123,12 @@ impl Netns {
         self.file.metadata().expect("stat of a namespace").ino()
     }
 
+    /// Has the kernel compute the checksums of what a link sends (`ethtool -K LINK tx off`).
+    pub fn leave_no_checksums_to(&self, link: &str) {
+        let done = self.run(|| sys::tx_checksums_off(link));
+        done.unwrap_or_else(|error| panic!("{link} in {}: {error}", self.name));
+    }
+
     /// Runs `work` inside the namespace and returns what it returns; a panic passes through.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         std::thread::scope(|scope| {

@@ -1,6 +1,6 @@
 //! The laboratory's only unsafe code.
 //!
-//! Owns what runs between fork and exec, and the one socket address no safe crate builds.
+//! Owns what runs between fork and exec, and the one socket address and the one request that no safe crate builds.
 #![allow(
     unsafe_code,
     reason = "pre_exec and sockaddr_ll have no safe form; each use says why it is sound"
@@ -14,7 +14,7 @@ use std::process::Command;
 use nix::libc;
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::Signal;
-use socket2::{SockAddr, SockAddrStorage};
+use socket2::{Domain, SockAddr, SockAddrStorage, Socket, Type};
 
 /// The program will start inside the network namespace behind `netns`.
 pub(super) fn in_netns(command: &mut Command, netns: OwnedFd) {
@@ -75,4 +75,34 @@ pub(super) fn link_address(index: u32) -> io::Result<SockAddr> {
     let length = u32::try_from(size_of::<libc::sockaddr_ll>()).map_err(io::Error::other)?;
     // SAFETY: the storage holds an initialised sockaddr_ll of exactly this length.
     Ok(unsafe { SockAddr::new(storage, length) })
+}
+
+/// Checksums of what this link sends are not left to it (`ETHTOOL_STXCSUM`, linux/ethtool.h).
+pub(super) fn tx_checksums_off(link: &str) -> io::Result<()> {
+    #[repr(C)]
+    struct Value {
+        command: u32,
+        data: u32,
+    }
+    const SIOCETHTOOL: libc::Ioctl = 0x8946;
+    const ETHTOOL_STXCSUM: u32 = 0x17;
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+    let mut value = Value {
+        command: ETHTOOL_STXCSUM,
+        data: 0,
+    };
+    // SAFETY: ifreq is a plain C struct, for which zeros are valid.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // The last byte stays zero.
+    let room = request.ifr_name.len() - 1;
+    for (at, byte) in request.ifr_name[..room].iter_mut().zip(link.bytes()) {
+        *at = byte.cast_signed();
+    }
+    request.ifr_ifru.ifru_data = (&raw mut value).cast();
+    // SAFETY: the kernel reads and writes the request and the value behind it, both of which outlive the call.
+    let done = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL, &raw mut request) };
+    if done < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }

@@ -30,6 +30,9 @@ impl Core {
             }
             _ => {}
         }
+        if self.mirror.removal().is_some() && self.claim_again() {
+            return;
+        }
         let writes = self.missing();
         if !writes.is_empty() {
             let then: Vec<Write> = writes.into_iter().take(TXN_WRITES).collect();
@@ -48,14 +51,14 @@ impl Core {
         }
         let alive = Key::Alive(self.name.clone());
         let value = records::write(&Alive {
-            incarnation: self.node.incarnation.clone(),
+            incarnation: self.own_node().incarnation,
             unknown: Unknown::new(),
         });
         let (Some(lease), held) = (self.lease, self.mirror.raw(&alive)) else {
             return;
         };
         if self.mirror.alive_lease == Some(lease) && held == Some(&value) {
-            return;
+            return self.be_back();
         }
         let put = Write::Put {
             key: alive.text(),
@@ -99,12 +102,12 @@ impl Core {
             writes.push(Write::put(key.text(), value));
         }
         let node_key = Key::Node(self.name.clone());
-        let node = records::write(&self.node);
+        let node = records::write(&self.own_node());
         if self.mirror.raw(&node_key) != Some(&node) {
             writes.push(Write::put(node_key.text(), node));
         }
         for (key, value) in &self.own {
-            if self.mirror.raw(key) != Some(value) {
+            if self.mirror.raw(key) != Some(value) && !self.is_taken(key, value) {
                 writes.push(Write::put(key.text(), value.clone()));
             }
         }

@@ -181,12 +181,10 @@ impl Core {
         }
         // The host's own record is the first key of its, and goes last: a removal in parts can be repeated.
         then.reverse();
+        let mut when = vec![Compare::Absent(Key::Alive(name.clone()).text())];
+        self.mark_removed(name, &mut when, &mut then);
         then.truncate(TXN_WRITES);
-        let alive = Key::Alive(name.clone()).text();
-        Ok(Some(Txn {
-            when: vec![Compare::Absent(alive)],
-            then,
-        }))
+        Ok(Some(Txn { when, then }))
     }
 }
 

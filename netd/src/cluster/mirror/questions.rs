@@ -116,7 +116,9 @@ impl Mirror {
         match self.entries.get(&key) {
             None => !self.held.contains_key(&key),
             Some(entry) => {
-                !entry.ghost && (is_free(entry) || self.returning.get(&key) == Some(&false))
+                let is_mine = self.held.contains_key(&key);
+                let is_free = is_free(entry) && !is_mine;
+                !entry.ghost && (is_free || self.returning.get(&key) == Some(&false))
             }
         }
     }
@@ -164,6 +166,7 @@ impl Mirror {
                 Key::Meta => continue,
                 Key::Node(_) => "node",
                 Key::Alive(_) => "alive",
+                Key::Removed(..) => "removed",
                 Key::Network(_) => "network",
                 Key::Member(..) => "member",
                 Key::Endpoint(..) => "endpoint",

@@ -44,6 +44,10 @@ pub(super) struct Host {
     pub(super) watch: Option<Watch>,
     /// Its containers and their addresses: what runs there, whether a daemon does or not.
     pub(super) containers: BTreeMap<ContainerId, IpAddr>,
+    /// Those whose addresses are another host's by now.
+    pub(super) cut_off: Vec<ContainerId>,
+    /// Whether an operator says that nothing of it runs any more.
+    pub(super) written_off: bool,
     /// What it has claimed, as its core told it.
     pub(super) claims: BTreeMap<Prefix, bool>,
     /// Addresses of that which no container has.
@@ -80,6 +84,8 @@ impl Host {
             sent: VecDeque::new(),
             watch: None,
             containers: BTreeMap::new(),
+            cut_off: Vec::new(),
+            written_off: false,
             claims: BTreeMap::new(),
             spare: BTreeSet::new(),
             believed: BTreeMap::new(),
@@ -108,6 +114,22 @@ impl Host {
         };
         let all = self.claims.keys().flat_map(|prefix| addresses(*prefix));
         self.spare = all.filter(is_spare).collect();
+    }
+
+    /// Another host has these addresses now: the containers that had them are cut off, and told of no more.
+    pub(super) fn give_up(&mut self, net: &NetworkId, prefix: Prefix) -> Vec<Key> {
+        let lost: Vec<ContainerId> = self
+            .containers
+            .iter()
+            .filter(|(_, ip)| prefix.contains(**ip))
+            .map(|(id, _)| id.clone())
+            .collect();
+        let keys = lost.iter().map(|id| self.key(net, id)).collect();
+        for id in lost {
+            self.containers.remove(&id);
+            self.cut_off.push(id);
+        }
+        keys
     }
 
     /// A container gave its address back.

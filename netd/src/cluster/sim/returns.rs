@@ -21,7 +21,7 @@ impl World {
     }
 
     /// A container starts on a host, however often an answer is lost on the way.
-    fn attach_surely(&mut self, n: usize) {
+    pub(super) fn attach_surely(&mut self, n: usize) {
         let before = self.hosts[n].containers.len();
         for _ in 0..10 {
             if self.hosts[n].containers.len() == before {
@@ -40,7 +40,7 @@ impl World {
     }
 
     /// Has a host start containers until it decides on an address of these.
-    fn claim_all(&mut self, n: usize, prefix: Prefix) -> bool {
+    pub(super) fn claim_all(&mut self, n: usize, prefix: Prefix) -> bool {
         for _ in 0..300 {
             if self.hosts[n].claims.contains_key(&prefix) {
                 return true;

@@ -59,6 +59,8 @@ const VXLAN_ID: u16 = 1;
 const VXLAN_LOCAL: u16 = 4;
 const VXLAN_PORT: u16 = 15;
 const VXLAN_LOCAL6: u16 = 17;
+const VXLAN_UDP_CSUM: u16 = 18;
+const VXLAN_UDP_ZERO_CSUM6_TX: u16 = 19;
 
 /// What netd reads of a link.
 #[derive(Clone, Debug)]
@@ -192,13 +194,19 @@ impl LinkView {
 /// What a VXLAN device carries.
 fn read_tunnel(data: &Attrs<'_>) -> Option<Tunnel> {
     let port = data.find(VXLAN_PORT)?.try_into().ok()?;
+    let local = data
+        .find(VXLAN_LOCAL)
+        .or_else(|| data.find(VXLAN_LOCAL6))
+        .and_then(ip)?;
+    let is_set = |kind| data.find(kind).is_some_and(|value| value != [0]);
     Some(Tunnel {
         vni: data.u32(VXLAN_ID)?,
         port: u16::from_be_bytes(port),
-        local: data
-            .find(VXLAN_LOCAL)
-            .or_else(|| data.find(VXLAN_LOCAL6))
-            .and_then(ip)?,
+        local,
+        udpcsum: match local {
+            std::net::IpAddr::V4(_) => is_set(VXLAN_UDP_CSUM),
+            std::net::IpAddr::V6(_) => !is_set(VXLAN_UDP_ZERO_CSUM6_TX),
+        },
     })
 }
 
@@ -265,6 +273,11 @@ pub(super) fn create_vxlan(link: &Link, tunnel: &Tunnel) -> Request {
         local,
         InfoVxlan::Port(tunnel.port),
         InfoVxlan::Learning(false),
+        InfoVxlan::UDPCsum(tunnel.udpcsum),
+        InfoVxlan::UDPZeroCsumTX(!tunnel.udpcsum),
+        // One socket serves all devices of a port, and the kernel wants them to agree on this (VXLAN_F_RCV_FLAGS): only where it
+        // has a meaning.
+        InfoVxlan::UDPZeroCsumRX(!tunnel.udpcsum && tunnel.local.is_ipv6()),
     ];
     let message = LinkMessageBuilder::<LinkUnspec>::new_with_info_kind(InfoKind::Vxlan)
         .name(link.name.to_string())

@@ -254,7 +254,8 @@ impl World {
 
     /// The desired objects of a container, as a record has it.
     pub(crate) fn container_objects(&self, container: &Container) -> Vec<Object> {
-        desired::container(container, |id| self.network(id), &self.facts)
+        let container = self.usable(container);
+        desired::container(&container, |id| self.network(id), &self.facts)
     }
 
     /// Every desired object.

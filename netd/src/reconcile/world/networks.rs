@@ -230,6 +230,7 @@ impl World {
             pools,
             members: BTreeSet::new(),
             macs,
+            lost: BTreeSet::new(),
         };
         net.keep_all()?;
         self.networks.insert(net.record.id.clone(), net);

@@ -23,6 +23,7 @@ use crate::cluster::records::Claim;
 
 mod known;
 mod life;
+mod lost;
 mod returns;
 mod shared;
 mod stations;
@@ -223,9 +224,11 @@ impl World {
             overlay.router = place;
         }
         net.macs.insert(net.record.mac());
-        net.pools.retain(|pool| {
-            own.iter().any(|(prefix, _)| range_of(pool) == *prefix) || pool.len_used() > 0
-        });
+        let is_own = |range: &Prefix| own.iter().any(|(prefix, _)| range == prefix);
+        net.pools
+            .retain(|pool| is_own(&range_of(pool)) || pool.len_used() > 0);
+        let ranges = net.pools.iter().map(range_of);
+        net.lost = ranges.filter(|range| !is_own(range)).collect();
         for (prefix, _) in own {
             if net.pools.iter().any(|pool| range_of(pool) == prefix) {
                 continue;
@@ -352,10 +355,11 @@ impl World {
         let any = Join::any(net.record.name.as_str());
         let mut wants = Vec::new();
         for family in FAMILIES {
-            let of_family = || net.pools.iter().filter(|p| range_of(p).family() == family);
+            let of_family = || net.own_pools().filter(|p| range_of(p).family() == family);
             let used: u128 = of_family().map(Pool::len_used_in_range).sum();
             let all: u128 = of_family().map(Pool::capacity).sum();
-            if used * FULL.1 >= all * FULL.0 {
+            // Without an address of its own it has lost that, and the network stands still here.
+            if used * FULL.1 >= all * FULL.0 || !self.has_router(id, family) {
                 let full = self.wants(net, &any, |_| false);
                 wants.extend(
                     full.into_iter()
@@ -374,11 +378,8 @@ impl World {
                 Family::V4 => join.ip.map(IpAddr::V4),
                 Family::V6 => join.ip6.map(IpAddr::V6),
             };
-            let pools = || net.pools.iter().filter(|p| range_of(p).family() == family);
-            let claimed = self.shared.as_ref().is_some_and(|shared| {
-                let mut claims = shared.claims_on(&net.record.id);
-                claims.any(|(prefix, claim)| prefix.family() == family && claim.router)
-            });
+            let pools = || net.own_pools().filter(|p| range_of(p).family() == family);
+            let claimed = self.has_router(&net.record.id, family);
             let want = |ip, router| Want {
                 subnet: subnet.subnet,
                 gateway: subnet.gateway,
@@ -399,6 +400,16 @@ impl World {
             }
         }
         wants
+    }
+}
+
+impl World {
+    /// Whether this host has claimed an address of its own on a network.
+    fn has_router(&self, id: &NetworkId, family: Family) -> bool {
+        self.shared.as_ref().is_some_and(|shared| {
+            let mut claims = shared.claims_on(id);
+            claims.any(|(prefix, claim)| prefix.family() == family && claim.router)
+        })
     }
 }
 

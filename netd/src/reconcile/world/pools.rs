@@ -23,6 +23,8 @@ pub(super) struct Net {
     pub(super) pools: Vec<Pool>,
     pub(super) members: BTreeSet<ContainerId>,
     pub(super) macs: HashSet<Mac>,
+    /// Ranges that this host has claimed no more, while containers still have addresses of them: nothing is given out there.
+    pub(super) lost: BTreeSet<Prefix>,
 }
 
 impl Net {
@@ -41,7 +43,9 @@ impl Net {
                 Family::V4 => join.ip.map(IpAddr::V4),
                 Family::V6 => join.ip6.map(IpAddr::V6),
             };
+            let is_lost = |ip: &IpAddr| self.lost.iter().any(|range| range.contains(*ip));
             let held = had(family).filter(|ip| asked.is_none_or(|asked| asked == *ip));
+            let held = held.filter(|ip| !is_lost(ip));
             let got = match held {
                 Some(ip) => Ok(Some(ip)),
                 None => self.address(family, asked, name, now),
@@ -86,7 +90,8 @@ impl Net {
         if self.record.subnet_of(ip).is_none() {
             return Err(self.not_on(ip));
         }
-        let Some(pool) = self.pool_of(ip) else {
+        let is_lost = self.lost.iter().any(|range| range.contains(ip));
+        let Some(pool) = self.pool_of(ip).filter(|_| !is_lost) else {
             return Err(self.no_block());
         };
         let claimed = pool.claim(ip);
@@ -98,7 +103,7 @@ impl Net {
     fn allocate(&mut self, family: Family, now: Duration) -> Result<Option<IpAddr>> {
         let first = |fits: &dyn Fn(&Pool) -> bool| {
             let mut pools = self.pools.iter();
-            pools.position(|pool| family_of(pool) == family && fits(pool))
+            pools.position(|pool| self.gives(pool) && family_of(pool) == family && fits(pool))
         };
         let rested = first(&|pool| pool.has_rested(now));
         let Some(at) = rested.or_else(|| first(&has_room)) else {
@@ -115,13 +120,23 @@ impl Net {
     /// Whether a new container finds an address of each family.
     pub(super) fn check_room(&self) -> Result<()> {
         let is_full = |family: &Family| {
-            let mut pools = self.pools.iter().filter(|p| family_of(p) == *family);
+            let mut pools = self.own_pools().filter(|p| family_of(p) == *family);
             self.record.has(*family) && !pools.any(has_room)
         };
         match FAMILIES.into_iter().find(is_full) {
             Some(family) => Err(self.exhausted(family)),
             None => Ok(()),
         }
+    }
+
+    /// Whether a pool may give addresses out.
+    fn gives(&self, pool: &Pool) -> bool {
+        !self.lost.contains(&range_of(pool))
+    }
+
+    /// Those that may.
+    pub(super) fn own_pools(&self) -> impl Iterator<Item = &Pool> {
+        self.pools.iter().filter(|pool| self.gives(pool))
     }
 
     /// Why an address is none of the network's.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use netd_model::id::{Name, NetworkId};
-use netd_model::net::Prefix;
+use netd_model::net::{Mac, Prefix};
 
 use super::StationKey;
 use crate::cluster::records::Station;
@@ -13,6 +13,8 @@ use crate::cluster::records::Station;
 #[derive(Debug, Default)]
 pub(in crate::reconcile::world) struct Stations {
     on: BTreeMap<NetworkId, OnNetwork>,
+    /// Counts those that came.
+    came: u64,
 }
 
 #[derive(Debug, Default)]
@@ -21,15 +23,32 @@ struct OnNetwork {
     /// Containers by the name they go by.
     named: Index<Name>,
     at: Index<IpAddr>,
+    /// By Ethernet address, each with its rank: the address is that of the least.
+    with: BTreeMap<Mac, BTreeMap<StationKey, Rank>>,
 }
+
+/// Whose an Ethernet address is: first that of the station with the address that it is made from, then of who came first.
+type Rank = (bool, u64);
 
 type Index<K> = BTreeMap<K, BTreeSet<StationKey>>;
 
 impl Stations {
     /// What a station is from now on; none if it is gone.
     pub(super) fn put(&mut self, key: &StationKey, station: Option<Station>) {
+        self.came += 1;
+        let mut came = self.came;
         let on = self.on.entry(key.0.clone()).or_default();
         if let Some(had) = on.all.remove(key) {
+            if let Some(bearers) = on.with.get_mut(&had.mac) {
+                let rank = bearers.remove(key);
+                if bearers.is_empty() {
+                    on.with.remove(&had.mac);
+                }
+                let stays = station
+                    .as_ref()
+                    .is_some_and(|station| station.mac == had.mac);
+                came = rank.filter(|_| stays).map_or(came, |(_, came)| came);
+            }
             had.name
                 .iter()
                 .for_each(|name| leave(&mut on.named, name, key));
@@ -45,6 +64,12 @@ impl Stations {
             for ip in &station.ips {
                 on.at.entry(*ip).or_default().insert(key.clone());
             }
+            let is_made = station
+                .ips
+                .iter()
+                .any(|ip| Mac::of_address(*ip) == station.mac);
+            let bearers = on.with.entry(station.mac).or_default();
+            bearers.insert(key.clone(), (!is_made, came));
             on.all.insert(key.clone(), station);
         }
         if on.all.is_empty() {
@@ -69,6 +94,14 @@ impl Stations {
     pub(super) fn named(&self, net: &NetworkId, name: &Name) -> impl Iterator<Item = &StationKey> {
         let keys = self.on.get(net).and_then(|on| on.named.get(name));
         keys.into_iter().flatten()
+    }
+
+    /// Those on a network that say that they have an Ethernet address; the one that it is of first.
+    pub(super) fn with_mac(&self, net: &NetworkId, mac: Mac) -> Vec<&StationKey> {
+        let bearers = self.on.get(net).and_then(|on| on.with.get(&mac));
+        let mut bearers: Vec<_> = bearers.into_iter().flatten().collect();
+        bearers.sort_by_key(|(_, rank)| **rank);
+        bearers.into_iter().map(|(key, _)| key).collect()
     }
 
     /// Those on a network with an address of these.

@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use netd_model::api;
 use netd_model::id::Name;
-use netd_model::net::Family;
+use netd_model::net::{Family, IfName};
 use netd_model::overlay;
 use netd_model::probe::{Paths, State, Target, Way};
+use netd_model::record::Network;
 
 use super::super::World;
 use super::{Host, Shared};
@@ -56,15 +57,16 @@ impl World {
         let Some(shared) = &self.shared else {
             return Vec::new();
         };
-        let site = |network: &netd_model::record::Network| {
+        let site = |network: &Network| {
             let (_, place) = overlay::parts(network)?;
             let own = *place.ips.first()?;
             let stations = shared.stations_of(&network.id);
             let others = stations.filter(|((_, node, id), _)| id.is_none() && *node != shared.name);
-            let peers = others.filter_map(|((_, node, _), station)| {
+            let peers = others.filter_map(|(key, station)| {
+                let node = &key.1;
                 let mut ips = station.ips.iter();
                 let ip = ips.find(|ip| Family::of(**ip) == Family::of(own))?;
-                let believed = self.clash(network, node, station).is_none();
+                let believed = self.clash(network, key, station).is_none();
                 believed.then(|| (node.clone(), *ip))
             });
             Some(Site {
@@ -104,7 +106,7 @@ impl World {
             })
             .filter_map(|((name, id), paths)| {
                 let network = self.network(id)?;
-                warning(name, network.name.as_str(), network.mtu, *paths)
+                warning(name, network, *paths)
             })
             .collect();
         let more = warnings.len().saturating_sub(NAMED);
@@ -129,8 +131,10 @@ impl Shared {
 
     /// The word for how it stands with a host.
     pub(super) fn state(&self, name: &Name, host: &Host) -> &'static str {
-        let lost =
-            |paths: &Paths| paths.from.small == State::Lost && paths.from.full == State::Lost;
+        let lost = |paths: &Paths| {
+            let from = paths.from;
+            !from.arrives() && from.small == State::Lost && from.full == State::Lost
+        };
         let mut paths = self.paths_to(name).peekable();
         let probed = paths.peek().is_some() && paths.all(lost);
         if host.alive {
@@ -151,10 +155,22 @@ impl Host {
 }
 
 /// What does not work on the way between this host and another on a network.
-fn warning(host: &Name, network: &str, mtu: u32, paths: Paths) -> Option<String> {
+fn warning(host: &Name, network: &Network, paths: Paths) -> Option<String> {
     use State::{Lost, Ok};
+    let mtu = network.mtu;
+    let device = overlay::device(network);
     let of = |way: Way| (way.small, way.full);
     let text = match (of(paths.from), of(paths.to)) {
+        _ if paths.to.mangles() => checksums(
+            &format!("what this host sends to host {host}"),
+            "this host",
+            &device,
+        ),
+        _ if paths.from.mangles() => checksums(
+            &format!("what host {host} sends to this one"),
+            &format!("host {host}"),
+            &device,
+        ),
         ((Lost, Lost), _) => format!(
             "nothing arrives from host {host}: see that UDP packets of the network's port pass between the hosts, and that \
              its netd answers"
@@ -169,7 +185,15 @@ fn warning(host: &Name, network: &str, mtu: u32, paths: Paths) -> Option<String>
         (_, (Lost, _)) => format!("small packets to host {host} are lost, large ones arrive"),
         _ => return None,
     };
-    Some(format!("network {network}: {text}"))
+    Some(format!("network {}: {text}", network.name))
+}
+
+/// A device that computes the checksums of what is inside VXLAN, and gets them wrong, or one that drops such packets.
+fn checksums(what: &str, sender: &str, device: &IfName) -> String {
+    format!(
+        "{what} arrives only if no network card computes its checksums: have the kernel do that on {sender} with `ethtool -K \
+         {device} tx off`, or switch checksum offload for tunnels off on its network card"
+    )
 }
 
 fn large(mtu: u32, way: &str) -> String {

@@ -136,9 +136,12 @@ impl Shared {
     /// The stations that a change is about.
     pub(super) fn keys_of(&self, news: &News) -> Vec<StationKey> {
         match news {
-            News::Member(node, net, _) => vec![(net.clone(), node.clone(), None)],
-            News::Endpoint(node, net, id, _) => {
-                vec![(net.clone(), node.clone(), Some(id.clone()))]
+            News::Member(node, net, station) => {
+                self.with_namesakes((net.clone(), node.clone(), None), station.as_ref())
+            }
+            News::Endpoint(node, net, id, station) => {
+                let key = (net.clone(), node.clone(), Some(id.clone()));
+                self.with_namesakes(key, station.as_ref())
             }
             // Its address may be another.
             News::Node(node, _) => {
@@ -156,10 +159,25 @@ impl Shared {
                 let hosts = had.map(|had| &had.host).into_iter().chain(has);
                 let parts = hosts.map(|host| (net.clone(), host.clone(), None));
                 let stations = self.stations.within(net, *prefix).cloned();
+                let stations = stations.flat_map(|key| self.with_namesakes(key, None));
                 stations.chain(parts).collect()
             }
             _ => Vec::new(),
         }
+    }
+
+    /// A station that changes, and those that have, or say that they have, the Ethernet address that it had or gets.
+    fn with_namesakes(&self, key: StationKey, station: Option<&Station>) -> Vec<StationKey> {
+        let had = self.stations.get(&key).map(|had| had.mac);
+        let macs: BTreeSet<_> = had.into_iter().chain(station.map(|s| s.mac)).collect();
+        let others = macs
+            .into_iter()
+            .flat_map(|mac| self.stations.with_mac(&key.0, mac))
+            .filter(|other| **other != key)
+            .cloned();
+        let mut keys: Vec<StationKey> = others.collect();
+        keys.push(key);
+        keys
     }
 
     /// Hosts that have claimed an address of their own on a network: what is for all hosts there is sent to them before

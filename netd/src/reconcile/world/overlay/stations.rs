@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use netd_model::id::{Name, NetworkId};
+use netd_model::id::NetworkId;
 use netd_model::overlay;
 use netd_model::record::Network;
 use netd_model::{Key, Object};
@@ -38,7 +38,7 @@ impl World {
             .into_iter()
             .collect();
         };
-        if self.clash(network, node, station).is_some() {
+        if self.clash(network, key, station).is_some() {
             return Vec::new();
         }
         let place = station.at(host);
@@ -48,14 +48,25 @@ impl World {
         }
     }
 
-    /// Why a station of a host cannot be believed, if it cannot: what this host itself has, nobody else has, and what another has
-    /// claimed is that one's.
+    /// Why a station of a host cannot be believed, if it cannot: what this host itself has, nobody else has; what another has
+    /// claimed is that one's; and an Ethernet address is one station's.
     pub(super) fn clash(
         &self,
         network: &Network,
-        node: &Name,
+        key: &StationKey,
         station: &Station,
     ) -> Option<String> {
+        let of_ips = self.clash_of_ips(network, key, station);
+        of_ips.or_else(|| self.clash_of_mac(network, key, station))
+    }
+
+    fn clash_of_ips(
+        &self,
+        network: &Network,
+        key: &StationKey,
+        station: &Station,
+    ) -> Option<String> {
+        let node = &key.1;
         let net = self.networks.get(&network.id)?;
         let claimed = station.ips.iter().find_map(|ip| {
             let holder = self.shared.as_ref()?.holder(network, *ip)?;
@@ -74,21 +85,47 @@ impl World {
                 network.name
             ));
         }
+        let shared = self.shared.as_ref()?;
         let own = |ip: &IpAddr| {
-            net.pools
-                .iter()
-                .any(|pool| holds(pool, *ip) && pool.is_used(*ip))
+            // What another host has claimed since this one was removed is not in use here.
+            shared.holder(network, *ip).is_none()
+                && net
+                    .pools
+                    .iter()
+                    .any(|pool| holds(pool, *ip) && pool.is_used(*ip))
         };
         if let Some(ip) = station.ips.iter().find(|ip| own(ip)) {
             return Some(format!(
                 "its address {ip} is that of a container of this host"
             ));
         }
-        net.macs.contains(&station.mac).then(|| {
-            format!(
-                "its Ethernet address {} is that of a container of this host",
-                station.mac
-            )
+        None
+    }
+
+    /// The same of its Ethernet address.
+    fn clash_of_mac(
+        &self,
+        network: &Network,
+        key: &StationKey,
+        station: &Station,
+    ) -> Option<String> {
+        let net = self.networks.get(&network.id)?;
+        let mac = station.mac;
+        if net.macs.contains(&mac) && !self.is_lost_mac(&network.id, mac) {
+            return Some(format!(
+                "its Ethernet address {mac} is that of a container of this host"
+            ));
+        }
+        let stations = &self.shared.as_ref()?.stations;
+        // Who is not believed anyway takes it from nobody.
+        let mut bearers = stations.with_mac(&network.id, mac).into_iter();
+        let first = bearers.find(|of| {
+            let station = stations.get(of);
+            station.is_some_and(|station| self.clash_of_ips(network, of, station).is_none())
+        })?;
+        (first != key).then(|| {
+            let host = &first.1;
+            format!("its Ethernet address {mac} is that of a station of host {host}")
         })
     }
 
@@ -102,7 +139,7 @@ impl World {
             .map(|key| {
                 let station = shared.stations.get(key);
                 let network = self.network(&key.0);
-                let why = network.and_then(|net| self.clash(net, &key.1, station?));
+                let why = network.and_then(|net| self.clash(net, key, station?));
                 (key.clone(), why)
             })
             .collect();

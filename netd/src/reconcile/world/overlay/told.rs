@@ -64,6 +64,26 @@ impl World {
                 "option bridge: the bridge of an overlay network has the same name on all hosts, derived from its id",
             ));
         }
+        let has_other_sums = |net: &&Network| {
+            let other = net.overlay.as_ref();
+            other.is_some_and(|other| other.port == spec.port && other.udpcsum != spec.udpcsum)
+        };
+        let other = self.overlays().find(has_other_sums);
+        if let Some(other) = other.filter(|_| shared.node.address.is_ipv6()) {
+            let (is, has) = if spec.udpcsum {
+                ("on", "off")
+            } else {
+                ("off", "on")
+            };
+            return Err(Error::new(
+                Code::InvalidOpt,
+                format!(
+                    "option udpcsum={is}: network {} has the same UDP port and udpcsum={has}, and over IPv6 the kernel takes only \
+                     one of them on a port: choose another with --opt port=N",
+                    other.name
+                ),
+            ));
+        }
         let used: BTreeSet<u32> = self
             .overlays()
             .filter_map(|net| Some(net.overlay.as_ref()?.vni))
@@ -99,6 +119,7 @@ impl World {
         let overlay = Overlay {
             vni,
             port: spec.port,
+            udpcsum: spec.udpcsum,
             router: None,
         };
         Ok(Some((overlay, mtu)))
@@ -136,7 +157,7 @@ impl World {
             return Vec::new();
         };
         let mut own = Vec::new();
-        for endpoint in &container.endpoints {
+        for endpoint in &self.usable(container).endpoints {
             let network = self
                 .network(&endpoint.network)
                 .filter(|net| net.overlay.is_some());
@@ -188,7 +209,7 @@ impl World {
         let (net, node, id) = key;
         let (shared, id) = (self.shared.as_ref()?, id.as_ref()?);
         let station = shared.stations.get(key).filter(|_| *node != shared.name)?;
-        self.clash(self.network(net)?, node, station)
+        self.clash(self.network(net)?, key, station)
             .is_none()
             .then_some(())?;
         let is_alive = |node: &Name| shared.hosts.get(node).is_some_and(|host| host.alive);
@@ -280,6 +301,7 @@ impl World {
                 ));
             }
         }
+        warnings.extend(self.lost_warnings());
         for ((_, node, _), why) in &shared.disbelieved {
             warnings.push(format!("a record of host {node} is not used: {why}"));
         }

@@ -3,7 +3,7 @@ use netd_model::observed::HostFacts;
 use super::*;
 use crate::cluster::mirror::News;
 use crate::cluster::records::Station;
-use crate::cluster::samples::{name, network_id, node, station};
+use crate::cluster::samples::{name, network, network_id, node, station};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -25,6 +25,7 @@ fn paths(from: State, to: State) -> BTreeMap<Target, Paths> {
     let way = |state| Way {
         small: state,
         full: state,
+        plain: State::Unknown,
     };
     let target = Target {
         network: network_id(),
@@ -109,8 +110,10 @@ fn a_store_that_is_away_proves_nothing() {
 #[test]
 fn a_way_that_does_not_work_is_named_with_host_direction_and_size() {
     let (ok, lost) = (State::Ok, State::Lost);
-    let way = |small, full| Way { small, full };
-    let text = |from, to| warning(&name("h2"), "web", 1450, Paths { from, to }).unwrap_or_default();
+    let plainly = |small, full, plain| Way { small, full, plain };
+    let way = |small, full| plainly(small, full, State::Unknown);
+    let web = network("10.0.0.0/24");
+    let text = |from, to| warning(&name("h2"), &web, Paths { from, to }).unwrap_or_default();
     let well = way(ok, ok);
     assert_eq!(text(well, well), "");
     assert_eq!(text(way(State::Unknown, ok), well), "");
@@ -134,6 +137,16 @@ fn a_way_that_does_not_work_is_named_with_host_direction_and_size() {
             well,
             way(lost, lost),
             "nothing that this host sends arrives at host h2",
+        ),
+        (
+            plainly(lost, lost, ok),
+            well,
+            "what host h2 sends to this one arrives only if",
+        ),
+        (
+            well,
+            plainly(lost, lost, ok),
+            "on this host with `ethtool -K ndx-09090909 tx off`",
         ),
         (way(lost, ok), well, "small packets from host h2 are lost"),
         (well, way(lost, ok), "small packets to host h2 are lost"),
