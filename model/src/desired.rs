@@ -41,26 +41,31 @@ pub static TUNNELS: LazyLock<Arc<Ruleset>> = LazyLock::new(|| Arc::new(skeleton:
 /// The host's share: the ruleset, and the settings that netd had to change.
 ///
 /// In a family in which netd itself switched forwarding on, packets between two interfaces that are not ours stay
-/// dropped, so the host does not become a router by accident.
-pub fn host(changes: &[HostChange], facts: &HostFacts) -> Vec<Object> {
+/// dropped, so the host does not become a router by accident. `bridge_tables` says whether the kernel has such.
+pub fn host(changes: &[HostChange], bridge_tables: bool) -> Vec<Object> {
     let mut objects = vec![Object::Ruleset(Arc::clone(&HOST))];
     objects.extend(dropped(&skeleton::host_table(), &Reason::HOST));
-    if facts.bridge_tables {
+    if bridge_tables {
         objects.push(Object::Ruleset(Arc::clone(&BRIDGE)));
         objects.extend(dropped(&skeleton::bridge_table(), &Reason::BRIDGE));
     }
     for change in changes {
-        objects.push(Object::Sysctl(Sysctl {
-            ns: Ns::Host,
-            path: change.sysctl.clone(),
-            value: change.now.clone(),
-            ifname: None,
-            owner: Owner::Host,
-        }));
+        objects.push(Object::Sysctl(host_setting(change)));
         let switched = |family: &Family| forwarding_path(*family) == change.sysctl;
         objects.extend(FAMILIES.into_iter().find(switched).map(forwarding_guard));
     }
     objects
+}
+
+/// A setting that netd had to change.
+pub fn host_setting(change: &HostChange) -> Sysctl {
+    Sysctl {
+        ns: Ns::Host,
+        path: change.sysctl.clone(),
+        value: change.now.clone(),
+        ifname: None,
+        owner: Owner::Host,
+    }
 }
 
 /// The elements that count what a table drops.

@@ -142,7 +142,10 @@ fn gone_links(removals: &[&Object], observed: &Observed) -> BTreeSet<Key> {
     gone
 }
 
-/// Removals in reverse order of dependence, without what goes by itself.
+/// Removals, without what goes by itself: the links of containers first, then all else in reverse order of dependence.
+///
+/// While the kernel frees what a batch of nftables removed, it makes a link's removal wait, so nothing comes before the
+/// links (ARCHITECTURE.md, "Links go first"). What leads to a container without a link leads nowhere.
 fn ordered_removals(removals: Vec<&Object>, gone: &BTreeSet<Key>) -> Vec<Op> {
     let hosts: BTreeSet<&Owner> = removals
         .iter()
@@ -162,7 +165,7 @@ fn ordered_removals(removals: Vec<&Object>, gone: &BTreeSet<Key>) -> Vec<Op> {
         .into_iter()
         .filter(|object| !by_itself(object))
         .collect();
-    list.sort_by_key(|object| std::cmp::Reverse(rank(object)));
+    list.sort_by_key(|object| std::cmp::Reverse(removal_rank(object)));
     list.into_iter()
         .map(|object| Op::Remove(object.clone()))
         .collect()
@@ -225,6 +228,9 @@ fn additions(
 
 const PAIR: u8 = 8;
 const ANNOUNCE: u8 = 14;
+const ELEMENTS: u8 = 17;
+/// Beyond all ranks.
+const LINKS_GO: u8 = 18;
 
 /// The order of dependence; the published elements come last, when everything behind them works.
 fn rank(object: &Object) -> u8 {
@@ -262,7 +268,17 @@ fn rank(object: &Object) -> u8 {
         Object::Route(route) => 12 + u8::from(route.via.is_some()),
         Object::Ruleset(_) => 15,
         Object::DnsSocket(_) => 16,
-        Object::Element(_) => 17,
+        Object::Element(_) => ELEMENTS,
+    }
+}
+
+/// The same for removals, the last first.
+fn removal_rank(object: &Object) -> u8 {
+    match object {
+        Object::Link(link) if matches!(link.kind, LinkKind::Veth | LinkKind::Ifb) => LINKS_GO,
+        // All of a container's by one batch: with the link, its guards have nothing to guard.
+        Object::Element(element) if element.owner.container().is_some() => ELEMENTS,
+        other => rank(other),
     }
 }
 

@@ -380,7 +380,7 @@ mod tests {
     }
 
     fn objects(network: &Network, places: &[Place]) -> Vec<Object> {
-        let mut objects = desired::host(&[], &facts());
+        let mut objects = desired::host(&[], facts().bridge_tables);
         objects.extend(tunnels(&[PORT].into(), &BTreeSet::new()));
         objects.extend(desired::network(network, &facts()));
         objects.extend(
@@ -448,7 +448,7 @@ mod tests {
             |op: &Op| matches!(op, Op::Add(Object::Link(link)) if link.kind == LinkKind::Bridge);
         assert!(!ops.iter().any(bridge));
         // What stands on a link goes with it; elements of sets stand on none.
-        let mut left = desired::host(&[], &facts());
+        let mut left = desired::host(&[], facts().bridge_tables);
         left.extend(tunnels(&[PORT].into(), &BTreeSet::new()));
         let ops = plan(&mut held, &left);
         let is_element = |op: &&Op| matches!(op, Op::Remove(Object::Element(_)));

@@ -11,19 +11,16 @@
 )]
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{TcpListener, UdpSocket};
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use netd::kernel::real::{Config, RealKernel};
-use netd::kernel::{DnsSink, Executor, Kernel};
-use netd_model::diff::diff;
-use netd_model::observed::Observed;
-use netd_model::{ContainerId, Object, Op};
+use netd_model::Op;
 use netd_tests::host::{Host, PROGRAMS};
 use netd_tests::lab::{self, Netns};
 use serde_json::{Value, json};
+
+mod floor;
+use floor::{Floor, timed};
 
 /// Pairs measured at each size.
 const ROUNDS: usize = 100;
@@ -75,9 +72,7 @@ fn measure(host: &Host, existing: &mut Vec<Netns>, size: usize) -> Figures {
         let attach = timed(|| drop(api.post("/v1/containers", &body)));
         let detach = timed(|| drop(api.delete("/v1/containers/measured")));
         let used = lab::cpu_time(host.pid()).saturating_sub(before);
-        let before = lab::cpu_time(std::process::id());
-        let (floor_attach, floor_detach) = floor.pair(&sandbox, &ops);
-        let floor_used = lab::cpu_time(std::process::id()).saturating_sub(before);
+        let (floor_attach, floor_detach, floor_used) = floor.pair(host, &sandbox, &ops);
         if round >= 5 {
             cpu += used;
             floor_cpu += floor_used;
@@ -185,94 +180,6 @@ fn request(sandbox: &Netns, name: &str, port: Option<u16>) -> Value {
     json!({"netns": sandbox.path(), "name": name, "networks": [{"network": "web"}], "publish": publish})
 }
 
-/// The operations of a plan, straight to the kernel.
-struct Floor {
-    kernel: Arc<RealKernel>,
-    executor: Box<dyn Executor>,
-}
-
-/// Takes DNS sockets and closes them again.
-#[derive(Debug, Default)]
-struct Sink(std::sync::Mutex<Vec<(ContainerId, UdpSocket, TcpListener)>>);
-
-impl DnsSink for Sink {
-    fn listen(&self, id: &ContainerId, udp: UdpSocket, tcp: TcpListener) -> std::io::Result<()> {
-        self.0
-            .lock()
-            .expect("no panic with the lock")
-            .push((id.clone(), udp, tcp));
-        Ok(())
-    }
-    fn close(&self, id: &ContainerId) {
-        self.0
-            .lock()
-            .expect("no panic with the lock")
-            .retain(|(other, ..)| other != id);
-    }
-    fn is_listening(&self, id: &ContainerId) -> bool {
-        self.0
-            .lock()
-            .expect("no panic with the lock")
-            .iter()
-            .any(|(other, ..)| other == id)
-    }
-}
-
-impl Floor {
-    fn new(host: &Host) -> Self {
-        let config = Config {
-            resolv_conf: netd::names::conf_path(&host.dir().join("resolv.conf")),
-            daemon: false,
-        };
-        let (kernel, executor) = host.netns.run(|| {
-            let kernel = Arc::new(
-                RealKernel::new(config, Arc::new(Sink::default()))
-                    .expect("the kernel can be opened"),
-            );
-            let executor = kernel.executor().expect("an executor can be made");
-            (kernel, executor)
-        });
-        Self { kernel, executor }
-    }
-
-    /// Attach and detach of what a plan says, in milliseconds each.
-    fn pair(&mut self, sandbox: &Netns, ops: &[Op]) -> (f64, f64) {
-        let id = ops
-            .iter()
-            .find_map(|op| match op {
-                Op::AddPair { container, .. } => container.owner.container().cloned(),
-                _ => None,
-            })
-            .expect("an attach makes a pair");
-        let opened = self
-            .kernel
-            .open_sandbox(sandbox.path())
-            .expect("the sandbox can be opened");
-        self.kernel.add_sandbox(&id, opened);
-        let removal = removal(ops);
-        let executor = &mut self.executor;
-        let attach = timed(|| executor.apply(ops).expect("the operations apply"));
-        let detach = timed(|| executor.apply(&removal).expect("their removal applies"));
-        self.kernel.remove_sandbox(&id);
-        (attach, detach)
-    }
-}
-
-fn removal(ops: &[Op]) -> Vec<Op> {
-    let mut held = Observed::default();
-    for op in ops {
-        match op {
-            Op::AddPair { host, container } => {
-                held.insert(Object::Link(host.clone()));
-                held.insert(Object::Link(container.clone()));
-            }
-            Op::Add(object) => held.insert(object.clone()),
-            _ => {}
-        }
-    }
-    diff(&[], &held, |_| true).ops
-}
-
 /// A connection to the API that stays open.
 struct Api {
     stream: BufReader<UnixStream>,
@@ -324,13 +231,6 @@ impl Api {
         assert!(status.contains(" 20"), "{method} {path}: {status}{answer}");
         answer
     }
-}
-
-/// In milliseconds.
-fn timed(work: impl FnOnce()) -> f64 {
-    let begin = Instant::now();
-    work();
-    begin.elapsed().as_secs_f64() * 1e3
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

@@ -2,10 +2,11 @@
 //! programs), pod by pod in turn, in one run; and 500 DELs at once.
 //!
 //!     cargo plugin
-//!     NETD_CNI=$(ls $PWD/target/*/plugin/netd-cni) cargo bench -p netd-tests --bench cni
+//!     NETD_CNI=$(ls $PWD/target/*-musl/plugin/netd-cni) cargo bench -p netd-tests --bench cni
 //!
 //! `-- alone` leaves the reference out. Each chain has a host namespace of its own. CPU is that of the plugins and of everything they start, and of the daemon.
-//! The kernel's own removal of one pair, asked directly, is measured in turn with the pods.
+//! The kernel's own removal of one pair, asked directly, is measured in turn with the pods; so is the kernel's part of netd's work, the operations
+//! of the same attach and detach replayed straight to the kernel.
 
 #![allow(
     clippy::unwrap_used,
@@ -16,12 +17,16 @@
 )]
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use netd_model::Op;
 use netd_tests::cni::{self, Cni, DEBIAN, Sandbox};
 use netd_tests::host::{Host, PROGRAMS};
 use netd_tests::lab::{self, Netns};
 use serde_json::{Value, json};
+
+mod floor;
+use floor::{Floor, timed};
 
 /// Pairs measured at each size.
 const ROUNDS: usize = 30;
@@ -137,6 +142,7 @@ impl Chain<'_> {
     fn measure(&self) {
         let (mut adds, mut dels, mut floors) = (Vec::new(), Vec::new(), Vec::new());
         let mut cpu = [Duration::ZERO; 2];
+        let mut part = self.daemon.map(|_| Part::new(self.cni.host));
         for round in 0..ROUNDS + 3 {
             let pod = Netns::new(&format!("measured{round}"));
             let sandbox = Sandbox::of(&pod);
@@ -146,9 +152,15 @@ impl Chain<'_> {
                 let added = self.cni.add_all(&sandbox, &self.plugins);
                 result = added.expect("an ADD succeeds");
             });
+            if let Some(part) = part.as_mut().filter(|_| round == 0) {
+                part.see(&sandbox);
+            }
             let del = timed(|| self.cni.del_all(&sandbox, &self.plugins, &result));
             let used = self.cpu();
             let floor = floor(&self.cni.host.netns, &pod);
+            if let Some(part) = &mut part {
+                part.pair(&pod, round >= 3);
+            }
             if round >= 3 {
                 for (sum, (used, before)) in cpu.iter_mut().zip(used.iter().zip(before)) {
                     *sum += used.saturating_sub(before);
@@ -170,6 +182,66 @@ impl Chain<'_> {
             quantile(&mut dels, 95),
             del / floor,
             plugins + daemon,
+        );
+        if let Some(part) = part {
+            part.print(daemon);
+        }
+    }
+}
+
+/// The kernel's part of netd's work.
+struct Part<'a> {
+    host: &'a Host,
+    floor: Floor,
+    /// The network that pods join.
+    network: String,
+    adds: Vec<f64>,
+    dels: Vec<f64>,
+    cpu: Duration,
+}
+
+impl<'a> Part<'a> {
+    fn new(host: &'a Host) -> Self {
+        Self {
+            host,
+            floor: Floor::new(host),
+            network: String::new(),
+            adds: Vec::new(),
+            dels: Vec::new(),
+            cpu: Duration::ZERO,
+        }
+    }
+
+    /// Learns where a pod that is there is attached.
+    fn see(&mut self, sandbox: &Sandbox) {
+        let target = format!("/v1/containers/{}", sandbox.id);
+        let container = self.host.api("GET", &target, "").body;
+        let network = container["endpoints"][0]["network"].as_str();
+        network
+            .expect("a pod is on a network")
+            .clone_into(&mut self.network);
+    }
+
+    fn pair(&mut self, pod: &Netns, counts: bool) {
+        let body = json!({"netns": pod.path(), "name": "floor", "networks": [{"network": self.network}], "publish": ["8080:80"]});
+        let target = "/v1/containers?dry_run=true";
+        let planned = self.host.api("POST", target, &body.to_string()).body["ops"].take();
+        let ops: Vec<Op> = serde_json::from_value(planned).expect("a dry run has operations");
+        let (add, del, used) = self.floor.pair(self.host, pod, &ops);
+        if counts {
+            self.cpu += used;
+            self.adds.push(add);
+            self.dels.push(del);
+        }
+    }
+
+    fn print(mut self, daemon: f64) {
+        let cpu = self.cpu.as_secs_f64() * 1e3 / ROUNDS as f64;
+        println!(
+            "  of which the kernel's part: attach {:.2}   detach {:.2}   CPU of a pair {cpu:.2}; the daemon's CPU is {:.2} of it",
+            quantile(&mut self.adds, 50),
+            quantile(&mut self.dels, 50),
+            daemon / cpu,
         );
     }
 }
@@ -221,13 +293,6 @@ fn size() -> u64 {
 fn floor(host: &Netns, pod: &Netns) -> f64 {
     lab::veth(host.end("floor0", &[]), pod.end("floor0", &[]));
     timed(|| host.del_link("floor0"))
-}
-
-/// In milliseconds.
-fn timed(work: impl FnOnce()) -> f64 {
-    let begin = Instant::now();
-    work();
-    begin.elapsed().as_secs_f64() * 1e3
 }
 
 fn quantile(values: &mut [f64], percent: usize) -> f64 {

@@ -171,7 +171,10 @@ impl Host {
             .values()
             .flat_map(|n| desired::forwarding_needed(n).collect::<Vec<_>>())
             .collect();
-        let mut objects = desired::host(&desired::host_changes(&self.facts, &needed), &self.facts);
+        let mut objects = desired::host(
+            &desired::host_changes(&self.facts, &needed),
+            self.facts.bridge_tables,
+        );
         for network in self.networks.values() {
             objects.extend(desired::network(network, &self.facts));
         }
@@ -510,7 +513,7 @@ fn an_object_of_an_unknown_owner_is_an_orphan_and_stays() {
     let net = network(1, false, false);
     let mut kernel = Observed::default();
     let facts = HostFacts::default();
-    let wanted = desired::host(&[], &HostFacts::default());
+    let wanted = desired::host(&[], HostFacts::default().bridge_tables);
     wanted
         .iter()
         .for_each(|object| kernel.insert(object.clone()));

@@ -92,7 +92,7 @@ impl Lab {
     fn wanted(&self) -> Observed {
         let mut wanted = Observed::default();
         let find = |id: &NetworkId| self.networks.iter().find(|n| n.id == *id);
-        let hosts = desired::host(&[], &self.facts).into_iter();
+        let hosts = desired::host(&[], self.facts.bridge_tables).into_iter();
         let networks = self.networks.iter();
         let networks = networks.flat_map(|n| desired::network(n, &self.facts));
         let containers = self.containers.iter();

@@ -34,9 +34,13 @@ pub(super) async fn add(
     // A DEL of the same attachment that still waits came before.
     state.spool.settle(&attachment, &state.handle).await?;
     let mut full = None;
-    for place in places(raw) {
+    let mut places = places(raw).peekable();
+    while let Some(place) = places.next() {
         let (define, raw) = place?;
-        match attach(&state, define, raw.clone()).await {
+        // One that is full is passed over at once, but for the last: what is wrong besides is said there. Addresses that are
+        // asked for may be kept for who asks.
+        let room = raw.ips.is_empty() && places.peek().is_some();
+        match attach(&state, define, raw.clone(), room).await {
             Ok(container) => {
                 let snapshot = state.handle.snapshot();
                 let added = added(&snapshot, &container, &attachment, &raw.routes)?;
@@ -89,10 +93,11 @@ async fn attach(
     state: &ApiState,
     define: Option<CreateNetwork>,
     raw: Add,
+    room: bool,
 ) -> Result<Box<api::Container>> {
     let request = Box::new(AddRequest::try_from(raw)?);
     if let Some(define) = define {
-        ensure(&state.handle, &define).await?;
+        ensure(&state.handle, &define, room).await?;
     }
     let netns = PathBuf::from(&request.attach.netns);
     let sandbox = open(std::sync::Arc::clone(&state.kernel), netns).await?;
@@ -107,8 +112,11 @@ async fn attach(
 }
 
 /// Makes the network of a configuration; one that was removed for that first is made at the next try.
-async fn ensure(handle: &Handle, define: &CreateNetwork) -> Result<()> {
-    let request = || Request::CniNetwork(define.clone());
+async fn ensure(handle: &Handle, define: &CreateNetwork, room: bool) -> Result<()> {
+    let request = || Request::CniNetwork {
+        define: define.clone(),
+        room,
+    };
     if let Answer::Removed(_) = handle.ask(request(), false).await? {
         handle.ask(request(), false).await?;
     }

@@ -20,7 +20,7 @@ use crate::reconcile::outcomes::failure;
 use crate::reconcile::owner::{Owner, Reply, Then, Touches};
 use crate::reconcile::queue::Subject;
 use crate::reconcile::requests::answer;
-use crate::reconcile::world::GiveBack;
+use crate::reconcile::world::{GiveBack, HostHeld};
 use crate::state::HostState;
 
 /// What an observation is for.
@@ -387,7 +387,7 @@ impl Owner {
         }
         self.world.purged = true;
         self.world.host_changes.clear();
-        self.host_held.clear();
+        self.host_held = HostHeld::default();
         self.predefined_saved = false;
         let now = self.now();
         self.world.forget_orphans(now);

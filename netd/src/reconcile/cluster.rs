@@ -332,9 +332,9 @@ impl Owner {
         // A job that brings the host's share along is planned from what was before: what changed since comes after it.
         let is_brought = self.pending.values().any(|pending| pending.touches.host);
         if let Some(held) = self.cluster.stale_host.take_if(|_| !is_brought) {
-            self.host_held = self.world.host_objects();
+            self.host_held.set(self.world.host_share());
             before.extend(held);
-            after.extend(self.host_held.iter().cloned());
+            after.extend(self.host_held.objects().iter().cloned());
         }
         let ops = self.ops(before, &after);
         if ops.is_empty() {
@@ -560,8 +560,10 @@ impl Owner {
     /// A job that brought the host's share along has ended: what the kernel holds of it is what was wanted before the changes
     /// that are not carried out yet.
     pub(crate) fn host_share_is_held(&mut self) {
-        let changed = self.cluster.stale_host.clone();
-        self.host_held = changed.unwrap_or_else(|| self.world.host_objects());
+        match self.cluster.stale_host.clone() {
+            Some(objects) => self.host_held.set_objects(objects),
+            None => self.host_held.set(self.world.host_share()),
+        }
     }
 
     /// How it stands with the store, for readers.

@@ -222,10 +222,16 @@ impl Owner {
     }
 
     /// Makes the network of a configuration. When a node gets another prefix, the network is made anew as soon as the last
-    /// pod with an address of the old one has gone, and not before.
-    pub(crate) fn cni_network(&mut self, mut request: CreateNetwork, reply: Reply) {
+    /// pod with an address of the old one has gone, and not before. With `room`, one that is there and full is an error.
+    pub(crate) fn cni_network(&mut self, mut request: CreateNetwork, room: bool, reply: Reply) {
         match self.standing(&request) {
-            Ok(Standing::There) => answer(reply, Ok(Answer::Unchanged)),
+            Ok(Standing::There) => {
+                let found = self.world.find_network(&request.name).ok();
+                let full = found
+                    .filter(|_| room)
+                    .and_then(|id| self.world.check_room(&id).err());
+                answer(reply, full.map_or(Ok(Answer::Unchanged), Err));
+            }
             Ok(Standing::Missing) => {
                 let (key, value) = MADE_BY;
                 request.labels.insert(key.to_owned(), value.to_owned());

@@ -73,6 +73,11 @@ impl Drift {
         self.due
     }
 
+    /// Whether the next look comes before the queue of notices can be full.
+    pub(crate) fn is_due_soon(&self, now: Instant) -> bool {
+        self.due.is_some_and(|due| due <= now + SETTLE)
+    }
+
     /// Compares what was noticed with what is wanted: places that differ are to be looked at. Objects that a job of
     /// netd's is changing now wait for its end. What a container's namespace holds when the container is off the records is
     /// none of netd's affairs: `lo` stays up, and of routes that go with their link the kernel tells nothing.

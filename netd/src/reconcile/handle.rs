@@ -92,7 +92,11 @@ pub enum Request {
     CniCheck(Attachment),
     /// Make the network of a CNI configuration unless it is there. One that a configuration made, that differs and that
     /// has no containers is removed: [`Answer::Removed`] says to ask again.
-    CniNetwork(CreateNetwork),
+    CniNetwork {
+        define: CreateNetwork,
+        /// Whether it is an error if the network has no room for one container more.
+        room: bool,
+    },
     /// Whether a network of this name can take one more container, and may be as defined.
     CniStatus {
         /// The network.

@@ -44,7 +44,7 @@ use crate::reconcile::journal::Journal;
 pub(crate) use crate::reconcile::owner::random;
 use crate::reconcile::owner::{Owner, channel, predefined};
 use crate::reconcile::pool::Pool;
-use crate::reconcile::world::World;
+use crate::reconcile::world::{HostHeld, World};
 use crate::state::{Loaded, Store};
 
 pub use crate::reconcile::owner::Timing;
@@ -109,7 +109,7 @@ pub fn start(
         failures: Vec::new(),
         orphans: Vec::new(),
         missing: HashSet::new(),
-        host_held: Vec::new(),
+        host_held: HostHeld::default(),
         predefined_saved: true,
         host_records: 0,
         unsaved: HashSet::new(),
@@ -272,7 +272,7 @@ fn purge_with(tools: &Tools, force: bool) -> Result<api::Purged> {
     let forwarding = desired::FAMILIES.map(desired::forwarding_change);
     let wanted = desired::host(
         &[&loaded.host.changes[..], &forwarding].concat(),
-        &HostFacts::default(),
+        HostFacts::default().bridge_tables,
     );
     let observed = tools.look(|| kernel.observe(&wanted))?;
     let on_record = |owner: &ObjectOwner| match owner {

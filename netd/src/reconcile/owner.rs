@@ -34,7 +34,7 @@ use crate::reconcile::making::Making;
 use crate::reconcile::notices::Notices;
 use crate::reconcile::pool::Pool;
 use crate::reconcile::queue::Subject;
-use crate::reconcile::world::World;
+use crate::reconcile::world::{HostHeld, World};
 use crate::reconcile::{audit, view};
 use crate::state::HostState;
 
@@ -229,7 +229,7 @@ pub(crate) struct Owner {
     /// Containers whose namespace was missing at the last look.
     pub(crate) missing: HashSet<ContainerId>,
     /// What the kernel holds of the host's share.
-    pub(crate) host_held: Vec<Object>,
+    pub(crate) host_held: HostHeld,
     /// Whether the record of the predefined network is on disk; until then every attach and create writes it.
     pub(crate) predefined_saved: bool,
     /// How many records of the host were made.
@@ -299,8 +299,11 @@ impl Owner {
                     Some(message) => self.accept(message),
                     None => return,
                 },
-                // Last: whoever floods the kernel with changes must not keep requests waiting.
-                Some(noticed) = notices.recv() => self.drift.notice(noticed, Instant::now()),
+                // Last: whoever floods the kernel with changes must not keep requests waiting. Before a look that is near,
+                // which takes all that wait, none is worth waking up for.
+                Some(noticed) = notices.recv(), if !self.drift.is_due_soon(Instant::now()) => {
+                    self.drift.notice(noticed, Instant::now());
+                }
             }
         }
     }

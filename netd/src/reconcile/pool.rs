@@ -1,12 +1,13 @@
 //! The threads that touch the kernel and the disk (invariant I2): the owner never does.
 //!
 //! A few executors take jobs from one queue. Links are removed by a thread of their own: the kernel lets a removal wait
-//! for an RCU grace period, about 20 ms, and everything removed by one request shares that wait; so do the flows that
-//! are forgotten afterwards, by a walk through the kernel's whole connection table. While one request
-//! waits, others queue up and go together in the next, and no attach ever stands behind them.
+//! for an RCU grace period, about 20 ms, and everything removed by one request shares that wait. While one request
+//! waits, others queue up and go together in the next, and no attach ever stands behind them. What containers have in
+//! nftables goes with their links, all of it by one batch, and so do the flows that are forgotten then, by one walk through
+//! the kernel's connection table. The executors do the rest while the next links wait.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 
 use netd_model::{Object, Op};
 use tokio::sync::mpsc::UnboundedSender;
@@ -22,15 +23,22 @@ const BATCH: usize = 64;
 /// The way to the executors.
 #[derive(Debug)]
 pub(crate) struct Pool {
-    jobs: Sender<(Token, Work)>,
+    jobs: Arc<Sender<Job>>,
 }
 
-/// A removal that has reached its links.
+/// What executors take from their queue.
+enum Job {
+    New(Token, Work),
+    /// A removal whose links are gone.
+    Unlinked(Removal),
+}
+
+/// A removal that is under way.
 struct Removal {
     token: Token,
     unmake: Unmake,
-    /// Where in its operations the links end.
-    rest: usize,
+    /// The operations that are left.
+    rest: Vec<Op>,
     failures: Vec<(Op, String)>,
 }
 
@@ -63,17 +71,28 @@ impl Pool {
             })?;
         }
         let remover = worker()?;
-        spawn("remover", move || remover.remove(&removal_queue))?;
+        // Weak: the executors end with the pool, and the remover with them.
+        let jobs = Arc::new(jobs);
+        let back = Arc::downgrade(&jobs);
+        spawn("remover", move || remover.remove(&removal_queue, &back))?;
         Ok(Self { jobs })
     }
 
     /// Queues a job.
     pub(crate) fn submit(&self, token: Token, work: Work) {
-        if self.jobs.send((token, work)).is_err() {
+        if self.jobs.send(Job::New(token, work)).is_err() {
             // The threads end only with this sender.
             tracing::error!(token, "the executors are gone");
         }
     }
+}
+
+fn is_link(op: &Op) -> bool {
+    matches!(op, Op::Remove(Object::Link(_)))
+}
+
+fn is_element(op: &Op) -> bool {
+    matches!(op, Op::Remove(Object::Element(_)))
 }
 
 fn is_flows(op: &Op) -> bool {
@@ -92,21 +111,21 @@ fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), KernelE
 }
 
 impl Worker {
-    fn execute(mut self, queue: &Mutex<Receiver<(Token, Work)>>, removals: &Sender<Removal>) {
+    fn execute(mut self, queue: &Mutex<Receiver<Job>>, removals: &Sender<Removal>) {
         loop {
             let job = match queue.lock() {
                 Ok(queue) => queue.recv(),
                 Err(_) => return,
             };
-            let Ok((token, work)) = job else { return };
-            let outcome = match work {
-                Work::Unmake(unmake) => match self.unmake(token, unmake, removals) {
-                    Some(outcome) => outcome,
-                    None => continue,
-                },
-                work => self.tools.run(&mut *self.executor, work),
-            };
-            self.report(token, outcome);
+            match job {
+                Err(_) => return,
+                Ok(Job::New(token, Work::Unmake(unmake))) => self.unmake(token, unmake, removals),
+                Ok(Job::New(token, work)) => {
+                    let outcome = self.tools.run(&mut *self.executor, work);
+                    self.report(token, outcome);
+                }
+                Ok(Job::Unlinked(removal)) => self.proceed(removal, removals),
+            }
         }
     }
 
@@ -115,78 +134,77 @@ impl Worker {
         let _ = self.outcomes.send((token, outcome));
     }
 
-    /// A removal up to its links; without links, to its end.
-    fn unmake(
-        &mut self,
-        token: Token,
-        unmake: Unmake,
-        removals: &Sender<Removal>,
-    ) -> Option<Outcome> {
-        let is_link = |op: &Op| matches!(op, Op::Remove(Object::Link(_)));
-        let Some(first) = unmake.ops.iter().position(is_link) else {
-            return Some(self.tools.run(&mut *self.executor, Work::Unmake(unmake)));
-        };
-        let links = unmake.ops[first..]
-            .iter()
-            .take_while(|op| is_link(op))
-            .count();
+    fn unmake(&mut self, token: Token, unmake: Unmake, removals: &Sender<Removal>) {
         if let Err(error) = self.tools.write(&unmake.before) {
-            return Some(Outcome::Failed { error, clean: true });
+            return self.report(token, Outcome::Failed { error, clean: true });
         }
-        let mut failures = Vec::new();
-        self.tools
-            .apply_all(&mut *self.executor, &unmake.ops[..first], &mut failures);
         let removal = Removal {
             token,
+            rest: unmake.ops.clone(),
             unmake,
-            rest: first + links,
-            failures,
+            failures: Vec::new(),
         };
+        self.proceed(removal, removals);
+    }
+
+    /// A removal up to its next links; without links, to its end. A second link, such as the bridge of the last container,
+    /// is one wait more.
+    fn proceed(&mut self, mut removal: Removal, removals: &Sender<Removal>) {
+        let links = removal.rest.iter().position(is_link);
+        let before: Vec<Op> = removal
+            .rest
+            .drain(..links.unwrap_or(removal.rest.len()))
+            .collect();
+        self.tools
+            .apply_all(&mut *self.executor, &before, &mut removal.failures);
+        if removal.rest.is_empty() {
+            let outcome = self.tools.finish(&removal.unmake, removal.failures);
+            return self.report(removal.token, outcome);
+        }
+        let token = removal.token;
         if removals.send(removal).is_err() {
             tracing::error!(token, "the remover is gone");
         }
-        None
     }
 
-    fn remove(mut self, queue: &Receiver<Removal>) {
+    fn remove(mut self, queue: &Receiver<Removal>, back: &Weak<Sender<Job>>) {
         while let Ok(first) = queue.recv() {
             let mut batch = vec![first];
             batch.extend(queue.try_iter().take(BATCH - 1));
-            let before = |removal: &Removal| removal.unmake.ops[..removal.rest].to_vec();
-            let behind = |removal: &Removal| removal.unmake.ops[removal.rest..].to_vec();
-            let links = batch.iter().flat_map(before);
-            let links = links.filter(|op| matches!(op, Op::Remove(Object::Link(_))));
-            // One walk through the connection table for all of them.
-            let flows = batch.iter().flat_map(behind).filter(is_flows);
-            let shared: Vec<Op> = links.chain(flows).collect();
+            let (mut links, mut elements, mut flows) = (Vec::new(), Vec::new(), Vec::new());
+            for removal in &mut batch {
+                take_shared(&mut removal.rest, &mut links, &mut elements, &mut flows);
+            }
+            let shared = [links, elements, flows].concat();
             let mut failures = Vec::new();
             self.tools
                 .apply_all(&mut *self.executor, &shared, &mut failures);
-            for removal in batch {
-                self.after_shared(removal, &failures);
+            for mut removal in batch {
+                let ops = &removal.unmake.ops;
+                let own = failures.iter().filter(|(op, _)| ops.contains(op));
+                removal.failures.extend(own.cloned());
+                // Without executors the daemon is stopping: the removal is on record, and finished by the next one.
+                if let Some(jobs) = back.upgrade() {
+                    let _ = jobs.send(Job::Unlinked(removal));
+                }
             }
         }
     }
+}
 
-    fn after_shared(&mut self, removal: Removal, shared_failures: &[(Op, String)]) {
-        let Removal {
-            token,
-            unmake,
-            rest,
-            mut failures,
-        } = removal;
-        failures.extend(
-            shared_failures
-                .iter()
-                .filter(|(op, _)| unmake.ops.contains(op))
-                .cloned(),
-        );
-        // A second link, such as the bridge of the last container, is removed here, one wait more.
-        let rest = unmake.ops[rest..].iter();
-        let rest: Vec<Op> = rest.filter(|op| !is_flows(op)).cloned().collect();
-        self.tools
-            .apply_all(&mut *self.executor, &rest, &mut failures);
-        let outcome = self.tools.finish(&unmake, failures);
-        self.report(token, outcome);
-    }
+/// Takes from a removal what all removals of a batch have done together: the links that come next, the elements behind
+/// them, and the flows that are forgotten when those are gone.
+fn take_shared(
+    rest: &mut Vec<Op>,
+    links: &mut Vec<Op>,
+    elements: &mut Vec<Op>,
+    flows: &mut Vec<Op>,
+) {
+    let count = rest.iter().take_while(|op| is_link(op)).count();
+    links.extend(rest.drain(..count));
+    let count = rest.iter().take_while(|op| is_element(op)).count();
+    elements.extend(rest.drain(..count));
+    let (forgotten, left) = rest.drain(..).partition(is_flows);
+    flows.extend::<Vec<Op>>(forgotten);
+    *rest = left;
 }

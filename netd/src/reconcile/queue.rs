@@ -81,7 +81,7 @@ impl Owner {
         match request {
             Request::CreateNetwork(create)
             | Request::EnsureNetwork(create)
-            | Request::CniNetwork(create) => {
+            | Request::CniNetwork { define: create, .. } => {
                 vec![Subject::Network(create.name.clone())]
             }
             Request::RemoveNetwork(reference)

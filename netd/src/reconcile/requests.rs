@@ -105,7 +105,7 @@ impl Owner {
             Request::CniAdd { request, sandbox } => self.cni_add(*request, sandbox, reply),
             Request::CniDel(attachment) => self.cni_del(&attachment, reply),
             Request::CniCheck(attachment) => self.cni_check(&attachment, reply),
-            Request::CniNetwork(request) => self.cni_network(request, reply),
+            Request::CniNetwork { define, room } => self.cni_network(define, room, reply),
             Request::CniStatus { network, define } => {
                 answer(reply, self.cni_status(&network, define.as_deref()));
             }
@@ -144,12 +144,12 @@ impl Owner {
         let missing = self.world.missing_host_changes();
         self.world.host_changes.extend(missing);
         writes.extend(self.save_host());
-        let wanted = self.world.host_objects();
-        if wanted == self.host_held {
+        let share = self.world.host_share();
+        if self.host_held.is(&share) {
             return Vec::new();
         }
-        after.extend(wanted);
-        self.host_held.clone()
+        after.extend(share.objects());
+        self.host_held.objects().to_vec()
     }
 
     pub(crate) fn attach(

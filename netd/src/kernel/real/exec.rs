@@ -304,8 +304,8 @@ impl Steps<'_> {
                 _ => None,
             })
             .collect();
-        let groups = &self.shared.groups;
-        removal::remove_links(self.space(), &links, groups)
+        let shared = self.shared;
+        removal::remove_links(self.space(), &links, &shared.groups, &shared.unlinker)
             .map_err(|(done, refusal)| Failed::at(done, refusal.on(&ops[done])))
     }
 

@@ -24,6 +24,7 @@ use self::ns::Sandboxes;
 use self::ports::Ports;
 use self::removal::Groups;
 use self::space::{OwnSockets, Space};
+use self::unlinker::Unlinker;
 use self::watch::Watch;
 use super::{DnsSink, Executor, Kernel, KernelError, Noticed, Sandbox, SandboxError};
 
@@ -46,6 +47,7 @@ mod relay;
 mod removal;
 mod space;
 mod traffic;
+mod unlinker;
 mod watch;
 mod wire;
 
@@ -84,6 +86,7 @@ struct Shared {
     groups: Groups,
     announcer: Announcer,
     closer: Closer,
+    unlinker: Unlinker,
     dns: Arc<dyn DnsSink>,
     own_sockets: Arc<OwnSockets>,
 }
@@ -126,6 +129,8 @@ impl RealKernel {
             announcer: Announcer::start()
                 .map_err(|source| KernelError::new("start a thread", source))?,
             closer: Closer::start().map_err(|source| KernelError::new("start a thread", source))?,
+            unlinker: Unlinker::start()
+                .map_err(|source| KernelError::new("start a thread", source))?,
             dns,
             own_sockets: Arc::default(),
         };

@@ -12,10 +12,12 @@ use netlink_packet_core::{
     NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_CAPPED, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST,
     NLMSG_DONE, NLMSG_ERROR, NetlinkSerializable,
 };
+use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::TimeVal;
+use socket2::{SockFilter, SockRef};
 
 use super::wire::{Attrs, text, u16_at, u32_at};
 use crate::kernel::{KernelError, KernelErrorKind};
@@ -32,6 +34,10 @@ const DUMP_TRIES: usize = 20;
 const LOST: Duration = Duration::from_secs(20);
 /// `NLMSGERR_ATTR_MSG` (linux/netlink.h).
 const ERROR_TEXT: u16 = 1;
+// Instructions of a socket filter (linux/bpf_common.h).
+const BPF_LOAD_HALF: u16 = 0x28;
+const BPF_EQUAL: u16 = 0x15;
+const BPF_RETURN: u16 = 0x06;
 /// `sizeof(struct nlmsghdr)`.
 const HEADER: usize = 16;
 
@@ -166,6 +172,22 @@ impl fmt::Debug for Netlink {
             .field("socket", &self.socket)
             .finish_non_exhaustive()
     }
+}
+
+/// Opens a socket in the thread's current namespace that hears, of what a group is told, the messages of one type. The
+/// kernel sorts out all others.
+pub(super) fn listen_for(kind: u16, group: u32) -> io::Result<Socket> {
+    // Of `struct nlmsghdr`, the type; what is loaded is taken for network byte order.
+    let kind = u16::from_be_bytes(kind.to_ne_bytes());
+    let load = SockFilter::new(BPF_LOAD_HALF, 0, 0, 4);
+    let compare = SockFilter::new(BPF_EQUAL, 0, 1, kind.into());
+    let [all, none] = [u32::MAX, 0].map(|bytes| SockFilter::new(BPF_RETURN, 0, 0, bytes));
+    let mut socket = Socket::new(NETLINK_ROUTE)?;
+    SockRef::from(&socket).attach_filter(&[load, compare, all, none])?;
+    socket.bind_auto()?;
+    socket.set_non_blocking(true)?;
+    socket.add_membership(group)?;
+    Ok(socket)
 }
 
 /// The answer to one request: the payload of its reply, empty for a bare acknowledgement.

@@ -1,18 +1,20 @@
 //! Removing links, many in one request.
 //!
 //! The kernel takes 20 ms for one link, nearly all of it waiting for others to stop looking at it, and 70 ms for 200
-//! links that go by one group request (kernel-bridge.md section 12).
+//! links that go by one group request. Links of the host are gone long before the end of that, see [`super::unlinker`].
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Mutex, PoisonError};
 
+use netd_model::Ns;
 use netd_model::object::Link;
 use nix::errno::Errno;
 
 use super::link::{self, GROUPS, LAST_GROUP, LinkView};
 use super::netlink::{Refusal, Request, gone_is_done};
 use super::space::Space;
+use super::unlinker::Unlinker;
 
 /// Links removed by one request: it holds up all other route requests, 10 to 20 ms for so many.
 pub(super) const AT_ONCE: usize = 64;
@@ -75,19 +77,25 @@ pub(super) fn remove_links(
     space: &mut Space,
     links: &[&Link],
     groups: &Groups,
+    unlinker: &Unlinker,
 ) -> Result<(), (usize, Refusal)> {
     space.forget();
     for (done, part) in links.chunks(AT_ONCE).enumerate() {
-        remove_part(space, part, groups).map_err(|refusal| (done * AT_ONCE, refusal))?;
+        remove_part(space, part, groups, unlinker).map_err(|refusal| (done * AT_ONCE, refusal))?;
     }
     Ok(())
 }
 
-fn remove_part(space: &mut Space, links: &[&Link], groups: &Groups) -> Result<(), Refusal> {
+fn remove_part(
+    space: &mut Space,
+    links: &[&Link],
+    groups: &Groups,
+    unlinker: &Unlinker,
+) -> Result<(), Refusal> {
     let indexes = find(space, links)?;
-    match indexes.as_slice() {
-        [] => Ok(()),
-        [index] => gone_is_done(space.route.call(&link::remove(*index)), &[Errno::ENODEV]),
+    let request = match indexes.as_slice() {
+        [] => return Ok(()),
+        [index] => link::remove(*index),
         indexes => {
             let group = groups.fresh();
             let requests: Vec<Request> = indexes
@@ -97,12 +105,14 @@ fn remove_part(space: &mut Space, links: &[&Link], groups: &Groups) -> Result<()
             for answer in space.route.batch(&requests)? {
                 gone_is_done(answer, &[Errno::ENODEV])?;
             }
-            gone_is_done(
-                space.route.call(&link::remove_group(group)),
-                &[Errno::ENODEV],
-            )
+            link::remove_group(group)
         }
-    }
+    };
+    let answer = match space.ns {
+        Ns::Host => unlinker.remove(space, request, &indexes),
+        Ns::Container(_) => space.route.call(&request),
+    };
+    gone_is_done(answer, &[Errno::ENODEV])
 }
 
 /// The indexes of those links that are there and carry their owner's mark.

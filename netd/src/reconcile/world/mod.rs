@@ -66,6 +66,58 @@ pub(crate) enum GiveBack {
 #[derive(Debug)]
 pub(crate) struct Rounds(Vec<(NetworkId, Vec<IpAddr>)>, u16);
 
+/// What the host's share of the desired objects follows from: a few bytes for thousands of objects.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct HostShare {
+    purged: bool,
+    changes: Vec<HostChange>,
+    bridge_tables: bool,
+    peers: Vec<Object>,
+}
+
+impl HostShare {
+    pub(crate) fn objects(&self) -> Vec<Object> {
+        if self.purged {
+            return Vec::new();
+        }
+        let mut objects = desired::host(&self.changes, self.bridge_tables);
+        objects.extend(self.peers.iter().cloned());
+        objects
+    }
+}
+
+/// The host's share of the objects as the kernel holds it.
+#[derive(Debug, Default)]
+pub(crate) struct HostHeld {
+    objects: Vec<Object>,
+    /// What they follow from, if that is known.
+    of: Option<HostShare>,
+}
+
+impl HostHeld {
+    pub(crate) fn objects(&self) -> &[Object] {
+        &self.objects
+    }
+
+    /// Whether this share is held.
+    pub(crate) fn is(&self, share: &HostShare) -> bool {
+        self.of.as_ref() == Some(share)
+    }
+
+    /// This share is held.
+    pub(crate) fn set(&mut self, share: HostShare) {
+        if !self.is(&share) {
+            self.objects = share.objects();
+            self.of = Some(share);
+        }
+    }
+
+    /// Objects of an earlier share are held.
+    pub(crate) fn set_objects(&mut self, objects: Vec<Object>) {
+        *self = Self { objects, of: None };
+    }
+}
+
 impl World {
     pub(crate) fn new(facts: HostFacts, ula_seed: [u8; 5]) -> Self {
         Self {
@@ -140,27 +192,33 @@ impl World {
 
     /// The host's share of the desired objects.
     pub(crate) fn host_objects(&self) -> Vec<Object> {
-        if self.purged {
-            Vec::new()
-        } else {
-            let mut objects = desired::host(&self.host_changes, &self.facts);
-            objects.extend(self.peer_objects());
-            objects
+        self.host_share().objects()
+    }
+
+    /// What the host's share of the desired objects follows from.
+    pub(crate) fn host_share(&self) -> HostShare {
+        HostShare {
+            purged: self.purged,
+            changes: self.host_changes.clone(),
+            bridge_tables: self.facts.bridge_tables,
+            peers: self.peer_objects(),
         }
     }
 
     /// The desired settings of the host and of the networks' bridges.
     pub(crate) fn settings(&self) -> Vec<Sysctl> {
-        let mut objects = self.host_objects();
+        let changes = self.host_changes.iter().filter(|_| !self.purged);
+        let mut settings: Vec<Sysctl> = changes.map(desired::host_setting).collect();
+        let mut objects = Vec::new();
         for (id, net) in self.networks.iter().filter(|(id, _)| self.is_present(id)) {
             let owner = Owner::Network(id.clone());
             objects.extend(desired::bridge_sysctls(&net.record, &self.facts, &owner));
         }
-        let settings = objects.into_iter().filter_map(|object| match object {
+        settings.extend(objects.into_iter().filter_map(|object| match object {
             Object::Sysctl(sysctl) => Some(sysctl),
             _ => None,
-        });
-        settings.collect()
+        }));
+        settings
     }
 
     /// The desired objects of some networks and containers: what a request on them may change.

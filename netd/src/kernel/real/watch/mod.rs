@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::io::{self, IoSliceMut, PipeReader, PipeWriter};
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use netd_model::{ContainerId, Ns};
 use netlink_sys::Socket;
@@ -18,13 +19,12 @@ use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, NetlinkAddr, recvmsg, setsockopt, sockopt};
-use socket2::{SockFilter, SockRef};
 
 use self::decode::Place;
 use super::Shared;
 use super::link::{self, LinkView};
 use super::neighbour::RTM_DELNEIGH;
-use super::netlink::{Messages, Netlink, Request};
+use super::netlink::{Messages, Netlink, Request, listen_for};
 use crate::kernel::Noticed;
 
 /// RTNLGRP_LINK, IPV4_IFADDR, IPV4_ROUTE, IPV6_IFADDR, IPV6_ROUTE, IPV4_NETCONF, IPV6_NETCONF, NSID.
@@ -35,11 +35,9 @@ const NFT_GROUPS: [u32; 1] = [7];
 const QUEUE: usize = 4 << 20;
 /// Longest notice: a link with all its statistics has a few KiB, a batch of nftables 32.
 const BUFFER: usize = 64 << 10;
+/// From the first notice to its reading. An attach makes some thirty: each by itself would wake two threads.
+const GATHER: Duration = Duration::from_millis(2);
 const RTNLGRP_NEIGH: u32 = 3;
-// Instructions of a socket filter (linux/bpf_common.h).
-const BPF_LOAD_HALF: u16 = 0x28;
-const BPF_EQUAL: u16 = 0x15;
-const BPF_RETURN: u16 = 0x06;
 const RTM_GETNSID: u16 = 90;
 const NETNSA_FD: u16 = 3;
 const SOL_NETLINK: i32 = 270;
@@ -58,7 +56,9 @@ pub(super) type Sink = Box<dyn Fn(Noticed) + Send>;
 pub(super) fn start(shared: &Arc<Shared>, sink: Sink) -> io::Result<Watch> {
     let route = listen(NETLINK_ROUTE, &ROUTE_GROUPS)?;
     let nft = listen(NETLINK_NETFILTER, &NFT_GROUPS)?;
-    let stations = listen_to_stations()?;
+    // Entries that come are not told: netd adds tens of thousands at once, and what others add is of no matter as long as
+    // netd's are there.
+    let stations = listen_for(RTM_DELNEIGH, RTNLGRP_NEIGH)?;
     let mut asking = Netlink::open(NETLINK_ROUTE)?;
     let mut host = Place::new(Ns::Host);
     // Listed after the sockets listen: what comes in between is noticed.
@@ -106,23 +106,6 @@ fn listen(protocol: isize, groups: &[u32]) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// A socket that hears of entries that are taken out of the tables of [`super::neighbour`], in the host's namespace. Those
-/// that come are not told, and the kernel sorts them out: netd adds tens of thousands at once, and what others add is of no
-/// matter as long as netd's are there.
-fn listen_to_stations() -> io::Result<Socket> {
-    // Of `struct nlmsghdr`, the type; what is loaded is taken for network byte order.
-    let kind = u16::from_be_bytes(RTM_DELNEIGH.to_ne_bytes());
-    let load = SockFilter::new(BPF_LOAD_HALF, 0, 0, 4);
-    let compare = SockFilter::new(BPF_EQUAL, 0, 1, kind.into());
-    let [all, none] = [u32::MAX, 0].map(|bytes| SockFilter::new(BPF_RETURN, 0, 0, bytes));
-    let mut socket = Socket::new(NETLINK_ROUTE)?;
-    SockRef::from(&socket).attach_filter(&[load, compare, all, none])?;
-    socket.bind_auto()?;
-    socket.set_non_blocking(true)?;
-    socket.add_membership(RTNLGRP_NEIGH)?;
-    Ok(socket)
-}
-
 struct Watcher {
     shared: Arc<Shared>,
     /// For questions.
@@ -155,6 +138,7 @@ impl Watcher {
             if ended {
                 return;
             }
+            std::thread::sleep(GATHER);
             if first {
                 self.drain(route, &mut buffer, Self::route);
             }
