@@ -1,6 +1,6 @@
 //! From intent to objects: what the kernel has to hold for the host, for a network, for a container.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Arc, LazyLock};
 
@@ -284,6 +284,35 @@ pub fn port_serves(port: &Port, family: Family) -> bool {
     port.host_ip.is_none_or(|ip| Family::of(ip) == family)
 }
 
+/// The settings of an endpoint's interface.
+fn settings(
+    ns: &Ns,
+    endpoint: &Endpoint,
+    network: &Network,
+    has6: bool,
+    owner: &Owner,
+) -> Vec<Object> {
+    let mut settings = BTreeMap::new();
+    if network.policy.l3 && has6 {
+        // The host sends back into the bridge what it got from there, and tells of it (ICMPv6 redirects, which no setting of the
+        // host stops). A container that believed it would look for its neighbour on the link, where it is not found, and wait
+        // half a minute until TCP asks for another way.
+        settings.insert(format!("net/ipv6/conf/{IFNAME}/accept_redirects"), "0");
+    }
+    let asked = endpoint.sysctls.iter();
+    settings.extend(asked.map(|(path, value)| (path.clone(), value.as_str())));
+    let setting = |(path, value): (String, &str)| {
+        Object::Sysctl(Sysctl {
+            ns: ns.clone(),
+            path: path.replace(&format!("/{IFNAME}/"), &format!("/{}/", endpoint.ifname)),
+            value: value.to_owned(),
+            ifname: Some(endpoint.ifname.clone()),
+            owner: owner.clone(),
+        })
+    };
+    settings.into_iter().map(setting).collect()
+}
+
 fn endpoint_objects(
     container: &Container,
     endpoint: &Endpoint,
@@ -338,15 +367,7 @@ fn endpoint_objects(
     if facts.bridge_tables {
         objects.extend(overlay::pace(network, endpoint, &owner));
     }
-    objects.extend(endpoint.sysctls.iter().map(|(path, value)| {
-        Object::Sysctl(Sysctl {
-            ns: inside.clone(),
-            path: path.replace(&format!("/{IFNAME}/"), &format!("/{}/", endpoint.ifname)),
-            value: value.clone(),
-            ifname: Some(endpoint.ifname.clone()),
-            owner: owner.clone(),
-        })
-    }));
+    objects.extend(settings(&inside, endpoint, network, has6, &owner));
     for family in FAMILIES
         .into_iter()
         .filter(|family| *family == Family::V4 || facts.ipv6)
