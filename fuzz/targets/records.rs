@@ -37,7 +37,7 @@ fuzz_target!(|data: &[u8]| {
             assert!(network.overlay.is_some());
             assert!(matches!(network.subnets.len(), 1 | 2));
         }
-        Record::Meta(_) | Record::Alive(_) | Record::Claim(_) => {}
+        Record::Meta(_) | Record::Alive(_) | Record::Claim(_) | Record::Removed(_) => {}
     }
     assert_eq!(records::read(&key, &write(&record)), Ok(record), "what was written is read");
 });
@@ -50,5 +50,6 @@ fn write(record: &Record) -> Vec<u8> {
         Record::Network(network) => records::write(&**network),
         Record::Station(station) => records::write(station),
         Record::Claim(claim) => records::write(claim),
+        Record::Removed(removed) => records::write(removed),
     }
 }
